@@ -1,0 +1,288 @@
+//! An ordered map with cheap snapshots: a copy-on-write B-tree.
+//!
+//! Why our own: the store and the cache hand out immutable views at every revision, while writers go on. A clone is one
+//! reference count; a write copies only the nodes on its path, and none at all while no snapshot shares them.
+//!
+//! Invariants: keys ascend; all leaves have the same depth; no node but the root is empty, and none holds more than
+//! [`MAX`] entries. Nodes are not merged before they are empty: removals come with later inserts in the same ranges.
+
+use std::borrow::Borrow;
+use std::ops::Bound;
+use std::sync::Arc;
+
+/// Entries in a node before it is split.
+const MAX: usize = 32;
+
+#[derive(Clone)]
+enum Node<K, V> {
+    Leaf(Vec<(K, V)>),
+    /// The first key below each child, and the child.
+    Branch(Vec<(K, Arc<Node<K, V>>)>),
+}
+
+/// The map. `Clone` is O(1) and gives an independent map.
+pub struct Tree<K, V> {
+    root: Arc<Node<K, V>>,
+    len: usize,
+}
+
+impl<K, V> Clone for Tree<K, V> {
+    fn clone(&self) -> Self {
+        Tree { root: self.root.clone(), len: self.len }
+    }
+}
+
+impl<K: Ord + Clone, V: Clone> Default for Tree<K, V> {
+    fn default() -> Self {
+        Tree { root: Arc::new(Node::Leaf(Vec::new())), len: 0 }
+    }
+}
+
+impl<K: Ord + Clone, V: Clone> Tree<K, V> {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    pub fn get<Q: Ord + ?Sized>(&self, key: &Q) -> Option<&V>
+    where
+        K: Borrow<Q>,
+    {
+        let mut node = &self.root;
+        loop {
+            match &**node {
+                Node::Leaf(entries) => {
+                    return entries.binary_search_by(|(k, _)| k.borrow().cmp(key)).ok().map(|at| &entries[at].1);
+                }
+                Node::Branch(children) => node = &children[child_of(children, key)].1,
+            }
+        }
+    }
+
+    /// Puts `value` at `key` and returns what was there.
+    pub fn insert(&mut self, key: K, value: V) -> Option<V> {
+        let (old, split) = insert(Arc::make_mut(&mut self.root), key, value);
+        if let Some(right) = split {
+            let left = std::mem::replace(&mut self.root, Arc::new(Node::Leaf(Vec::new())));
+            self.root = Arc::new(Node::Branch(vec![(first_key(&left), left), (first_key(&right), right)]));
+        }
+        self.len += usize::from(old.is_none());
+        old
+    }
+
+    /// Takes `key` out and returns what was there.
+    pub fn remove<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<V>
+    where
+        K: Borrow<Q>,
+    {
+        self.get(key)?;
+        let old = remove(Arc::make_mut(&mut self.root), key);
+        while let Node::Branch(children) = &*self.root {
+            match children.len() {
+                0 => self.root = Arc::new(Node::Leaf(Vec::new())),
+                1 => self.root = children[0].1.clone(),
+                _ => break,
+            }
+        }
+        self.len -= usize::from(old.is_some());
+        old
+    }
+
+    /// The entries in ascending order of keys.
+    pub fn iter(&self) -> Range<'_, K, V> {
+        let mut range = Range { stack: Vec::new(), leaf: [].iter() };
+        range.descend_first(&self.root);
+        range
+    }
+
+    /// The entries from `start` on, ascending.
+    pub fn from<Q: Ord + ?Sized>(&self, start: Bound<&Q>) -> Range<'_, K, V>
+    where
+        K: Borrow<Q>,
+    {
+        let (Bound::Included(key) | Bound::Excluded(key)) = start else { return self.iter() };
+        let mut range = Range { stack: Vec::new(), leaf: [].iter() };
+        let mut node = &self.root;
+        loop {
+            match &**node {
+                Node::Branch(children) => {
+                    let at = child_of(children, key);
+                    range.stack.push(children[at + 1..].iter());
+                    node = &children[at].1;
+                }
+                Node::Leaf(entries) => {
+                    let at = match (entries.binary_search_by(|(k, _)| k.borrow().cmp(key)), start) {
+                        (Ok(at), Bound::Excluded(_)) => at + 1,
+                        (Ok(at) | Err(at), _) => at,
+                    };
+                    range.leaf = entries[at..].iter();
+                    return range;
+                }
+            }
+        }
+    }
+}
+
+impl<K: Ord + Clone, V: Clone> FromIterator<(K, V)> for Tree<K, V> {
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(entries: I) -> Self {
+        let mut tree = Tree::default();
+        for (key, value) in entries {
+            tree.insert(key, value);
+        }
+        tree
+    }
+}
+
+/// Entries of a [`Tree`] in ascending order.
+pub struct Range<'a, K, V> {
+    stack: Vec<std::slice::Iter<'a, (K, Arc<Node<K, V>>)>>,
+    leaf: std::slice::Iter<'a, (K, V)>,
+}
+
+impl<'a, K, V> Range<'a, K, V> {
+    fn descend_first(&mut self, mut node: &'a Arc<Node<K, V>>) {
+        loop {
+            match &**node {
+                Node::Leaf(entries) => {
+                    self.leaf = entries.iter();
+                    return;
+                }
+                Node::Branch(children) => {
+                    let mut rest = children.iter();
+                    let Some((_, first)) = rest.next() else { return };
+                    self.stack.push(rest);
+                    node = first;
+                }
+            }
+        }
+    }
+}
+
+impl<'a, K, V> Iterator for Range<'a, K, V> {
+    type Item = (&'a K, &'a V);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some((key, value)) = self.leaf.next() {
+                return Some((key, value));
+            }
+            let (_, next) = loop {
+                match self.stack.last_mut()?.next() {
+                    Some(child) => break child,
+                    None => self.stack.pop(),
+                };
+            };
+            self.descend_first(next);
+        }
+    }
+}
+
+fn child_of<K: Ord + Borrow<Q>, V, Q: Ord + ?Sized>(children: &[(K, Arc<Node<K, V>>)], key: &Q) -> usize {
+    children.partition_point(|(first, _)| first.borrow() <= key).saturating_sub(1)
+}
+
+fn first_key<K: Clone, V>(node: &Node<K, V>) -> K {
+    match node {
+        Node::Leaf(entries) => entries[0].0.clone(),
+        Node::Branch(children) => children[0].0.clone(),
+    }
+}
+
+type Split<K, V> = Option<Arc<Node<K, V>>>;
+
+fn insert<K: Ord + Clone, V: Clone>(node: &mut Node<K, V>, key: K, value: V) -> (Option<V>, Split<K, V>) {
+    match node {
+        Node::Leaf(entries) => match entries.binary_search_by(|(k, _)| k.cmp(&key)) {
+            Ok(at) => (Some(std::mem::replace(&mut entries[at].1, value)), None),
+            Err(at) => {
+                entries.insert(at, (key, value));
+                (None, split(entries, at).map(|right| Arc::new(Node::Leaf(right))))
+            }
+        },
+        Node::Branch(children) => {
+            let at = child_of(children, &key);
+            if key < children[at].0 {
+                children[at].0 = key.clone();
+            }
+            let (old, right) = insert(Arc::make_mut(&mut children[at].1), key, value);
+            let Some(right) = right else { return (old, None) };
+            children.insert(at + 1, (first_key(&right), right));
+            (old, split(children, at + 1).map(|right| Arc::new(Node::Branch(right))))
+        }
+    }
+}
+
+/// The right part of an overfull node. Keys mostly arrive in ascending order, so a split at the end keeps the left full.
+fn split<T>(entries: &mut Vec<T>, inserted_at: usize) -> Option<Vec<T>> {
+    if entries.len() <= MAX {
+        return None;
+    }
+    let at = if inserted_at + 1 == entries.len() { entries.len() - 1 } else { entries.len() / 2 };
+    Some(entries.split_off(at))
+}
+
+fn remove<K: Ord + Clone + Borrow<Q>, V: Clone, Q: Ord + ?Sized>(node: &mut Node<K, V>, key: &Q) -> Option<V> {
+    match node {
+        Node::Leaf(entries) => {
+            let at = entries.binary_search_by(|(k, _)| k.borrow().cmp(key)).ok()?;
+            Some(entries.remove(at).1)
+        }
+        Node::Branch(children) => {
+            let at = child_of(children, key);
+            let old = remove(Arc::make_mut(&mut children[at].1), key);
+            let empty = match &*children[at].1 {
+                Node::Leaf(entries) => entries.is_empty(),
+                Node::Branch(children) => children.is_empty(),
+            };
+            if empty {
+                children.remove(at);
+            }
+            old
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Rng;
+    use std::collections::BTreeMap;
+
+    /// Random operations against the standard map, with snapshots that must not change.
+    #[test]
+    fn behaves_like_a_btreemap_and_snapshots_stay() {
+        for seed in 0..40 {
+            let mut rng = Rng::new(seed);
+            let (mut tree, mut model) = (Tree::new(), BTreeMap::new());
+            let mut snapshots = Vec::new();
+            for step in 0..2_000u64 {
+                let key = rng.below(600);
+                if rng.chance(600) {
+                    assert_eq!(tree.insert(key, step), model.insert(key, step));
+                } else {
+                    assert_eq!(tree.remove(&key), model.remove(&key));
+                }
+                assert_eq!(tree.len(), model.len());
+                if step % 500 == 0 {
+                    snapshots.push((tree.clone(), model.clone()));
+                }
+            }
+            snapshots.push((tree, model));
+            for (tree, model) in &snapshots {
+                assert!(tree.iter().eq(model.iter()));
+                for start in [0, 17, 300, 599, 700] {
+                    assert!(tree.from(Bound::Included(&start)).eq(model.range(start..)));
+                    assert!(tree.from(Bound::Excluded(&start)).eq(model.range(start + 1..)));
+                    assert_eq!(tree.get(&start), model.get(&start));
+                }
+            }
+        }
+    }
+}
