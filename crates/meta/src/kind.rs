@@ -1,0 +1,215 @@
+//! [`Kind`]: everything the one pipeline asks of a kind. Built-in kinds implement it in `api`, one file each; custom
+//! resources implement it once, over their definition.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use base::Time;
+
+use crate::field::{At, Errors};
+use crate::object::{Object, Resource};
+use crate::status::Status;
+use crate::value::{Str, Value};
+
+/// What discovery says of a kind in one version.
+#[derive(Clone, Debug)]
+pub struct Names {
+    pub group: Str,
+    pub version: Str,
+    pub kind: Str,
+    pub list_kind: Str,
+    pub plural: Str,
+    pub singular: Str,
+    pub short: Vec<Str>,
+    pub categories: Vec<Str>,
+    pub namespaced: bool,
+}
+
+impl Names {
+    /// `apps/v1`, or `v1` in the core group.
+    pub fn api_version(&self) -> String {
+        if self.group.is_empty() { self.version.to_string() } else { format!("{}/{}", self.group, self.version) }
+    }
+}
+
+/// The verbs of stored objects. Connect verbs (exec, log, proxy …) are entries of [`Subresource`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    Get,
+    List,
+    Watch,
+    Create,
+    Update,
+    Patch,
+    Delete,
+    DeleteCollection,
+    Connect,
+}
+
+/// One subresource of a kind, as discovery lists it.
+#[derive(Clone, Debug)]
+pub struct Subresource {
+    /// `status`, `scale`, `binding`, `eviction`, `token`, `exec`, `log` …
+    pub name: &'static str,
+    /// Group, version and kind of its body where that is not the parent's: `("autoscaling", "v1", "Scale")`.
+    pub body: Option<(&'static str, &'static str, &'static str)>,
+    pub verbs: &'static [Verb],
+    /// Named sub-paths below it are its own (`proxy/{path}`).
+    pub tail: bool,
+}
+
+/// What is being done to an object while a kind prepares and checks it.
+#[derive(Clone, Copy, Debug)]
+pub struct Change<'a> {
+    /// The stored object before the change; `None` on create.
+    pub old: Option<&'a Value>,
+    /// `""` for the object itself, else `status`, `scale` …
+    pub subresource: &'a str,
+    pub now: Time,
+    /// Who asks: `system:node:a`, `alice` …
+    pub user: &'a str,
+    pub groups: &'a [Str],
+}
+
+impl Change<'_> {
+    pub fn is_create(&self) -> bool {
+        self.old.is_none()
+    }
+
+    pub fn is_status(&self) -> bool {
+        self.subresource == "status"
+    }
+}
+
+/// A column of a kind's `Table`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Column {
+    pub name: Str,
+    /// `string`, `integer`, `date`, `boolean`, `number`.
+    pub of_type: Str,
+    /// `name` for the first column, else mostly empty.
+    pub format: Str,
+    pub description: Str,
+    /// 0 is shown always, 1 with `-o wide`.
+    pub priority: i64,
+}
+
+/// The reads a kind may make while it prepares a change: other objects, at one revision.
+pub trait Lookup {
+    /// The object `name` in `namespace` (`""` for cluster-scoped ones).
+    fn one(&self, resource: Resource, namespace: &str, name: &str) -> Option<Object>;
+    /// All objects of a resource in `namespace`, or in all when it is `""`.
+    fn list(&self, resource: Resource, namespace: &str) -> Vec<Object>;
+    /// A setting of the cluster that kinds may need: `service-cidr`, `node-port-range`, `cluster-domain` …
+    fn setting(&self, name: &str) -> Option<Str>;
+}
+
+/// Another object that must be written or deleted in the same commit (an address that a service takes, say).
+#[derive(Clone, Debug)]
+pub enum Companion {
+    /// Fails the commit if it exists already.
+    Create(Resource, Value),
+    Delete { resource: Resource, namespace: Str, name: Str },
+}
+
+/// Everything a kind sees and may add while it prepares an object for storing.
+pub struct Prepare<'a> {
+    pub change: Change<'a>,
+    pub lookup: &'a dyn Lookup,
+    /// Only a trial: take nothing for good.
+    pub dry_run: bool,
+    pub companions: &'a mut Vec<Companion>,
+    /// A random stream for choices that are free (an address among many).
+    pub rng: &'a mut base::Rng,
+}
+
+/// The object-safe face of one kind in one version. All methods are pure.
+pub trait Kind: Send + Sync {
+    fn names(&self) -> &Names;
+
+    /// The resource it is stored under; several versions (and, for events, groups) may share one.
+    fn resource(&self) -> Resource;
+
+    /// Verbs that the resource itself answers, in discovery's sense.
+    fn verbs(&self) -> &[Verb] {
+        use Verb::*;
+        &[Create, Delete, DeleteCollection, Get, List, Patch, Update, Watch]
+    }
+
+    fn subresources(&self) -> &[Subresource] {
+        &[]
+    }
+
+    /// Fills what the user left out. Runs on every decode of outside bytes, and after every patch.
+    fn defaults(&self, _object: &mut Value) {}
+
+    /// Before storing: resets what the caller may not set, sets what the system owns (status on create, generation is
+    /// the pipeline's), allocates.
+    fn prepare(&self, _cx: &mut Prepare<'_>, _object: &mut Value) -> Result<(), Status> {
+        Ok(())
+    }
+
+    /// All that is wrong with the object, or with the change from `change.old` to it.
+    fn check(&self, _change: &Change<'_>, _at: &At<'_>, _errors: &mut Errors) {}
+
+    /// Warnings for the `Warning` headers.
+    fn warnings(&self, _change: &Change<'_>, _object: &Value) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// What must go with the object when it is deleted for good.
+    fn released(&self, _object: &Value) -> Vec<Companion> {
+        Vec::new()
+    }
+
+    /// Seconds between the request and the removal that a graceful deletion takes; `None` where deletion is at once.
+    fn grace_seconds(&self, _object: &Value, _asked: Option<i64>) -> Option<i64> {
+        None
+    }
+
+    /// Seconds after which an object goes by itself (events).
+    fn ttl_seconds(&self) -> Option<u64> {
+        None
+    }
+
+    /// The columns of its table after the name column; the last one is mostly the age.
+    fn columns(&self) -> &[Column] {
+        &[]
+    }
+
+    /// One cell per column.
+    fn cells(&self, _object: &Value, _now: Time) -> Vec<Value> {
+        Vec::new()
+    }
+
+    /// The value of a selectable field besides `metadata.name` and `metadata.namespace`; `None` when the field is not
+    /// selectable.
+    fn selectable(&self, _object: &Value, _field: &str) -> Option<Str> {
+        None
+    }
+
+    /// The kind's own projection, kept beside the bytes.
+    fn facts(&self, _object: &Value) -> Option<Arc<dyn Any + Send + Sync>> {
+        None
+    }
+
+    /// From this version to the stored one. Most kinds have one version and change nothing.
+    fn to_stored(&self, _object: &mut Value) {}
+
+    /// From the stored version to this one.
+    fn from_stored(&self, _object: &mut Value) {}
+
+    /// Whether a change from `old` to `new` raises `metadata.generation`: any difference outside metadata and status.
+    fn raises_generation(&self, old: &Value, new: &Value) -> bool {
+        let other = |value: &Value| -> Vec<(Str, Value)> {
+            let outside = |(key, _): &(&str, &Value)| !matches!(*key, "metadata" | "status" | "apiVersion" | "kind");
+            value.entries().iter().filter(outside).map(|(key, value)| (key.into(), value.clone())).collect()
+        };
+        other(old) != other(new)
+    }
+
+    /// Whether objects of this kind have a generation at all.
+    fn has_generation(&self) -> bool {
+        false
+    }
+}

@@ -1,0 +1,19 @@
+//! The grammar of objects: values and their text, schemas, field errors, `Status`, patches, ownership of fields,
+//! selectors, quantities, names; and the two types everything above speaks of, [`Kind`] and [`Object`].
+//!
+//! Not here: any concrete kind (that is `api`), any IO.
+//!
+//! Invariants: a [`Map`] is sorted by key, so a value has one text; reading outside bytes never panics; an [`Object`]
+//! never changes after it was made.
+
+pub mod field;
+pub mod kind;
+pub mod object;
+pub mod status;
+pub mod value;
+
+pub use field::{At, Errors, Fault, FieldError, Path};
+pub use kind::{Change, Column, Kind, Names, Subresource, Verb};
+pub use object::{Facts, Labels, Object, Owner, Resource};
+pub use status::{Reason, Status};
+pub use value::{Map, Str, Value};

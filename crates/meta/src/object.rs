@@ -1,0 +1,217 @@
+//! An object as everybody holds it: its canonical bytes, shared by all readers, and a few facts read once.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+
+use base::{Revision, Time};
+use bytes::Bytes;
+
+use crate::value::{Str, Value};
+
+/// A resource by group and plural: `pods`, `deployments.apps`. Interned, so it is one word and compares as text.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Resource(pub &'static str);
+
+impl Resource {
+    /// The plural: `deployments`.
+    pub fn plural(self) -> &'static str {
+        self.0.split_once('.').map_or(self.0, |(plural, _)| plural)
+    }
+
+    /// The group: `apps`, or `""` for the core group.
+    pub fn group(self) -> &'static str {
+        self.0.split_once('.').map_or("", |(_, group)| group)
+    }
+
+    /// A resource that is known only at run time. Each distinct name is kept for ever, so callers intern only
+    /// resources that were registered.
+    pub fn intern(name: &str) -> Resource {
+        use std::collections::BTreeSet;
+        use std::sync::{Mutex, PoisonError};
+        static NAMES: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+        let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(name) = names.get(name) {
+            return Resource(name);
+        }
+        let name: &'static str = Box::leak(name.to_owned().into_boxed_str());
+        names.insert(name);
+        Resource(name)
+    }
+}
+
+impl fmt::Display for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl fmt::Debug for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+/// Labels or annotations, sorted by key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Labels(Box<[(Str, Str)]>);
+
+impl Labels {
+    pub fn of(map: &Value) -> Labels {
+        Labels(map.entries().iter().map(|(key, value)| (key.into(), value.text().into())).collect())
+    }
+
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.0.binary_search_by(|(k, _)| k.as_str().cmp(key)).ok().map(|at| self.0[at].1.as_str())
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(key, value)| (key.as_str(), value.as_str()))
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl<K: Into<Str>, V: Into<Str>> FromIterator<(K, V)> for Labels {
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(entries: I) -> Labels {
+        let mut entries: Vec<(Str, Str)> = entries.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
+        entries.sort();
+        Labels(entries.into())
+    }
+}
+
+/// One owner reference.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    pub api_version: Str,
+    pub kind: Str,
+    pub name: Str,
+    pub uid: Str,
+    pub controller: bool,
+    pub block_owner_deletion: bool,
+}
+
+/// What is read of every object once, when it is made.
+#[derive(Clone)]
+pub struct Facts {
+    pub resource: Resource,
+    /// `""` for cluster-scoped objects.
+    pub namespace: Str,
+    pub name: Str,
+    pub uid: Str,
+    pub revision: Revision,
+    pub generation: i64,
+    pub created: Time,
+    /// When its deletion was asked for; it stays while finalizers do (or, for pods, until the node is done).
+    pub deleting: Option<Time>,
+    pub labels: Labels,
+    pub owners: Box<[Owner]>,
+    pub finalizers: Box<[Str]>,
+    /// The kind's own projection (`api::pod::PodFacts` …), made by `Kind::facts`.
+    pub own: Option<Arc<dyn Any + Send + Sync>>,
+}
+
+impl Facts {
+    /// Reads the facts of any object from its metadata.
+    pub fn of(resource: Resource, object: &Value) -> Facts {
+        let meta = &object["metadata"];
+        let text = |key: &str| -> Str { meta[key].text().into() };
+        let owners = meta["ownerReferences"].items().iter().map(|owner| Owner {
+            api_version: owner["apiVersion"].text().into(),
+            kind: owner["kind"].text().into(),
+            name: owner["name"].text().into(),
+            uid: owner["uid"].text().into(),
+            controller: owner["controller"].is_true(),
+            block_owner_deletion: owner["blockOwnerDeletion"].is_true(),
+        });
+        Facts {
+            resource,
+            namespace: text("namespace"),
+            name: text("name"),
+            uid: text("uid"),
+            revision: Revision(meta["resourceVersion"].text().parse().unwrap_or(0)),
+            generation: meta["generation"].as_int().unwrap_or(0),
+            created: Time::parse(meta["creationTimestamp"].text()).unwrap_or_default(),
+            deleting: Time::parse(meta["deletionTimestamp"].text()),
+            labels: Labels::of(&meta["labels"]),
+            owners: owners.collect(),
+            finalizers: meta["finalizers"].items().iter().map(|name| name.text().into()).collect(),
+            own: None,
+        }
+    }
+
+    /// The owner that manages this object.
+    pub fn controller(&self) -> Option<&Owner> {
+        self.owners.iter().find(|owner| owner.controller)
+    }
+}
+
+/// An object at one revision. Cheap to clone; never changes.
+#[derive(Clone)]
+pub struct Object {
+    facts: Arc<Facts>,
+    body: Body,
+}
+
+/// How an object's text is held. Behind this type, and nowhere else, cold texts may one day be packed.
+#[derive(Clone)]
+struct Body(Bytes);
+
+impl Object {
+    /// `bytes` are the object's canonical JSON, complete with `resourceVersion`.
+    pub fn new(facts: Facts, bytes: Bytes) -> Object {
+        Object { facts: Arc::new(facts), body: Body(bytes) }
+    }
+
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// The canonical JSON.
+    pub fn bytes(&self) -> Bytes {
+        self.body.0.clone()
+    }
+
+    /// The object as a tree, decoded now.
+    pub fn value(&self) -> Value {
+        Value::parse(&self.body.0).expect("an object's own text is valid: it was written by us or checked when it was read")
+    }
+
+    pub fn resource(&self) -> Resource {
+        self.facts.resource
+    }
+
+    pub fn namespace(&self) -> &str {
+        &self.facts.namespace
+    }
+
+    pub fn name(&self) -> &str {
+        &self.facts.name
+    }
+
+    pub fn uid(&self) -> &str {
+        &self.facts.uid
+    }
+
+    pub fn revision(&self) -> Revision {
+        self.facts.revision
+    }
+
+    pub fn labels(&self) -> &Labels {
+        &self.facts.labels
+    }
+
+    /// The kind's own projection, if its kind makes one of type `T`.
+    pub fn own<T: 'static>(&self) -> Option<&T> {
+        self.facts.own.as_deref().and_then(|own| (own as &dyn Any).downcast_ref())
+    }
+}
+
+impl fmt::Debug for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let facts = self.facts();
+        write!(f, "{} {}/{} {:?}", facts.resource, facts.namespace, facts.name, facts.revision)
+    }
+}
