@@ -140,9 +140,11 @@ impl<K: Ord + Clone, V: Clone> FromIterator<(K, V)> for Tree<K, V> {
     }
 }
 
+type Children<'a, K, V> = std::slice::Iter<'a, (K, Arc<Node<K, V>>)>;
+
 /// Entries of a [`Tree`] in ascending order.
 pub struct Range<'a, K, V> {
-    stack: Vec<std::slice::Iter<'a, (K, Arc<Node<K, V>>)>>,
+    stack: Vec<Children<'a, K, V>>,
     leaf: std::slice::Iter<'a, (K, V)>,
 }
 

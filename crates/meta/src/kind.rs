@@ -109,7 +109,11 @@ pub trait Lookup {
 pub enum Companion {
     /// Fails the commit if it exists already.
     Create(Resource, Value),
-    Delete { resource: Resource, namespace: Str, name: Str },
+    Delete {
+        resource: Resource,
+        namespace: Str,
+        name: Str,
+    },
 }
 
 /// Everything a kind sees and may add while it prepares an object for storing.
@@ -197,7 +201,7 @@ pub trait Kind: Send + Sync {
     fn to_stored(&self, _object: &mut Value) {}
 
     /// From the stored version to this one.
-    fn from_stored(&self, _object: &mut Value) {}
+    fn present(&self, _object: &mut Value) {}
 
     /// Whether a change from `old` to `new` raises `metadata.generation`: any difference outside metadata and status.
     fn raises_generation(&self, old: &Value, new: &Value) -> bool {

@@ -8,12 +8,15 @@
 
 pub mod field;
 pub mod kind;
+pub mod labels;
+pub mod names;
 pub mod object;
 pub mod status;
 pub mod value;
 
 pub use field::{At, Errors, Fault, FieldError, Path};
 pub use kind::{Change, Column, Kind, Names, Subresource, Verb};
+pub use labels::{FieldSelector, Selector};
 pub use object::{Facts, Labels, Object, Owner, Resource};
 pub use status::{Reason, Status};
 pub use value::{Map, Str, Value};

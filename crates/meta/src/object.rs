@@ -150,62 +150,64 @@ impl Facts {
 
 /// An object at one revision. Cheap to clone; never changes.
 #[derive(Clone)]
-pub struct Object {
-    facts: Arc<Facts>,
+pub struct Object(Arc<Inner>);
+
+struct Inner {
+    facts: Facts,
     body: Body,
 }
 
 /// How an object's text is held. Behind this type, and nowhere else, cold texts may one day be packed.
-#[derive(Clone)]
 struct Body(Bytes);
 
 impl Object {
     /// `bytes` are the object's canonical JSON, complete with `resourceVersion`.
     pub fn new(facts: Facts, bytes: Bytes) -> Object {
-        Object { facts: Arc::new(facts), body: Body(bytes) }
+        Object(Arc::new(Inner { facts, body: Body(bytes) }))
     }
 
     pub fn facts(&self) -> &Facts {
-        &self.facts
+        &self.0.facts
     }
 
     /// The canonical JSON.
     pub fn bytes(&self) -> Bytes {
-        self.body.0.clone()
+        self.0.body.0.clone()
     }
 
     /// The object as a tree, decoded now.
     pub fn value(&self) -> Value {
-        Value::parse(&self.body.0).expect("an object's own text is valid: it was written by us or checked when it was read")
+        Value::parse(&self.0.body.0)
+            .expect("an object's own text is valid: it was written by us or checked when it was read")
     }
 
     pub fn resource(&self) -> Resource {
-        self.facts.resource
+        self.0.facts.resource
     }
 
     pub fn namespace(&self) -> &str {
-        &self.facts.namespace
+        &self.0.facts.namespace
     }
 
     pub fn name(&self) -> &str {
-        &self.facts.name
+        &self.0.facts.name
     }
 
     pub fn uid(&self) -> &str {
-        &self.facts.uid
+        &self.0.facts.uid
     }
 
     pub fn revision(&self) -> Revision {
-        self.facts.revision
+        self.0.facts.revision
     }
 
     pub fn labels(&self) -> &Labels {
-        &self.facts.labels
+        &self.0.facts.labels
     }
 
     /// The kind's own projection, if its kind makes one of type `T`.
     pub fn own<T: 'static>(&self) -> Option<&T> {
-        self.facts.own.as_deref().and_then(|own| (own as &dyn Any).downcast_ref())
+        self.0.facts.own.as_deref().and_then(|own| (own as &dyn Any).downcast_ref())
     }
 }
 

@@ -1,0 +1,247 @@
+//! The one read model: objects by resource, indexes, immutable views at a revision, and watch cursors.
+//!
+//! The server, the controllers, the scheduler and the nodes all read through it. It is fed with changes in the order of
+//! their revisions; it does not know where they come from, and it does no IO.
+//!
+//! Invariants: a [`View`] never changes and never goes back; an object in a view is never changed; a watch skips no
+//! event silently: a cursor that is older than the kept history gets [`Compacted`].
+
+mod history;
+mod view;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use base::Revision;
+use meta::{Object, Resource, Str};
+
+use history::History;
+pub use history::{Compacted, Event};
+pub use view::{Key, View};
+
+/// An index of one resource: the value under which an object is found, or `None`.
+pub type IndexFn = fn(&Object) -> Option<Str>;
+
+/// An index that a cache keeps: `("pods", "node", of_node)`.
+#[derive(Clone, Copy)]
+pub struct Index {
+    pub resource: Resource,
+    pub name: &'static str,
+    pub of: IndexFn,
+}
+
+/// Changes kept per resource for watches that resume.
+pub const HISTORY_EVENTS_MAX: usize = 20_000;
+
+/// Objects, their indexes and their recent history.
+pub struct Cache {
+    view: View,
+    indexes: Arc<[Index]>,
+    histories: BTreeMap<Resource, History>,
+    /// Where history begins for resources that have had no change yet.
+    floor: Revision,
+    history_events_max: usize,
+}
+
+/// One change to an object, as the feed brings it.
+#[derive(Clone, Debug)]
+pub struct Change {
+    pub revision: Revision,
+    /// `None`: gone.
+    pub new: Option<Object>,
+    /// What it was before, if it was.
+    pub old: Option<Object>,
+}
+
+impl Cache {
+    pub fn new(indexes: impl Into<Arc<[Index]>>) -> Cache {
+        Cache {
+            view: View::empty(),
+            indexes: indexes.into(),
+            histories: BTreeMap::new(),
+            floor: Revision::ZERO,
+            history_events_max: HISTORY_EVENTS_MAX,
+        }
+    }
+
+    /// The same cache with another bound on the history, for tests and small nodes.
+    pub fn with_history(mut self, events_max: usize) -> Cache {
+        self.history_events_max = events_max;
+        self
+    }
+
+    /// The objects as they are now; later changes do not touch it.
+    pub fn view(&self) -> View {
+        self.view.clone()
+    }
+
+    pub fn revision(&self) -> Revision {
+        self.view.at()
+    }
+
+    /// The object at the latest revision, without cloning the view.
+    pub fn one(&self, resource: Resource, namespace: &str, name: &str) -> Option<&Object> {
+        self.view.one(resource, namespace, name)
+    }
+
+    /// Applies all changes of one revision, so that no view shows half of a commit. Revisions at or below the cache's
+    /// are ignored: applying twice changes nothing.
+    pub fn apply(&mut self, revision: Revision, changes: impl IntoIterator<Item = Change>) {
+        if revision <= self.view.at() {
+            return;
+        }
+        for change in changes {
+            let Some(object) = change.new.as_ref().or(change.old.as_ref()) else { continue };
+            let resource = object.resource();
+            let old = self.view.put(resource, object.namespace(), object.name(), change.new.clone(), &self.indexes);
+            if old.is_none() && change.new.is_none() {
+                continue;
+            }
+            let floor = self.floor;
+            self.histories
+                .entry(resource)
+                .or_insert_with(|| History::starting_after(floor))
+                .push(Event { revision, old, new: change.new }, self.history_events_max);
+        }
+        self.view.advance(revision);
+    }
+
+    /// Replaces a resource's objects by what a fresh list showed at `revision`. Differences become events, so that
+    /// readers see one continuous history; what cannot be told in order is told as of `revision`.
+    pub fn replace(&mut self, resource: Resource, revision: Revision, objects: Vec<Object>) {
+        let mut gone: BTreeMap<Key, Object> = self
+            .view
+            .list(resource, "")
+            .map(|object| (Key::of(object.namespace(), object.name()), object.clone()))
+            .collect();
+        let mut changes = Vec::new();
+        for object in objects {
+            let known = gone.remove(&Key::of(object.namespace(), object.name()));
+            if known.as_ref().is_none_or(|known| known.revision() != object.revision()) {
+                changes.push(Change { revision, old: known, new: Some(object) });
+            }
+        }
+        changes.extend(gone.into_values().map(|old| Change { revision, old: Some(old), new: None }));
+        if changes.is_empty() {
+            self.view.advance(revision.max(self.view.at()));
+        } else {
+            let at = if revision > self.view.at() { revision } else { self.view.at().next() };
+            self.apply(at, changes);
+        }
+    }
+
+    /// Loads the state found at start: no events, history begins after `revision`.
+    pub fn load(&mut self, revision: Revision, objects: impl IntoIterator<Item = Object>) {
+        for object in objects {
+            let (resource, namespace, name) =
+                (object.resource(), object.facts().namespace.clone(), object.facts().name.clone());
+            self.view.put(resource, &namespace, &name, Some(object), &self.indexes);
+        }
+        self.view.advance(revision);
+        self.floor = revision;
+    }
+
+    /// Notes that nothing changed up to `revision` (a bookmark).
+    pub fn advance(&mut self, revision: Revision) {
+        if revision > self.view.at() {
+            self.view.advance(revision);
+        }
+    }
+
+    /// Up to `max` changes of `resource` after `since`, oldest first.
+    pub fn since(&self, resource: Resource, since: Revision, max: usize) -> Result<Vec<Event>, Compacted> {
+        match self.histories.get(&resource) {
+            Some(history) => history.since(since, max),
+            None if since < self.floor => Err(Compacted { at: self.floor }),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Forgets history up to `at`.
+    pub fn compact(&mut self, at: Revision) {
+        self.floor = self.floor.max(at.min(self.view.at()));
+        for history in self.histories.values_mut() {
+            history.compact(at);
+        }
+    }
+
+    /// The oldest revision from which a watch of any resource can resume.
+    pub fn floor(&self) -> Revision {
+        self.floor
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use meta::{Facts, json};
+
+    const PODS: Resource = Resource("pods");
+
+    fn pod(name: &str, revision: u64, node: &str) -> Object {
+        let value = json!({"metadata": {"name": name, "namespace": "ns", "uid": name,
+            "resourceVersion": (revision.to_string()), "labels": {"node": node},
+            "ownerReferences": [{"uid": "owner", "controller": true}]}});
+        Object::new(Facts::of(PODS, &value), value.to_json().into())
+    }
+
+    fn cache() -> Cache {
+        let of: IndexFn = |object| object.labels().get("node").map(Into::into);
+        Cache::new([Index { resource: PODS, name: "node", of }]).with_history(4)
+    }
+
+    fn names<'a>(objects: impl Iterator<Item = &'a Object>) -> Vec<String> {
+        objects.map(|object| object.name().to_owned()).collect()
+    }
+
+    fn put(cache: &mut Cache, object: Object) {
+        let revision = object.revision();
+        cache.apply(revision, [Change { revision, old: None, new: Some(object) }]);
+    }
+
+    #[test]
+    fn views_stay_and_indexes_follow() {
+        let mut cache = cache();
+        put(&mut cache, pod("a", 1, "n1"));
+        put(&mut cache, pod("b", 2, "n1"));
+        let before = cache.view();
+        put(&mut cache, pod("a", 3, "n2"));
+        cache.apply(Revision(4), [Change { revision: Revision(4), old: Some(pod("b", 2, "n1")), new: None }]);
+        assert_eq!(names(before.list(PODS, "ns")), ["a", "b"]);
+        assert_eq!(names(before.by(PODS, "node", "n1")), ["a", "b"]);
+        let now = cache.view();
+        assert_eq!(now.at(), Revision(4));
+        assert_eq!(names(now.list(PODS, "")), ["a"]);
+        assert_eq!(names(now.by(PODS, "node", "n1")), Vec::<String>::new());
+        assert_eq!(names(now.by(PODS, "node", "n2")), ["a"]);
+        assert_eq!(names(now.owned_by("owner")), ["a"]);
+        assert!(now.one(PODS, "other", "a").is_none());
+    }
+
+    #[test]
+    fn a_cursor_gets_everything_or_compacted() {
+        let mut cache = cache();
+        for revision in 1..=6 {
+            put(&mut cache, pod("a", revision, "n"));
+        }
+        assert!(cache.since(PODS, Revision(1), 10).is_err());
+        let events = cache.since(PODS, Revision(2), 10).unwrap();
+        assert_eq!(events.iter().map(|event| event.revision.0).collect::<Vec<_>>(), [3, 4, 5, 6]);
+        assert_eq!(cache.since(PODS, Revision(4), 1).unwrap().len(), 1);
+        assert!(cache.since(PODS, Revision(6), 1).unwrap().is_empty());
+        cache.compact(Revision(5));
+        assert!(cache.since(PODS, Revision(4), 1).is_err());
+        assert_eq!(cache.since(PODS, Revision(5), 9).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_fresh_list_becomes_events() {
+        let mut cache = cache();
+        put(&mut cache, pod("a", 1, "n"));
+        put(&mut cache, pod("b", 2, "n"));
+        cache.replace(PODS, Revision(9), vec![pod("b", 2, "n"), pod("c", 8, "n")]);
+        let events = cache.since(PODS, Revision(2), 9).unwrap();
+        assert_eq!(events.len(), 2);
+        assert_eq!(names(cache.view().list(PODS, "ns")), ["b", "c"]);
+    }
+}

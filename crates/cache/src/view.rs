@@ -1,0 +1,194 @@
+//! Immutable views and the shelves they are made of.
+
+use std::borrow::Borrow;
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use base::{Revision, Tree};
+use meta::{Object, Resource, Str};
+
+use crate::Index;
+
+/// `namespace/name`, or `name` for cluster-scoped objects: the order in which lists are paged.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key(pub Str);
+
+impl Key {
+    pub fn of(namespace: &str, name: &str) -> Key {
+        if namespace.is_empty() {
+            return Key(name.into());
+        }
+        let mut key = Str::with_capacity(namespace.len() + 1 + name.len());
+        key.push_str(namespace);
+        key.push('/');
+        key.push_str(name);
+        Key(key)
+    }
+}
+
+impl Borrow<str> for Key {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The objects of one resource.
+#[derive(Clone, Default)]
+pub(crate) struct Shelf {
+    objects: Tree<Key, Object>,
+    /// By index name; entries are keyed `value NUL key`.
+    indexes: Vec<(&'static str, Tree<Str, Object>)>,
+}
+
+/// All objects at one revision. Cheap to clone.
+#[derive(Clone)]
+pub struct View {
+    at: Revision,
+    shelves: Arc<BTreeMap<Resource, Shelf>>,
+    /// Over all resources, keyed `owner uid NUL resource NUL key`.
+    owned: Tree<Str, Object>,
+}
+
+impl View {
+    pub fn empty() -> View {
+        View { at: Revision::ZERO, shelves: Arc::default(), owned: Tree::new() }
+    }
+
+    /// The revision that the view shows.
+    pub fn at(&self) -> Revision {
+        self.at
+    }
+
+    /// One object; `namespace` is `""` for cluster-scoped resources.
+    pub fn one(&self, resource: Resource, namespace: &str, name: &str) -> Option<&Object> {
+        self.shelves.get(&resource)?.objects.get(Key::of(namespace, name).0.as_str())
+    }
+
+    /// The objects of `namespace`, or all when it is `""`, by key.
+    pub fn list<'a>(&'a self, resource: Resource, namespace: &str) -> impl Iterator<Item = &'a Object> + use<'a> {
+        self.list_from(resource, namespace, None).map(|(_, object)| object)
+    }
+
+    /// Like [`View::list`], beginning after the key `after`.
+    pub fn list_from<'a>(
+        &'a self,
+        resource: Resource,
+        namespace: &str,
+        after: Option<&str>,
+    ) -> impl Iterator<Item = (&'a Key, &'a Object)> + use<'a> {
+        let prefix = if namespace.is_empty() { String::new() } else { format!("{namespace}/") };
+        let start = match after {
+            Some(key) if key >= prefix.as_str() => Bound::Excluded(key),
+            _ => Bound::Included(prefix.as_str()),
+        };
+        let range = self.shelves.get(&resource).map(|shelf| shelf.objects.from::<str>(start));
+        range.into_iter().flatten().take_while(move |(key, _)| key.0.starts_with(&prefix))
+    }
+
+    /// How many objects of a resource there are, in all namespaces.
+    pub fn count(&self, resource: Resource) -> usize {
+        self.shelves.get(&resource).map_or(0, |shelf| shelf.objects.len())
+    }
+
+    /// The objects that the index `name` files under `value`.
+    pub fn by<'a>(&'a self, resource: Resource, name: &str, value: &str) -> impl Iterator<Item = &'a Object> + use<'a> {
+        let tree = self
+            .shelves
+            .get(&resource)
+            .and_then(|shelf| shelf.indexes.iter().find(|(index, _)| *index == name))
+            .map(|(_, tree)| tree);
+        prefixed(tree, format!("{value}\0"))
+    }
+
+    /// Everything, of any resource, that names `uid` as one of its owners.
+    pub fn owned_by<'a>(&'a self, uid: &str) -> impl Iterator<Item = &'a Object> + use<'a> {
+        prefixed(Some(&self.owned), format!("{uid}\0"))
+    }
+
+    /// The objects of `resource` that name `uid` as one of their owners.
+    pub fn owned<'a>(&'a self, resource: Resource, uid: &str) -> impl Iterator<Item = &'a Object> + use<'a> {
+        prefixed(Some(&self.owned), format!("{uid}\0{resource}\0"))
+    }
+
+    /// The resources that have had objects.
+    pub fn resources(&self) -> impl Iterator<Item = Resource> + '_ {
+        self.shelves.keys().copied()
+    }
+
+    pub(crate) fn advance(&mut self, revision: Revision) {
+        self.at = revision;
+    }
+
+    /// Puts or takes out one object, with its index entries; returns what was there.
+    pub(crate) fn put(
+        &mut self,
+        resource: Resource,
+        namespace: &str,
+        name: &str,
+        new: Option<Object>,
+        indexes: &[Index],
+    ) -> Option<Object> {
+        let key = Key::of(namespace, name);
+        let shelf = Arc::make_mut(&mut self.shelves).entry(resource).or_default();
+        let old = match &new {
+            Some(object) => shelf.objects.insert(key.clone(), object.clone()),
+            None => shelf.objects.remove(key.0.as_str()),
+        };
+        for index in indexes.iter().filter(|index| index.resource == resource) {
+            let at = shelf.indexes.iter().position(|(name, _)| *name == index.name).unwrap_or_else(|| {
+                shelf.indexes.push((index.name, Tree::new()));
+                shelf.indexes.len() - 1
+            });
+            let entry_of = |object: &Object| (index.of)(object).map(|value| joined(&[&value, &key.0]));
+            file(
+                &mut shelf.indexes[at].1,
+                old.as_ref().and_then(entry_of),
+                new.as_ref().and_then(entry_of),
+                new.as_ref(),
+            );
+        }
+        let owners_of = |object: &Option<Object>| -> Vec<Str> {
+            let owners = object.iter().flat_map(|object| object.facts().owners.iter());
+            owners.map(|owner| joined(&[&owner.uid, resource.0, &key.0])).collect()
+        };
+        let (before, after) = (owners_of(&old), owners_of(&new));
+        for entry in before.iter().filter(|entry| !after.contains(entry)) {
+            self.owned.remove(entry);
+        }
+        for entry in after {
+            if let Some(object) = &new {
+                self.owned.insert(entry, object.clone());
+            }
+        }
+        old
+    }
+}
+
+fn file(tree: &mut Tree<Str, Object>, before: Option<Str>, after: Option<Str>, object: Option<&Object>) {
+    if before != after
+        && let Some(entry) = before
+    {
+        tree.remove(&entry);
+    }
+    if let (Some(entry), Some(object)) = (after, object) {
+        tree.insert(entry, object.clone());
+    }
+}
+
+fn joined(parts: &[&str]) -> Str {
+    let mut text = Str::with_capacity(parts.iter().map(|part| part.len() + 1).sum());
+    for (at, part) in parts.iter().enumerate() {
+        if at > 0 {
+            text.push('\0');
+        }
+        text.push_str(part);
+    }
+    text
+}
+
+fn prefixed<'a>(tree: Option<&'a Tree<Str, Object>>, prefix: String) -> impl Iterator<Item = &'a Object> + use<'a> {
+    let start = Str::from(prefix.as_str());
+    let range = tree.map(|tree| tree.from::<Str>(Bound::Included(&start)));
+    range.into_iter().flatten().take_while(move |(key, _)| key.starts_with(&prefix)).map(|(_, object)| object)
+}

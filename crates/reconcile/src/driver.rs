@@ -1,0 +1,281 @@
+//! The work queue of one reconciler, as a stepped machine.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use base::{Backoff, Revision, Rng, Time, hash64};
+use cache::{Event, View};
+use meta::{Resource, Str};
+
+use crate::{Context, Effect, Outcome, Reconciler};
+
+/// Pauses of a key whose effects fail, or that is blocked.
+pub const RETRY: Backoff = Backoff::new(5, 60_000);
+
+/// A decision about one key, to be carried out as a whole.
+#[derive(Debug)]
+pub struct Job {
+    pub key: Str,
+    pub effects: Vec<Effect>,
+}
+
+/// How a job went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Done {
+    /// All effects are in; a view at this revision shows them ([`Revision::ZERO`] when there was nothing to write).
+    Written(Revision),
+    /// Some effect was refused or its fate is unknown; what was written is at most at this revision.
+    Failed(Revision),
+}
+
+#[derive(Default)]
+struct KeyState {
+    /// The view must be at least here before the key is looked at again.
+    not_before: Revision,
+    /// Looked at again at this time, whatever happens.
+    wake_at: Option<Time>,
+    failures: u32,
+    running: bool,
+    /// Something changed while it ran.
+    dirty: bool,
+    again: Option<Time>,
+}
+
+/// The queue and the reconciler it serves.
+pub struct Driver {
+    reconciler: Box<dyn Reconciler>,
+    ready: BTreeSet<Str>,
+    timers: BTreeSet<(Time, Str)>,
+    keys: BTreeMap<Str, KeyState>,
+    blocked: BTreeMap<Str, String>,
+}
+
+impl Driver {
+    pub fn new(reconciler: Box<dyn Reconciler>) -> Driver {
+        let (ready, timers) = (BTreeSet::new(), BTreeSet::new());
+        Driver { reconciler, ready, timers, keys: BTreeMap::new(), blocked: BTreeMap::new() }
+    }
+
+    pub fn reconciler(&self) -> &dyn Reconciler {
+        &*self.reconciler
+    }
+
+    /// Queues everything that exists: on start, and when a watch was lost.
+    pub fn start(&mut self, view: &View) {
+        for resource in self.reconciler.watches().to_vec() {
+            for object in view.list(resource, "") {
+                let event = Event { revision: view.at(), old: None, new: Some(object.clone()) };
+                self.observe(resource, &event, view);
+            }
+        }
+    }
+
+    /// Queues the keys that an event touches.
+    pub fn observe(&mut self, resource: Resource, event: &Event, view: &View) {
+        let mut keys = Vec::new();
+        self.reconciler.keys(resource, event, view, &mut keys);
+        for key in keys {
+            self.queue(key);
+        }
+    }
+
+    fn queue(&mut self, key: Str) {
+        let state = self.keys.entry(key.clone()).or_default();
+        if state.running {
+            state.dirty = true;
+        } else {
+            self.ready.insert(key);
+        }
+    }
+
+    /// The next job with something to do, or `None` when nothing is ready at this view and time. Keys that turn out to
+    /// need nothing are settled on the way.
+    pub fn next(&mut self, view: &View, now: Time) -> Option<Job> {
+        while let Some((at, _)) = self.timers.first() {
+            if *at > now {
+                break;
+            }
+            if let Some((_, key)) = self.timers.pop_first() {
+                if let Some(state) = self.keys.get_mut(&key) {
+                    state.wake_at = None;
+                }
+                self.queue(key);
+            }
+        }
+        let mut waiting = Vec::new();
+        let mut job = None;
+        while let Some(key) = self.ready.pop_first() {
+            let state = self.keys.entry(key.clone()).or_default();
+            if state.not_before > view.at() {
+                waiting.push(key);
+                continue;
+            }
+            state.not_before = Revision::ZERO;
+            let seed = hash64(self.reconciler.name().as_bytes()) ^ hash64(key.as_bytes()).rotate_left(17) ^ view.at().0;
+            let mut cx = Context::new(now, Rng::new(seed));
+            let outcome = self.reconciler.reconcile(&key, view, &mut cx);
+            self.blocked.remove(&key);
+            let state = self.keys.entry(key.clone()).or_default();
+            state.again = match outcome {
+                Outcome::Settled => None,
+                Outcome::Again(at) => Some(at),
+                Outcome::Blocked(why) => {
+                    self.blocked.insert(key.clone(), why);
+                    state.failures = state.failures.saturating_add(1);
+                    Some(now.plus_ms(RETRY.delay_ms(state.failures)))
+                }
+            };
+            if cx.effects.is_empty() {
+                if state.again.is_none() {
+                    state.failures = 0;
+                }
+                self.rest(key);
+                continue;
+            }
+            state.running = true;
+            job = Some(Job { key, effects: cx.effects });
+            break;
+        }
+        self.ready.extend(waiting);
+        job
+    }
+
+    /// Takes the result of a job.
+    pub fn done(&mut self, key: Str, result: Done, now: Time) {
+        let state = self.keys.entry(key.clone()).or_default();
+        state.running = false;
+        match result {
+            Done::Written(revision) => {
+                state.failures = 0;
+                state.not_before = state.not_before.max(revision);
+            }
+            Done::Failed(revision) => {
+                state.failures = state.failures.saturating_add(1);
+                state.not_before = state.not_before.max(revision);
+                let retry = now.plus_ms(RETRY.delay_ms(state.failures));
+                state.again = Some(state.again.map_or(retry, |again| again.min(retry)));
+            }
+        }
+        let dirty = std::mem::take(&mut state.dirty);
+        self.rest(key.clone());
+        if dirty {
+            self.queue(key);
+        }
+    }
+
+    /// Sets the key's timer, or forgets the key when nothing is left to remember.
+    fn rest(&mut self, key: Str) {
+        let Some(state) = self.keys.get_mut(&key) else { return };
+        if let Some(at) = state.wake_at.take() {
+            self.timers.remove(&(at, key.clone()));
+        }
+        match state.again.take() {
+            Some(at) => {
+                state.wake_at = Some(at);
+                self.timers.insert((at, key));
+            }
+            None if state.not_before == Revision::ZERO && state.failures == 0 => {
+                self.keys.remove(&key);
+            }
+            None => {}
+        }
+    }
+
+    /// When [`Driver::next`] may have something even if nothing changes.
+    pub fn wake_at(&self) -> Option<Time> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// The lowest revision that a waiting key waits for, if any key waits.
+    pub fn waits_for(&self) -> Option<Revision> {
+        self.ready.iter().filter_map(|key| self.keys.get(key)).map(|state| state.not_before).min()
+    }
+
+    /// The keys that are blocked, and why.
+    pub fn blocked(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.blocked.iter().map(|(key, why)| (key.as_str(), why.as_str()))
+    }
+
+    /// Keys that are queued now.
+    pub fn depth(&self) -> usize {
+        self.ready.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cache::{Cache, Change};
+    use meta::{Facts, Object, Value, json};
+
+    const THINGS: Resource = Resource("things");
+
+    /// Wants a `b` for every `a`, and counts on the driver not to make two.
+    struct Pairs;
+
+    impl Reconciler for Pairs {
+        fn name(&self) -> &'static str {
+            "pairs"
+        }
+
+        fn watches(&self) -> &[Resource] {
+            &[THINGS]
+        }
+
+        fn keys(&self, _: Resource, _: &Event, _: &View, out: &mut Vec<Str>) {
+            out.push("all".into());
+        }
+
+        fn reconcile(&self, _: &str, view: &View, cx: &mut Context) -> Outcome {
+            if view.list(THINGS, "").count() % 2 == 1 {
+                let name = format!("b-{}", cx.rng.suffix(5));
+                cx.push(Effect::Create { resource: THINGS, object: json!({"metadata": {"name": name}}) });
+            }
+            Outcome::Settled
+        }
+    }
+
+    fn put(cache: &mut Cache, driver: &mut Driver, object: &Value, revision: u64) {
+        let mut object = object.clone();
+        object.set(&["metadata", "resourceVersion"], revision.to_string());
+        let object = Object::new(Facts::of(THINGS, &object), object.to_json().into());
+        let change = Change { revision: Revision(revision), old: None, new: Some(object) };
+        cache.apply(Revision(revision), [change]);
+        for event in cache.since(THINGS, Revision(revision - 1), 9).unwrap() {
+            driver.observe(THINGS, &event, &cache.view());
+        }
+    }
+
+    #[test]
+    fn a_key_waits_for_its_own_write_and_repeats_its_names() {
+        let (mut cache, mut driver) = (Cache::new([]), Driver::new(Box::new(Pairs)));
+        put(&mut cache, &mut driver, &json!({"metadata": {"name": "a"}}), 1);
+        let job = driver.next(&cache.view(), Time::ZERO).unwrap();
+        let Effect::Create { object, .. } = &job.effects[0] else { panic!("a create") };
+        // While it runs, nothing else is decided; its answer is ahead of the view, so it waits.
+        assert!(driver.next(&cache.view(), Time::ZERO).is_none());
+        driver.done(job.key.clone(), Done::Written(Revision(3)), Time::ZERO);
+        put(&mut cache, &mut driver, &json!({"metadata": {"name": "c"}}), 2);
+        put(&mut cache, &mut driver, object, 3);
+        assert!(driver.next(&cache.view(), Time::ZERO).is_some(), "three things need a fourth");
+
+        let mut other = Driver::new(Box::new(Pairs));
+        let mut cache = Cache::new([]);
+        put(&mut cache, &mut other, &json!({"metadata": {"name": "a"}}), 1);
+        assert_eq!(other.next(&cache.view(), Time::ZERO).unwrap().effects, job.effects);
+    }
+
+    #[test]
+    fn failures_back_off_and_come_again() {
+        let (mut cache, mut driver) = (Cache::new([]), Driver::new(Box::new(Pairs)));
+        put(&mut cache, &mut driver, &json!({"metadata": {"name": "a"}}), 1);
+        let mut now = Time::ZERO;
+        for _ in 0..5 {
+            let job = driver.next(&cache.view(), now).unwrap();
+            driver.done(job.key, Done::Failed(Revision::ZERO), now);
+            assert!(driver.next(&cache.view(), now).is_none());
+            let wake = driver.wake_at().unwrap();
+            assert!(wake > now);
+            now = wake;
+        }
+    }
+}
