@@ -1,5 +1,4 @@
-//! [`Kind`]: everything the one pipeline asks of a kind. Built-in kinds implement it in `api`, one file each; custom
-//! resources implement it once, over their definition.
+//! [`Kind`]: everything the one pipeline asks of a kind: its names, and its behaviour behind the object-safe [`Rules`].
 
 use std::any::Any;
 use std::sync::Arc;
@@ -25,6 +24,22 @@ pub struct Names {
     pub namespaced: bool,
 }
 
+impl Verb {
+    /// The word that discovery and RBAC use.
+    pub fn word(self) -> &'static str {
+        match self {
+            Verb::Get => "get",
+            Verb::List => "list",
+            Verb::Watch => "watch",
+            Verb::Create => "create",
+            Verb::Update => "update",
+            Verb::Patch => "patch",
+            Verb::Delete => "delete",
+            Verb::DeleteCollection => "deletecollection",
+        }
+    }
+}
+
 impl Names {
     /// `apps/v1`, or `v1` in the core group.
     pub fn api_version(&self) -> String {
@@ -32,7 +47,7 @@ impl Names {
     }
 }
 
-/// The verbs of stored objects. Connect verbs (exec, log, proxy …) are entries of [`Subresource`].
+/// The verbs of discovery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {
     Get,
@@ -43,7 +58,6 @@ pub enum Verb {
     Patch,
     Delete,
     DeleteCollection,
-    Connect,
 }
 
 /// One subresource of a kind, as discovery lists it.
@@ -51,11 +65,10 @@ pub enum Verb {
 pub struct Subresource {
     /// `status`, `scale`, `binding`, `eviction`, `token`, `exec`, `log` …
     pub name: &'static str,
-    /// Group, version and kind of its body where that is not the parent's: `("autoscaling", "v1", "Scale")`.
-    pub body: Option<(&'static str, &'static str, &'static str)>,
+    /// Group, version and kind of its body as discovery shows them; group and version are `""` where they are the
+    /// parent's, the kind is `""` where it is the parent's.
+    pub body: (&'static str, &'static str, &'static str),
     pub verbs: &'static [Verb],
-    /// Named sub-paths below it are its own (`proxy/{path}`).
-    pub tail: bool,
 }
 
 /// What is being done to an object while a kind prepares and checks it.
@@ -127,23 +140,32 @@ pub struct Prepare<'a> {
     pub rng: &'a mut base::Rng,
 }
 
-/// The object-safe face of one kind in one version. All methods are pure.
-pub trait Kind: Send + Sync {
-    fn names(&self) -> &Names;
-
-    /// The resource it is stored under; several versions (and, for events, groups) may share one.
-    fn resource(&self) -> Resource;
-
+/// One kind in one version, as the pipeline serves it. Built-in kinds are rows of a table in `api`; a custom resource's
+/// is made from its definition.
+#[derive(Clone)]
+pub struct Kind {
+    pub names: Names,
+    /// What it is stored under; several versions (and, for events, groups) may share one.
+    pub resource: Resource,
     /// Verbs that the resource itself answers, in discovery's sense.
-    fn verbs(&self) -> &[Verb] {
-        use Verb::*;
-        &[Create, Delete, DeleteCollection, Get, List, Patch, Update, Watch]
+    pub verbs: Vec<Verb>,
+    pub subresources: Vec<Subresource>,
+    pub rules: Arc<dyn Rules>,
+}
+
+impl Kind {
+    pub fn subresource(&self, name: &str) -> Option<&Subresource> {
+        self.subresources.iter().find(|subresource| subresource.name == name)
     }
 
-    fn subresources(&self) -> &[Subresource] {
-        &[]
+    pub fn serves(&self, verb: Verb) -> bool {
+        self.verbs.contains(&verb)
     }
+}
 
+/// How a kind behaves. One implementation per kind, one file each. All methods are pure; every one has the answer that
+/// fits most kinds.
+pub trait Rules: Send + Sync {
     /// Fills what the user left out. Runs on every decode of outside bytes, and after every patch.
     fn defaults(&self, _object: &mut Value) {}
 

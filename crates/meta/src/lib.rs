@@ -15,7 +15,7 @@ pub mod status;
 pub mod value;
 
 pub use field::{At, Errors, Fault, FieldError, Path};
-pub use kind::{Change, Column, Kind, Names, Subresource, Verb};
+pub use kind::{Change, Column, Companion, Kind, Lookup, Names, Prepare, Rules, Subresource, Verb};
 pub use labels::{FieldSelector, Selector};
 pub use object::{Facts, Labels, Object, Owner, Resource};
 pub use status::{Reason, Status};

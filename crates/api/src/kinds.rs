@@ -1,0 +1,163 @@
+//! The table of built-in kinds: one row each. A kind whose behaviour is more than storing has a file beside it, named in
+//! its row; all others are [`Plain`].
+
+use std::sync::Arc;
+
+use meta::{Kind, Names, Resource, Rules, Str, Subresource, Verb};
+
+use Verb::{Create, Delete, DeleteCollection, Get, List, Patch, Update, Watch};
+
+const ALL: &[Verb] = &[Create, Delete, DeleteCollection, Get, List, Patch, Update, Watch];
+const NO_COLLECTION: &[Verb] = &[Create, Delete, Get, List, Patch, Update, Watch];
+const CREATE: &[Verb] = &[Create];
+const READ: &[Verb] = &[Get, List];
+
+const FINALIZE: Subresource = Subresource { name: "finalize", body: ("", "", ""), verbs: &[Update] };
+const STATUS: Subresource = Subresource { name: "status", body: ("", "", ""), verbs: &[Get, Patch, Update] };
+const PROXY: Subresource = Subresource { name: "proxy", body: ("", "", "NodeProxyOptions"), verbs: &[Create, Delete, Get, Patch, Update] };
+const ATTACH: Subresource = Subresource { name: "attach", body: ("", "", "PodAttachOptions"), verbs: &[Create, Get] };
+const BINDING: Subresource = Subresource { name: "binding", body: ("", "", "Binding"), verbs: &[Create] };
+const EPHEMERALCONTAINERS: Subresource = Subresource { name: "ephemeralcontainers", body: ("", "", ""), verbs: &[Get, Patch, Update] };
+const EVICTION: Subresource = Subresource { name: "eviction", body: ("policy", "v1", "Eviction"), verbs: &[Create] };
+const EXEC: Subresource = Subresource { name: "exec", body: ("", "", "PodExecOptions"), verbs: &[Create, Get] };
+const LOG: Subresource = Subresource { name: "log", body: ("", "", ""), verbs: &[Get] };
+const PORTFORWARD: Subresource = Subresource { name: "portforward", body: ("", "", "PodPortForwardOptions"), verbs: &[Create, Get] };
+const PROXY_OF_PODS: Subresource = Subresource { name: "proxy", body: ("", "", "PodProxyOptions"), verbs: &[Create, Delete, Get, Patch, Update] };
+const RESIZE: Subresource = Subresource { name: "resize", body: ("", "", ""), verbs: &[Get, Patch, Update] };
+const SCALE: Subresource = Subresource { name: "scale", body: ("autoscaling", "v1", "Scale"), verbs: &[Get, Patch, Update] };
+const TOKEN: Subresource = Subresource { name: "token", body: ("authentication.k8s.io", "v1", "TokenRequest"), verbs: &[Create] };
+const PROXY_OF_SERVICES: Subresource = Subresource { name: "proxy", body: ("", "", "ServiceProxyOptions"), verbs: &[Create, Delete, Get, Patch, Update] };
+const APPROVAL: Subresource = Subresource { name: "approval", body: ("", "", ""), verbs: &[Get, Patch, Update] };
+
+/// A kind that is stored as it is.
+pub struct Plain;
+
+impl Rules for Plain {}
+
+/// One row: group, version, kind, plural, short names, categories, namespaced, verbs, subresources, behaviour.
+struct Row(
+    &'static str,
+    &'static str,
+    &'static str,
+    &'static str,
+    &'static str,
+    &'static str,
+    bool,
+    &'static [Verb],
+    &'static [Subresource],
+    fn() -> Arc<dyn Rules>,
+);
+
+fn plain() -> Arc<dyn Rules> {
+    Arc::new(Plain)
+}
+
+#[rustfmt::skip]
+const KINDS: &[Row] = &[
+    Row("", "v1", "Binding", "bindings", "", "", true, CREATE, &[], plain),
+    Row("", "v1", "ComponentStatus", "componentstatuses", "cs", "", false, READ, &[], plain),
+    Row("", "v1", "ConfigMap", "configmaps", "cm", "", true, ALL, &[], plain),
+    Row("", "v1", "Endpoints", "endpoints", "ep", "", true, ALL, &[], plain),
+    Row("", "v1", "Event", "events", "ev", "", true, ALL, &[], plain),
+    Row("", "v1", "LimitRange", "limitranges", "limits", "", true, ALL, &[], plain),
+    Row("", "v1", "Namespace", "namespaces", "ns", "", false, NO_COLLECTION, &[FINALIZE, STATUS], plain),
+    Row("", "v1", "Node", "nodes", "no", "", false, ALL, &[PROXY, STATUS], plain),
+    Row("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims", "pvc", "", true, ALL, &[STATUS], plain),
+    Row("", "v1", "PersistentVolume", "persistentvolumes", "pv", "", false, ALL, &[STATUS], plain),
+    Row("", "v1", "Pod", "pods", "po", "all", true, ALL, &[ATTACH, BINDING, EPHEMERALCONTAINERS, EVICTION, EXEC, LOG, PORTFORWARD, PROXY_OF_PODS, RESIZE, STATUS], plain),
+    Row("", "v1", "PodTemplate", "podtemplates", "", "", true, ALL, &[], plain),
+    Row("", "v1", "ReplicationController", "replicationcontrollers", "rc", "all", true, ALL, &[SCALE, STATUS], plain),
+    Row("", "v1", "ResourceQuota", "resourcequotas", "quota", "", true, ALL, &[STATUS], plain),
+    Row("", "v1", "Secret", "secrets", "", "", true, ALL, &[], plain),
+    Row("", "v1", "ServiceAccount", "serviceaccounts", "sa", "", true, ALL, &[TOKEN], plain),
+    Row("", "v1", "Service", "services", "svc", "all", true, ALL, &[PROXY_OF_SERVICES, STATUS], plain),
+    Row("apiregistration.k8s.io", "v1", "APIService", "apiservices", "", "api-extensions", false, ALL, &[STATUS], plain),
+    Row("apps", "v1", "ControllerRevision", "controllerrevisions", "", "", true, ALL, &[], plain),
+    Row("apps", "v1", "DaemonSet", "daemonsets", "ds", "all", true, ALL, &[STATUS], plain),
+    Row("apps", "v1", "Deployment", "deployments", "deploy", "all", true, ALL, &[SCALE, STATUS], plain),
+    Row("apps", "v1", "ReplicaSet", "replicasets", "rs", "all", true, ALL, &[SCALE, STATUS], plain),
+    Row("apps", "v1", "StatefulSet", "statefulsets", "sts", "all", true, ALL, &[SCALE, STATUS], plain),
+    Row("events.k8s.io", "v1", "Event", "events", "ev", "", true, ALL, &[], plain),
+    Row("authentication.k8s.io", "v1", "SelfSubjectReview", "selfsubjectreviews", "", "", false, CREATE, &[], plain),
+    Row("authentication.k8s.io", "v1", "TokenReview", "tokenreviews", "", "", false, CREATE, &[], plain),
+    Row("authorization.k8s.io", "v1", "LocalSubjectAccessReview", "localsubjectaccessreviews", "", "", true, CREATE, &[], plain),
+    Row("authorization.k8s.io", "v1", "SelfSubjectAccessReview", "selfsubjectaccessreviews", "", "", false, CREATE, &[], plain),
+    Row("authorization.k8s.io", "v1", "SelfSubjectRulesReview", "selfsubjectrulesreviews", "", "", false, CREATE, &[], plain),
+    Row("authorization.k8s.io", "v1", "SubjectAccessReview", "subjectaccessreviews", "", "", false, CREATE, &[], plain),
+    Row("autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers", "hpa", "all", true, ALL, &[STATUS], plain),
+    Row("autoscaling", "v1", "HorizontalPodAutoscaler", "horizontalpodautoscalers", "hpa", "all", true, ALL, &[STATUS], plain),
+    Row("batch", "v1", "CronJob", "cronjobs", "cj", "all", true, ALL, &[STATUS], plain),
+    Row("batch", "v1", "Job", "jobs", "", "all", true, ALL, &[STATUS], plain),
+    Row("certificates.k8s.io", "v1", "CertificateSigningRequest", "certificatesigningrequests", "csr", "", false, ALL, &[APPROVAL, STATUS], plain),
+    Row("networking.k8s.io", "v1", "IngressClass", "ingressclasses", "", "", false, ALL, &[], plain),
+    Row("networking.k8s.io", "v1", "Ingress", "ingresses", "ing", "", true, ALL, &[STATUS], plain),
+    Row("networking.k8s.io", "v1", "IPAddress", "ipaddresses", "ip", "", false, ALL, &[], plain),
+    Row("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies", "netpol", "", true, ALL, &[], plain),
+    Row("networking.k8s.io", "v1", "ServiceCIDR", "servicecidrs", "", "", false, ALL, &[STATUS], plain),
+    Row("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets", "pdb", "", true, ALL, &[STATUS], plain),
+    Row("rbac.authorization.k8s.io", "v1", "ClusterRoleBinding", "clusterrolebindings", "", "", false, ALL, &[], plain),
+    Row("rbac.authorization.k8s.io", "v1", "ClusterRole", "clusterroles", "", "", false, ALL, &[], plain),
+    Row("rbac.authorization.k8s.io", "v1", "RoleBinding", "rolebindings", "", "", true, ALL, &[], plain),
+    Row("rbac.authorization.k8s.io", "v1", "Role", "roles", "", "", true, ALL, &[], plain),
+    Row("storage.k8s.io", "v1", "CSIDriver", "csidrivers", "", "", false, ALL, &[], plain),
+    Row("storage.k8s.io", "v1", "CSINode", "csinodes", "", "", false, ALL, &[], plain),
+    Row("storage.k8s.io", "v1", "CSIStorageCapacity", "csistoragecapacities", "", "", true, ALL, &[], plain),
+    Row("storage.k8s.io", "v1", "StorageClass", "storageclasses", "sc", "", false, ALL, &[], plain),
+    Row("storage.k8s.io", "v1", "VolumeAttachment", "volumeattachments", "", "", false, ALL, &[STATUS], plain),
+    Row("storage.k8s.io", "v1", "VolumeAttributesClass", "volumeattributesclasses", "vac", "", false, ALL, &[], plain),
+    Row("admissionregistration.k8s.io", "v1", "MutatingAdmissionPolicy", "mutatingadmissionpolicies", "", "api-extensions", false, ALL, &[], plain),
+    Row("admissionregistration.k8s.io", "v1", "MutatingAdmissionPolicyBinding", "mutatingadmissionpolicybindings", "", "api-extensions", false, ALL, &[], plain),
+    Row("admissionregistration.k8s.io", "v1", "MutatingWebhookConfiguration", "mutatingwebhookconfigurations", "", "api-extensions", false, ALL, &[], plain),
+    Row("admissionregistration.k8s.io", "v1", "ValidatingAdmissionPolicy", "validatingadmissionpolicies", "", "api-extensions", false, ALL, &[STATUS], plain),
+    Row("admissionregistration.k8s.io", "v1", "ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings", "", "api-extensions", false, ALL, &[], plain),
+    Row("admissionregistration.k8s.io", "v1", "ValidatingWebhookConfiguration", "validatingwebhookconfigurations", "", "api-extensions", false, ALL, &[], plain),
+    Row("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions", "crd crds", "api-extensions", false, ALL, &[STATUS], plain),
+    Row("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses", "pc", "", false, ALL, &[], plain),
+    Row("coordination.k8s.io", "v1", "Lease", "leases", "", "", true, ALL, &[], plain),
+    Row("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses", "", "", false, ALL, &[], plain),
+    Row("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", "", "", true, ALL, &[], plain),
+    Row("resource.k8s.io", "v1", "DeviceClass", "deviceclasses", "", "", false, ALL, &[], plain),
+    Row("resource.k8s.io", "v1", "ResourceClaim", "resourceclaims", "", "", true, ALL, &[STATUS], plain),
+    Row("resource.k8s.io", "v1", "ResourceClaimTemplate", "resourceclaimtemplates", "", "", true, ALL, &[], plain),
+    Row("resource.k8s.io", "v1", "ResourceSlice", "resourceslices", "", "", false, ALL, &[], plain),
+    Row("flowcontrol.apiserver.k8s.io", "v1", "FlowSchema", "flowschemas", "", "", false, ALL, &[STATUS], plain),
+    Row("flowcontrol.apiserver.k8s.io", "v1", "PriorityLevelConfiguration", "prioritylevelconfigurations", "", "", false, ALL, &[STATUS], plain),
+];
+
+/// All built-in kinds, in discovery's order.
+pub fn kinds() -> Vec<Kind> {
+    KINDS.iter().map(Row::kind).collect()
+}
+
+impl Row {
+    fn kind(&self) -> Kind {
+        let Row(group, version, kind, plural, short, categories, namespaced, verbs, subresources, rules) = *self;
+        let words = |text: &str| -> Vec<Str> { text.split_whitespace().map(Into::into).collect() };
+        Kind {
+            names: Names {
+                group: group.into(),
+                version: version.into(),
+                kind: kind.into(),
+                list_kind: format!("{kind}List").into(),
+                plural: plural.into(),
+                singular: kind.to_lowercase().into(),
+                short: words(short),
+                categories: words(categories),
+                namespaced,
+            },
+            resource: stored_as(group, plural),
+            verbs: verbs.to_vec(),
+            subresources: subresources.to_vec(),
+            rules: rules(),
+        }
+    }
+}
+
+/// Events of both groups are one resource; everything else is stored under its own group.
+fn stored_as(group: &str, plural: &str) -> Resource {
+    match (group, plural) {
+        ("events.k8s.io", plural) => Resource::intern(plural),
+        ("", plural) => Resource::intern(plural),
+        (group, plural) => Resource::intern(&format!("{plural}.{group}")),
+    }
+}
