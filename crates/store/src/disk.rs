@@ -1,0 +1,222 @@
+//! The seam to the disk: one flat folder of files. [`FileDisk`] is a real folder, [`crate::SimDisk`] a simulated one.
+//!
+//! The seam lies below framing, checksums and recovery, so that a simulation exercises those too.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A folder of files. Names are durable after [`Disk::sync_names`], contents after [`DiskFile::sync`].
+pub trait Disk: Send + Sync {
+    /// Where this is, for messages.
+    fn place(&self) -> String;
+    fn list(&self) -> io::Result<Vec<String>>;
+    /// A new file of `zeros` zero bytes whose blocks are there already; an old file of this name is gone.
+    fn create(&self, name: &str, zeros: u64) -> io::Result<Box<dyn DiskFile>>;
+    fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    fn remove(&self, name: &str) -> io::Result<()>;
+    fn sync_names(&self) -> io::Result<()>;
+    /// A hint that `create(_, zeros)` comes soon.
+    fn prepare(&self, zeros: u64) {
+        let _ = zeros;
+    }
+}
+
+pub trait DiskFile: Send {
+    fn bytes(&self) -> io::Result<u64>;
+    /// Fills `buffer` from `offset`; fewer bytes only at the end of the file.
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+    fn sync(&mut self) -> io::Result<()>;
+}
+
+/// Reads a whole file.
+pub(crate) fn read_all(file: &dyn DiskFile) -> io::Result<Vec<u8>> {
+    let len = usize::try_from(file.bytes()?).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
+    let mut bytes = vec![0; len];
+    let read = file.read_at(0, &mut bytes)?;
+    bytes.truncate(read);
+    Ok(bytes)
+}
+
+const LOCK_NAME: &str = "lock";
+const PREPARED_NAME: &str = "prepared.new";
+const ZERO_CHUNK_BYTES: usize = 1024 * 1024;
+
+/// A real folder, held under a lock as long as this lives.
+pub struct FileDisk {
+    dir: PathBuf,
+    prepared: Arc<Mutex<Prepared>>,
+    _lock: File,
+}
+
+enum Prepared {
+    None,
+    Working,
+    Ready(u64),
+}
+
+/// Why a folder could not be taken.
+#[derive(Debug)]
+pub enum LockError {
+    /// Another process has it; its number as far as known.
+    Held {
+        pid: Option<u32>,
+    },
+    Io(io::Error),
+}
+
+impl FileDisk {
+    /// Takes the folder `dir`; creates it (mode 0700) when it is not there and `create` allows.
+    ///
+    /// # Errors
+    /// [`LockError::Held`] when another process, or another part of this one, has it open.
+    pub fn lock(dir: &Path, create: bool) -> Result<FileDisk, LockError> {
+        use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+        if create {
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(LockError::Io)?;
+        }
+        let mut lock = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(dir.join(LOCK_NAME))
+            .map_err(LockError::Io)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(std::fs::TryLockError::WouldBlock) => {
+                let mut text = String::new();
+                let _ = lock.read_to_string(&mut text);
+                return Err(LockError::Held { pid: text.trim().parse().ok() });
+            }
+            Err(std::fs::TryLockError::Error(error)) => return Err(LockError::Io(error)),
+        }
+        // The number is for messages only, so a full disk must not keep a store from being opened.
+        let _ = lock.set_len(0).and_then(|()| lock.write_all(std::process::id().to_string().as_bytes()));
+        Ok(FileDisk { dir: dir.to_path_buf(), prepared: Arc::new(Mutex::new(Prepared::None)), _lock: lock })
+    }
+
+    fn create_new(path: &Path, zeros: u64) -> io::Result<File> {
+        use std::os::unix::fs::OpenOptionsExt;
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(path)?;
+        // Written, not only allocated: a later write then changes no metadata, and fdatasync stays cheap.
+        let chunk = vec![0; ZERO_CHUNK_BYTES.min(zeros as usize)];
+        let mut at = 0;
+        while at < zeros {
+            let len = (zeros - at).min(chunk.len() as u64) as usize;
+            let written = file.write_all_at(&chunk[..len], at);
+            at += len as u64;
+            let written = if at.is_multiple_of(8 * ZERO_CHUNK_BYTES as u64) || at == zeros {
+                written.and_then(|()| file.sync_data())
+            } else {
+                written
+            };
+            if let Err(error) = written {
+                let _ = std::fs::remove_file(path);
+                return Err(error);
+            }
+        }
+        Ok(file)
+    }
+
+    fn take_prepared(&self, zeros: u64, path: &Path) -> Option<File> {
+        let mut prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
+        if !matches!(*prepared, Prepared::Ready(bytes) if bytes == zeros) {
+            return None;
+        }
+        *prepared = Prepared::None;
+        std::fs::rename(self.dir.join(PREPARED_NAME), path).ok()?;
+        OpenOptions::new().read(true).write(true).open(path).ok()
+    }
+}
+
+impl Disk for FileDisk {
+    fn place(&self) -> String {
+        self.dir.display().to_string()
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&self.dir)? {
+            if let Ok(name) = entry?.file_name().into_string()
+                && name != LOCK_NAME
+            {
+                names.push(name);
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn create(&self, name: &str, zeros: u64) -> io::Result<Box<dyn DiskFile>> {
+        let path = self.dir.join(name);
+        match self.take_prepared(zeros, &path) {
+            Some(file) => Ok(Box::new(file)),
+            None => Ok(Box::new(FileDisk::create_new(&path, zeros)?)),
+        }
+    }
+
+    fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        Ok(Box::new(OpenOptions::new().read(true).write(true).open(self.dir.join(name))?))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        std::fs::rename(self.dir.join(from), self.dir.join(to))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        std::fs::remove_file(self.dir.join(name))
+    }
+
+    fn sync_names(&self) -> io::Result<()> {
+        File::open(&self.dir)?.sync_all()
+    }
+
+    fn prepare(&self, zeros: u64) {
+        let mut state = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
+        if !matches!(*state, Prepared::None) {
+            return;
+        }
+        let (prepared, path) = (self.prepared.clone(), self.dir.join(PREPARED_NAME));
+        let work = move || {
+            let made = FileDisk::create_new(&path, zeros).is_ok();
+            *prepared.lock().unwrap_or_else(PoisonError::into_inner) =
+                if made { Prepared::Ready(zeros) } else { Prepared::None };
+        };
+        if std::thread::Builder::new().name("store-prepare".into()).spawn(work).is_ok() {
+            *state = Prepared::Working;
+        }
+    }
+}
+
+impl DiskFile for File {
+    fn bytes(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut read = 0;
+        while read < buffer.len() {
+            match FileExt::read_at(self, &mut buffer[read..], offset + read as u64) {
+                Ok(0) => break,
+                Ok(more) => read += more,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(read)
+    }
+
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.write_all_at(bytes, offset)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.sync_data()
+    }
+}
