@@ -6,17 +6,25 @@
 //! Invariants: a [`Map`] is sorted by key, so a value has one text; reading outside bytes never panics; an [`Object`]
 //! never changes after it was made.
 
+pub mod decode;
 pub mod field;
 pub mod kind;
 pub mod labels;
 pub mod names;
+pub mod normalise;
 pub mod object;
+pub mod proto;
+pub mod quantity;
+pub mod schema;
 pub mod status;
 pub mod value;
 
+pub use decode::{DecodeError, FieldValidation, Media};
 pub use field::{At, Errors, Fault, FieldError, Path};
 pub use kind::{Change, Column, Companion, Kind, Lookup, Names, Prepare, Rules, Subresource, Verb};
 pub use labels::{FieldSelector, Selector};
+pub use quantity::Quantity;
 pub use object::{Facts, Labels, Object, Owner, Resource};
+pub use schema::{Schema, TypeRef};
 pub use status::{Reason, Status};
 pub use value::{Map, Str, Value};

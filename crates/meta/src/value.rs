@@ -92,6 +92,11 @@ impl Map {
         &mut self.0[at].1
     }
 
+    /// The entry at a place in key order.
+    pub fn nth(&self, at: usize) -> Option<(&str, &Value)> {
+        self.0.get(at).map(|(key, value)| (key.as_str(), value))
+    }
+
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Value)> + DoubleEndedIterator {
         self.0.iter().map(|(key, value)| (key.as_str(), value))
     }
@@ -451,6 +456,11 @@ pub fn write_str(text: &mut Vec<u8>, string: &str) {
     }
     text.extend_from_slice(&bytes[done..]);
     text.push(b'"');
+}
+
+/// The value as JSON for people: two spaces of indentation.
+pub fn pretty(value: &Value) -> Vec<u8> {
+    serde_json::to_vec_pretty(value).expect("a value has string keys only, so it can be written")
 }
 
 /// Where the reader is, for the paths of duplicate keys; lives on the stack and costs nothing until it is printed.

@@ -1,0 +1,168 @@
+//! From the bytes of a request to a normalised value.
+//!
+//! Invariants: any bytes give a value or a [`DecodeError`]; what a request may hold is limited in size and depth before
+//! it is held.
+
+use std::fmt;
+
+use serde_saphyr::DuplicateKeyPolicy;
+
+use crate::normalise::{TypeError, normalise};
+use crate::proto;
+use crate::schema::TypeRef;
+use crate::status::Status;
+use crate::value::Value;
+
+/// Most YAML nodes in a document; aliases count each time they are used.
+const MAX_YAML_NODES: usize = 500_000;
+/// Deepest nesting of YAML; the JSON reader has the same limit of its own.
+const MAX_YAML_DEPTH: usize = 120;
+
+/// How a body is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Media {
+    Json,
+    Yaml,
+    Protobuf,
+}
+
+/// What happens to unknown and repeated members.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FieldValidation {
+    /// They are an error.
+    Strict,
+    /// They become warnings.
+    #[default]
+    Warn,
+    Ignore,
+}
+
+impl FieldValidation {
+    /// The query parameter's value; empty is the default. `None` when it is none.
+    pub fn of(text: &str) -> Option<FieldValidation> {
+        match text {
+            "Strict" => Some(FieldValidation::Strict),
+            "" | "Warn" => Some(FieldValidation::Warn),
+            "Ignore" => Some(FieldValidation::Ignore),
+            _ => None,
+        }
+    }
+}
+
+/// Why bytes are no such object.
+#[derive(Clone, Debug, PartialEq)]
+pub enum DecodeError {
+    /// No JSON, YAML or protobuf at all.
+    Syntax(String),
+    /// A value that its type does not take.
+    Type(TypeError),
+    /// Unknown or repeated members, each as `unknown field "a.b"`.
+    Strict(Vec<String>),
+}
+
+impl fmt::Display for DecodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DecodeError::Syntax(what) => f.write_str(what),
+            DecodeError::Type(error) => error.fmt(f),
+            DecodeError::Strict(what) => write!(f, "strict decoding error: {}", what.join(", ")),
+        }
+    }
+}
+
+impl std::error::Error for DecodeError {}
+
+impl From<TypeError> for DecodeError {
+    fn from(error: TypeError) -> DecodeError {
+        DecodeError::Type(error)
+    }
+}
+
+impl DecodeError {
+    /// The refusal of a body that should have been a `kind` of `version` (the version without its group).
+    pub fn status(&self, version: &str, kind: &str) -> Status {
+        match self {
+            DecodeError::Syntax(what) => {
+                Status::bad_request(format!("the object provided is unrecognized (must be of type {kind}): {what}"))
+            }
+            _ => Status::bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: {self}")),
+        }
+    }
+}
+
+/// Decodes and normalises `bytes` as `expected`. Returns the value and the warnings.
+///
+/// # Errors
+/// When the bytes are no such object, or, with [`FieldValidation::Strict`], when they hold more than it has.
+pub fn decode(
+    bytes: &[u8],
+    media: Media,
+    expected: TypeRef<'_>,
+    validation: FieldValidation,
+) -> Result<(Value, Vec<String>), DecodeError> {
+    let mut duplicates = Vec::new();
+    let mut value = read(bytes, media, expected, &mut duplicates)?;
+    let warnings = conform(&mut value, expected, validation, &duplicates)?;
+    Ok((value, warnings))
+}
+
+/// Reads bytes as they are, without a look at the members' types (protobuf cannot be read without). The paths of
+/// members that stood twice are added to `duplicates`.
+///
+/// # Errors
+/// [`DecodeError::Syntax`] when they are not of that media type.
+pub fn read(
+    bytes: &[u8],
+    media: Media,
+    expected: TypeRef<'_>,
+    duplicates: &mut Vec<String>,
+) -> Result<Value, DecodeError> {
+    match media {
+        Media::Json => {
+            let error = |error| DecodeError::Syntax(format!("couldn't get version/kind; json parse error: {error}"));
+            Value::parse_noting(bytes, duplicates).map_err(error)
+        }
+        Media::Yaml => yaml(bytes, duplicates),
+        Media::Protobuf => proto::decode(bytes, expected).map_err(|error| DecodeError::Syntax(error.to_string())),
+    }
+}
+
+/// Normalises a value that came in and judges what it had too much; `duplicates` are the paths of repeated members.
+/// Returns the warnings.
+///
+/// # Errors
+/// As [`decode`].
+pub fn conform(
+    value: &mut Value,
+    expected: TypeRef<'_>,
+    validation: FieldValidation,
+    duplicates: &[String],
+) -> Result<Vec<String>, DecodeError> {
+    let mut unknown = Vec::new();
+    normalise(value, expected, &mut unknown)?;
+    if validation == FieldValidation::Ignore || (unknown.is_empty() && duplicates.is_empty()) {
+        return Ok(Vec::new());
+    }
+    let mut all: Vec<String> = unknown.iter().map(|path| format!("unknown field {path:?}")).collect();
+    all.extend(duplicates.iter().map(|path| format!("duplicate field {path:?}")));
+    match validation {
+        FieldValidation::Strict => Err(DecodeError::Strict(all)),
+        _ => Ok(all),
+    }
+}
+
+/// Reads one YAML document.
+fn yaml(bytes: &[u8], duplicates: &mut Vec<String>) -> Result<Value, DecodeError> {
+    let mut budget = serde_saphyr::Budget::default();
+    budget.max_nodes = MAX_YAML_NODES;
+    budget.max_events = 3 * MAX_YAML_NODES;
+    budget.max_depth = MAX_YAML_DEPTH;
+    budget.max_documents = 1;
+    budget.max_total_scalar_bytes = bytes.len().saturating_mul(4).max(1 << 20);
+    let mut options = serde_saphyr::Options::default();
+    options.budget = Some(budget);
+    options.duplicate_keys = DuplicateKeyPolicy::PassThrough;
+    options.with_snippet = false;
+    serde_saphyr::with_deserializer_from_slice_with_options(bytes, options, |reader| Value::read(reader, duplicates))
+        .map_err(|error| DecodeError::Syntax(format!("couldn't get version/kind; yaml parse error: {error}")))
+}
