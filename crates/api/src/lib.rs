@@ -2,6 +2,8 @@
 //!
 //! Not here: IO, storage, async.
 
+pub mod schema;
+
 pub mod kinds;
 
 pub mod rbac;
