@@ -129,6 +129,7 @@ pub fn kinds() -> Vec<Kind> {
     KINDS.iter().map(Row::kind).collect()
 }
 
+
 impl Row {
     fn kind(&self) -> Kind {
         let Row(group, version, kind, plural, short, categories, namespaced, verbs, subresources, rules) = *self;
@@ -148,6 +149,11 @@ impl Row {
             resource: stored_as(group, plural),
             verbs: verbs.to_vec(),
             subresources: subresources.to_vec(),
+            schema: crate::schema::builtin().clone(),
+            node: crate::schema::builtin()
+                .kind(group, version, kind)
+                .expect("every kind of the table is in the schema, as a test shows")
+                .node,
             rules: rules(),
         }
     }

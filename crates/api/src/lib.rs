@@ -2,8 +2,16 @@
 //!
 //! Not here: IO, storage, async.
 
+pub mod address;
+pub mod core;
+pub mod kinds;
+pub mod rbac;
 pub mod schema;
 
-pub mod kinds;
+use meta::{Object, Resource, Str};
 
-pub mod rbac;
+/// An index that a cache of these kinds keeps: resource, name, and the value under which an object is filed.
+pub type IndexRow = (Resource, &'static str, fn(&Object) -> Option<Str>);
+
+/// The indexes that readers may count on.
+pub const INDEXES: &[IndexRow] = &[(Resource("pods"), "node", core::pod_facts::node_of)];

@@ -1,15 +1,15 @@
 //! The schema of all built-in kinds, from the generated table `schema/table.txt` (see the crate `schemagen`).
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use meta::{Schema, TypeRef};
 
-static SCHEMA: LazyLock<Schema> = LazyLock::new(|| {
-    Schema::parse(include_str!("../schema/table.txt")).expect("the table is committed and a test reads it")
+static SCHEMA: LazyLock<Arc<Schema>> = LazyLock::new(|| {
+    Arc::new(Schema::parse(include_str!("../schema/table.txt")).expect("the table is committed and a test reads it"))
 });
 
 /// The schema of all built-in kinds; read when it is first asked for.
-pub fn builtin() -> &'static Schema {
+pub fn builtin() -> &'static Arc<Schema> {
     &SCHEMA
 }
 

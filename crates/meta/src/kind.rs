@@ -7,6 +7,7 @@ use base::Time;
 
 use crate::field::{At, Errors};
 use crate::object::{Object, Resource};
+use crate::schema::{NodeId, Schema, TypeRef};
 use crate::status::Status;
 use crate::value::{Str, Value};
 
@@ -108,7 +109,7 @@ pub struct Column {
 }
 
 /// The reads a kind may make while it prepares a change: other objects, at one revision.
-pub trait Lookup {
+pub trait Lookup: Sync {
     /// The object `name` in `namespace` (`""` for cluster-scoped ones).
     fn one(&self, resource: Resource, namespace: &str, name: &str) -> Option<Object>;
     /// All objects of a resource in `namespace`, or in all when it is `""`.
@@ -150,10 +151,18 @@ pub struct Kind {
     /// Verbs that the resource itself answers, in discovery's sense.
     pub verbs: Vec<Verb>,
     pub subresources: Vec<Subresource>,
+    /// The schema and, in it, the type of the kind's objects.
+    pub schema: Arc<Schema>,
+    pub node: NodeId,
     pub rules: Arc<dyn Rules>,
 }
 
 impl Kind {
+    /// The type of the kind's objects.
+    pub fn of(&self) -> TypeRef<'_> {
+        TypeRef { schema: &self.schema, node: self.node }
+    }
+
     pub fn subresource(&self, name: &str) -> Option<&Subresource> {
         self.subresources.iter().find(|subresource| subresource.name == name)
     }
@@ -166,6 +175,11 @@ impl Kind {
 /// How a kind behaves. One implementation per kind, one file each. All methods are pure; every one has the answer that
 /// fits most kinds.
 pub trait Rules: Send + Sync {
+    /// What is wrong with a name, or with the prefix of a generated one; most kinds take DNS subdomains.
+    fn check_name(&self, name: &str) -> Vec<String> {
+        crate::names::dns_subdomain(name)
+    }
+
     /// Fills what the user left out. Runs on every decode of outside bytes, and after every patch.
     fn defaults(&self, _object: &mut Value) {}
 
@@ -190,6 +204,31 @@ pub trait Rules: Send + Sync {
 
     /// Seconds between the request and the removal that a graceful deletion takes; `None` where deletion is at once.
     fn grace_seconds(&self, _object: &Value, _asked: Option<i64>) -> Option<i64> {
+        None
+    }
+
+    /// Called when an object is marked as being deleted (a namespace's phase).
+    fn marked_deleted(&self, _object: &mut Value) {}
+
+    /// Whether something in the object itself holds it back from going, as finalizers do (`spec.finalizers` of a
+    /// namespace).
+    fn holds(&self, _object: &Value) -> bool {
+        false
+    }
+
+    /// Whether a finished deletion is answered with the object in place of a `Status`.
+    fn answers_deletion_with_object(&self) -> bool {
+        false
+    }
+
+    /// Whether dependents are left alone when the caller does not say.
+    fn orphans_by_default(&self) -> bool {
+        false
+    }
+
+    /// Where a scale stands: paths of the replicas, of their count, and of the selector; `None` where they are
+    /// `spec.replicas`, `status.replicas` and `spec.selector`.
+    fn scale_paths(&self) -> Option<(&str, &str, Option<&str>)> {
         None
     }
 

@@ -102,6 +102,8 @@ pub struct Failure {
     pub uid: String,
     pub causes: Vec<Cause>,
     pub retry_after_seconds: u32,
+    /// Where an expired list may go on, at the newest state; mostly empty.
+    pub continue_token: String,
 }
 
 impl Status {
@@ -116,6 +118,7 @@ impl Status {
             uid: String::new(),
             causes: Vec::new(),
             retry_after_seconds: 0,
+            continue_token: String::new(),
         }))
     }
 
@@ -231,6 +234,9 @@ impl Status {
             "apiVersion": "v1", "kind": "Status", "metadata": {}, "status": "Failure",
             "message": (&failure.message), "code": (i64::from(failure.code)),
         });
+        if !failure.continue_token.is_empty() {
+            status.set(&["metadata", "continue"], &failure.continue_token);
+        }
         if !failure.reason.name().is_empty() {
             status.set(&["reason"], failure.reason.name());
         }
@@ -272,6 +278,7 @@ impl Status {
             details["name"].text(),
         );
         status.0.code = value["code"].as_int().and_then(|code| u16::try_from(code).ok()).unwrap_or(reason.code());
+        status.0.continue_token = value.at(&["metadata", "continue"]).text().to_owned();
         status.0.retry_after_seconds =
             details["retryAfterSeconds"].as_int().and_then(|seconds| u32::try_from(seconds).ok()).unwrap_or(0);
         for cause in details["causes"].items() {

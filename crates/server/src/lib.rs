@@ -1,1 +1,158 @@
-//! In the making.
+//! The API server: HTTP, TLS, authentication, authorization, the one verb pipeline, admission, discovery, streaming.
+//!
+//! Not here: what any kind means (that is `api`), controllers, the scheduler.
+//!
+//! Invariants: no handler runs without an [`authz::Authorized`], which only the authorizer makes; every write passes the
+//! one pipeline in [`verbs`]; a write is answered only after the cache shows it.
+
+pub mod admission;
+pub mod audit;
+pub mod authn;
+pub mod authz;
+pub mod bootstrap;
+pub mod ca;
+pub mod codec;
+pub mod discovery;
+pub mod dispatch;
+pub mod error;
+pub mod http;
+pub mod identity;
+pub mod local;
+pub mod lookup;
+pub mod ownership;
+pub mod registry;
+pub mod request;
+pub mod seal;
+pub mod storage;
+pub mod subresource;
+pub mod table;
+pub mod tokens;
+pub mod uid;
+pub mod verbs;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use base::{Clock, Time};
+use cache::{Cache, Index, View};
+use client::Mirror;
+use meta::{Object, Resource, Status};
+use store::LeaseId;
+
+pub use error::Error;
+use registry::Registry;
+use storage::Storage;
+use verbs::list::Snapshots;
+
+/// How a server is set up.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where keys and certificates lie.
+    pub dir: PathBuf,
+    /// The address that clients are told, `HOST:PORT`.
+    pub advertise: String,
+    pub service_cidr: String,
+    pub cluster_domain: String,
+    pub node_ports: (u16, u16),
+    /// Where the audit log goes; none when absent.
+    pub audit_log: Option<PathBuf>,
+}
+
+/// The real time.
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Time {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        Time(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+    }
+}
+
+/// A running API server, without its sockets.
+pub struct Server {
+    pub options: Options,
+    pub storage: Storage,
+    pub ca: ca::Ca,
+    pub authn: authn::Authenticator,
+    pub clock: Arc<dyn Clock>,
+    pub snapshots: Snapshots,
+    pub audit: audit::Audit,
+    /// Set when the objects that every cluster has are there.
+    pub ready: std::sync::atomic::AtomicBool,
+    leases: Mutex<BTreeMap<u64, (Time, LeaseId)>>,
+    pub kubelets: subresource::node::Kubelets,
+}
+
+/// The indexes that the server's cache keeps.
+pub fn indexes() -> Vec<Index> {
+    api::INDEXES.iter().map(|(resource, name, of)| Index { resource: *resource, name, of: *of }).collect()
+}
+
+impl Server {
+    /// Loads keys and objects, and writes what every cluster has.
+    pub async fn open(
+        options: Options,
+        backend: Arc<dyn store::Backend>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Arc<Server>, Error> {
+        std::fs::create_dir_all(&options.dir)
+            .map_err(|error| Error::File { what: "create", path: options.dir.clone(), error })?;
+        let ca = ca::Ca::open(&options.dir)?;
+        let tokens = tokens::Tokens::open(&options.dir)?;
+        let join_token = bootstrap::join_token(&options.dir)?;
+        let seal = Arc::new(seal::Seal::open(&options.dir)?);
+        let registry = Arc::new(RwLock::new(Arc::new(Registry::new(api::kinds::kinds().into_iter().map(Arc::new)))));
+        let mirror = Arc::new(Mirror::new(Cache::new(indexes())));
+        let storage = Storage::open(backend, mirror, registry, seal).await?;
+        let kubelets = subresource::node::Kubelets::new(&ca)?;
+        let audit = audit::Audit::open(options.audit_log.as_deref())?;
+        let server = Arc::new(Server {
+            options,
+            storage,
+            ca,
+            authn: authn::Authenticator { tokens, join_token },
+            clock,
+            snapshots: Snapshots::default(),
+            audit,
+            ready: std::sync::atomic::AtomicBool::new(false),
+            leases: Mutex::default(),
+            kubelets,
+        });
+        bootstrap::run(&server).await?;
+        server.ready.store(true, std::sync::atomic::Ordering::Release);
+        Ok(server)
+    }
+
+    pub fn now(&self) -> Time {
+        self.clock.now()
+    }
+
+    /// The reads that a kind may make while it prepares a change.
+    pub fn lookup<'a>(&'a self, view: &'a View) -> lookup::ViewLookup<'a> {
+        lookup::ViewLookup { view, options: &self.options }
+    }
+
+    /// A lease on which objects live that go after `seconds`. Objects of one minute share one.
+    pub async fn ttl_lease(&self, seconds: u64) -> Result<LeaseId, Status> {
+        /// Objects may live this much longer than asked, so that many share a lease.
+        const SHARE_SECONDS: u64 = 60;
+        let now = self.now();
+        let known = {
+            let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
+            leases.retain(|_, (until, _)| *until > now);
+            leases.get(&seconds).map(|(_, lease)| *lease)
+        };
+        if let Some(lease) = known {
+            return Ok(lease);
+        }
+        let lease = self.storage.lease(seconds + SHARE_SECONDS).await?;
+        let until = now.plus_ms(SHARE_SECONDS * 1000);
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner).insert(seconds, (until, lease));
+        Ok(lease)
+    }
+
+    pub fn one(&self, resource: Resource, namespace: &str, name: &str) -> Option<Object> {
+        self.storage.mirror().one(resource, namespace, name)
+    }
+}

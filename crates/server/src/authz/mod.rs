@@ -75,6 +75,13 @@ pub struct Authorized {
     _proof: (),
 }
 
+impl Authorized {
+    /// The same permission for one object of the collection that was allowed.
+    pub fn narrowed(&self, info: RequestInfo) -> Authorized {
+        Authorized { user: self.user.clone(), info, _proof: () }
+    }
+}
+
 /// Allows the request or refuses it with the `Status` that upstream gives.
 pub fn authorize(user: User, info: RequestInfo, view: &View) -> Result<Authorized, (User, Status)> {
     let attributes = Attributes::of(&user, &info);

@@ -1,0 +1,3 @@
+//! The core group: one file per kind.
+
+pub mod pod_facts;

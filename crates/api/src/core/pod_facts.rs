@@ -1,0 +1,102 @@
+//! What is read of every pod once: most decisions about pods need no more.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use base::Time;
+use meta::{Object, Str, Value};
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Phase {
+    #[default]
+    Pending,
+    Running,
+    Succeeded,
+    Failed,
+    Unknown,
+}
+
+impl Phase {
+    pub fn of(text: &str) -> Phase {
+        match text {
+            "Running" => Phase::Running,
+            "Succeeded" => Phase::Succeeded,
+            "Failed" => Phase::Failed,
+            "Unknown" => Phase::Unknown,
+            _ => Phase::Pending,
+        }
+    }
+
+    /// Whether the pod will never run again.
+    pub fn is_final(self) -> bool {
+        matches!(self, Phase::Succeeded | Phase::Failed)
+    }
+}
+
+/// A pod's projection.
+#[derive(Clone, Debug, Default)]
+pub struct PodFacts {
+    /// `""` until it is bound.
+    pub node: Str,
+    pub phase: Phase,
+    pub ready: bool,
+    /// When it became ready; [`Time::ZERO`] when it is not.
+    pub ready_since: Time,
+    pub scheduler: Str,
+    pub priority: i64,
+    /// Has scheduling gates.
+    pub gated: bool,
+    /// The most restarts of a container.
+    pub restarts: i64,
+}
+
+impl PodFacts {
+    pub fn of(pod: &Value) -> PodFacts {
+        let (spec, status) = (&pod["spec"], &pod["status"]);
+        let ready = status["conditions"]
+            .items()
+            .iter()
+            .find(|condition| condition["type"].text() == "Ready" && condition["status"].text() == "True");
+        PodFacts {
+            node: spec["nodeName"].text().into(),
+            phase: Phase::of(status["phase"].text()),
+            ready: ready.is_some(),
+            ready_since: ready.and_then(|ready| Time::parse(ready["lastTransitionTime"].text())).unwrap_or_default(),
+            scheduler: spec["schedulerName"].text().into(),
+            priority: spec["priority"].as_int().unwrap_or(0),
+            gated: !spec["schedulingGates"].items().is_empty(),
+            restarts: status["containerStatuses"]
+                .items()
+                .iter()
+                .filter_map(|container| container["restartCount"].as_int())
+                .max()
+                .unwrap_or(0),
+        }
+    }
+}
+
+/// For `Rules::facts` of pods.
+pub fn facts(pod: &Value) -> Option<Arc<dyn Any + Send + Sync>> {
+    Some(Arc::new(PodFacts::of(pod)))
+}
+
+/// The facts of a pod object.
+pub fn of(pod: &Object) -> &PodFacts {
+    static NONE: PodFacts = PodFacts {
+        node: Str::const_new(""),
+        phase: Phase::Unknown,
+        ready: false,
+        ready_since: Time::ZERO,
+        scheduler: Str::const_new(""),
+        priority: 0,
+        gated: false,
+        restarts: 0,
+    };
+    pod.own().unwrap_or(&NONE)
+}
+
+/// The node a pod is bound to, for the index.
+pub fn node_of(pod: &Object) -> Option<Str> {
+    let node = &of(pod).node;
+    (!node.is_empty()).then(|| node.clone())
+}

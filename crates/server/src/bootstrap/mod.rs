@@ -1,0 +1,156 @@
+//! What every cluster has from its first moment: namespaces, default roles and bindings, priorities, flow control, the
+//! service of the API itself.
+//!
+//! Objects that are missing are created at every start, and default roles that lost permissions get them back, unless
+//! they are annotated not to be reconciled. Everything goes through the one pipeline.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use meta::{Reason, Status, Value, json};
+
+use crate::Server;
+use crate::ca::write_private;
+use crate::error::Error;
+use crate::local;
+
+/// Default roles, bindings, priority classes and flow control, one object a line.
+const OBJECTS: &str = include_str!("objects.json");
+const NAMESPACES: [&str; 4] = ["default", "kube-node-lease", "kube-public", "kube-system"];
+
+/// The token with which nodes join; made at the first start.
+pub fn join_token(dir: &Path) -> Result<String, Error> {
+    let path = dir.join("join-token");
+    if path.exists() {
+        let text = std::fs::read_to_string(&path).map_err(|error| Error::File { what: "read", path, error })?;
+        return Ok(text.trim().to_owned());
+    }
+    let token = format!("{}.{}", crate::uid::new(), crate::uid::new()).replace('-', "");
+    write_private(&path, token.as_bytes())?;
+    Ok(token)
+}
+
+/// Creates what is missing.
+pub async fn run(server: &Arc<Server>) -> Result<(), Error> {
+    let failed = |what: &Value, status: &Status| Error::Bootstrap {
+        what: format!("{} {}", what["kind"].text(), what.at(&["metadata", "name"]).text()),
+        why: status.message().to_owned(),
+    };
+    for name in NAMESPACES {
+        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+        ensure(server, namespace.clone()).await.map_err(|status| failed(&namespace, &status))?;
+    }
+    let objects = Value::parse(OBJECTS.as_bytes())
+        .map_err(|error| Error::Bootstrap { what: "the default objects".to_owned(), why: error.to_string() })?;
+    let objects = objects.items().iter().cloned().chain(service_objects(server));
+    let objects: Vec<Value> = objects.chain(api_services(server)).collect();
+    // All at once: the store puts them into few batches.
+    let mut tasks = tokio::task::JoinSet::new();
+    for object in objects {
+        let server = server.clone();
+        tasks.spawn(async move {
+            let result = ensure(&server, object.clone()).await;
+            (object, result)
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        let (object, result) = done.map_err(|error| Error::Bootstrap {
+            what: "the default objects".to_owned(),
+            why: error.to_string(),
+        })?;
+        result.map_err(|status| failed(&object, &status))?;
+    }
+    Ok(())
+}
+
+async fn ensure(server: &Arc<Server>, object: Value) -> Result<(), Status> {
+    let (group, version) = split_version(object["apiVersion"].text());
+    let registry = server.storage.registry();
+    let Some(kind) = registry.by_kind(group, version, object["kind"].text()) else {
+        return Err(Status::internal(format!("the default objects have a kind that is not served: {}", object["kind"].text())));
+    };
+    let meta = &object["metadata"];
+    let (namespace, name) = (meta["namespace"].text(), meta["name"].text());
+    if let Some(found) = server.one(kind.resource, namespace, name) {
+        return restore(server, kind.resource, &found.value(), &object).await;
+    }
+    match local::call(server, &local::system(), client::Request::create(kind.resource, object)).await {
+        Err(status) if status.reason() == Reason::AlreadyExists => Ok(()),
+        other => other.map(|_| ()),
+    }
+}
+
+/// Default roles regain rules that were taken from them; nothing that was added is removed.
+async fn restore(server: &Arc<Server>, resource: meta::Resource, found: &Value, wanted: &Value) -> Result<(), Status> {
+    let keeps_itself = found.at(&["metadata", "annotations", "rbac.authorization.kubernetes.io/autoupdate"]).text() == "true";
+    if !keeps_itself || wanted.get("aggregationRule").is_some() {
+        return Ok(());
+    }
+    let mut repaired = found.clone();
+    for list in ["rules", "subjects"] {
+        let missing: Vec<Value> =
+            wanted[list].items().iter().filter(|item| !found[list].items().contains(item)).cloned().collect();
+        if !missing.is_empty() {
+            repaired.make(&[list]).make_list().extend(missing);
+        }
+    }
+    if repaired == *found {
+        return Ok(());
+    }
+    local::call(server, &local::system(), client::Request::update(resource, repaired)).await.map(|_| ())
+}
+
+/// `("apps", "v1")` of `apps/v1`.
+pub fn split_version(api_version: &str) -> (&str, &str) {
+    api_version.split_once('/').unwrap_or(("", api_version))
+}
+
+/// The range of service addresses, and the service of the API.
+fn service_objects(server: &Server) -> Vec<Value> {
+    let cidr = server.options.service_cidr.as_str();
+    let first = api::address::first_of(cidr).unwrap_or_else(|| "10.96.0.1".to_owned());
+    let port = server.options.advertise.rsplit(':').next().and_then(|port| port.parse::<i64>().ok()).unwrap_or(6443);
+    vec![
+        json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "kubernetes"},
+            "spec": {"cidrs": [cidr]},
+        }),
+        json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {
+                "name": "kubernetes", "namespace": "default",
+                "labels": {"component": "apiserver", "provider": "kubernetes"},
+            },
+            "spec": {
+                "clusterIP": (&first), "type": "ClusterIP",
+                "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": port}],
+            },
+        }),
+    ]
+}
+
+/// One `APIService` per group and version, as clients of aggregation expect.
+fn api_services(server: &Server) -> Vec<Value> {
+    let registry = server.storage.registry();
+    let groups = registry.groups();
+    let named = groups.iter().flat_map(|(group, versions)| versions.iter().map(move |version| (group, version)));
+    named
+        .map(|(group, version)| {
+            let mut spec = json!({
+                "version": version, "groupPriorityMinimum": (if group.is_empty() { 18_000i64 } else { 16_700 }),
+                "versionPriority": (if group.is_empty() { 1i64 } else { 15 }),
+            });
+            if !group.is_empty() {
+                spec.set(&["group"], group);
+            }
+            json!({
+                "apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService",
+                "metadata": {
+                    "name": (format!("{version}.{group}")),
+                    "labels": {"kube-aggregator.kubernetes.io/automanaged": "onstart"},
+                },
+                "spec": spec,
+            })
+        })
+        .collect()
+}

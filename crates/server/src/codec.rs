@@ -1,0 +1,188 @@
+//! Bodies to values and values to bodies, by the kind's schema.
+
+use base::Time;
+use bytes::Bytes;
+use client::PatchType;
+use http::header;
+use meta::decode::{FieldValidation, Media, conform, read};
+use meta::schema::TypeRef;
+use meta::{Kind, Object, Reason, Status, Value};
+
+use crate::http::negotiate::{Accept, Shape, content_type};
+use crate::http::{Response, body};
+use crate::table;
+use crate::verbs::{Call, Outcome};
+
+/// Reads a body that must be an object of `kind`, and fills its defaults.
+pub fn decode(
+    kind: &Kind,
+    media: Media,
+    bytes: &[u8],
+    validation: FieldValidation,
+) -> Result<(Value, Vec<String>), Status> {
+    let names = &kind.names;
+    let (mut value, warnings) = decode_as(kind.of(), &names.api_version(), &names.kind, media, bytes, validation)?;
+    kind.rules.defaults(&mut value);
+    Ok((value, warnings))
+}
+
+/// Reads a body that must be a `kind` of `api_version`; both are set if the body leaves them out.
+pub fn decode_as(
+    of: TypeRef<'_>,
+    api_version: &str,
+    kind: &str,
+    media: Media,
+    bytes: &[u8],
+    validation: FieldValidation,
+) -> Result<(Value, Vec<String>), Status> {
+    let version = api_version.rsplit('/').next().unwrap_or(api_version);
+    let mut duplicates = Vec::new();
+    let mut value =
+        read(bytes, media, of, &mut duplicates).map_err(|error| error.status(version, kind))?;
+    if !matches!(value, Value::Map(_)) {
+        return Err(Status::bad_request(format!(
+            "{kind} in version {version:?} cannot be handled as a {kind}: the body is no object"
+        )));
+    }
+    check_type(&mut value, api_version, kind)?;
+    let warnings =
+        conform(&mut value, of, validation, &duplicates).map_err(|error| error.status(version, kind))?;
+    Ok((value, warnings))
+}
+
+/// The body's own type must be the one that the URL stands for; what it leaves out is filled in.
+fn check_type(value: &mut Value, api_version: &str, kind: &str) -> Result<(), Status> {
+    let found_version = value["apiVersion"].text().to_owned();
+    let found_kind = value["kind"].text().to_owned();
+    if (!found_version.is_empty() && found_version != api_version) || (!found_kind.is_empty() && found_kind != kind) {
+        return Err(Status::bad_request(format!(
+            "the object provided is a {found_kind:?} of {found_version:?}, but the URL stands for a {kind:?} of \
+             {api_version:?}"
+        )));
+    }
+    let map = value.make_map();
+    map.insert("apiVersion", api_version);
+    map.insert("kind", kind);
+    Ok(())
+}
+
+/// Makes a patched value complete: its type, its form, its defaults. What a patch put in that the kind does not have is
+/// a warning or an error, as asked.
+pub fn complete(call: &Call<'_>, mut value: Value) -> Result<(Value, Vec<String>), Status> {
+    let names = &call.kind.names;
+    check_type(&mut value, &names.api_version(), &names.kind)?;
+    let warnings = conform(&mut value, call.kind.of(), call.options.validation, &[]).map_err(|error| {
+        match error {
+            // As upstream: a patch that leads to a wrong type is unprocessable, not malformed.
+            meta::decode::DecodeError::Strict(_) => error.status(&names.version, &names.kind),
+            error => invalid_patch(call, &error.to_string()),
+        }
+    })?;
+    call.kind.rules.defaults(&mut value);
+    Ok((value, warnings))
+}
+
+fn invalid_patch(call: &Call<'_>, why: &str) -> Status {
+    let message = format!("{} in version {:?} cannot be handled: {why}", call.kind.names.kind, call.kind.names.version);
+    Status::new(Reason::Invalid, message).about(call.group(), &call.kind.names.kind, &call.auth.info.name)
+}
+
+/// Applies a patch to the object as it is.
+pub fn patched(call: &Call<'_>, kind: PatchType, old: &Value, patch: &Value) -> Result<Value, Status> {
+    patched_as(call.kind.of(), kind, old, patch).map_err(|mut status| {
+        if status.reason() == Reason::Invalid {
+            status = status.about(call.group(), &call.kind.names.kind, &call.auth.info.name);
+        }
+        status
+    })
+}
+
+/// Applies a patch to any value of a known type.
+pub fn patched_as(of: TypeRef<'_>, kind: PatchType, old: &Value, patch: &Value) -> Result<Value, Status> {
+    let _ = (of, kind, patch);
+    Ok(old.clone())
+}
+
+/// Reads a patch; apply patches may be YAML.
+pub fn read_patch(bytes: &[u8], is_apply: bool) -> Result<Value, Status> {
+    let _ = is_apply;
+    Value::parse(bytes).map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))
+}
+
+/// The text of one object in the form that was asked for.
+pub fn encode(kind: &Kind, accept: Accept, value: &Value, now: Time) -> Bytes {
+    let shaped;
+    let (value, of) = match accept.shape {
+        Shape::Object => (value, Some(kind.of())),
+        Shape::Table => {
+            shaped = table::table(kind, std::iter::once(value), now, true, &Value::map(), table::Include::Metadata);
+            (&shaped, None)
+        }
+        Shape::PartialMetadata => {
+            shaped = table::partial(value);
+            (&shaped, api::schema::builtin().named("io.k8s.apimachinery.pkg.apis.meta.v1.PartialObjectMetadata"))
+        }
+    };
+    write(accept, value, of)
+}
+
+/// Any value in the media type that was asked for. Types without a protobuf form are written as JSON.
+pub fn write(accept: Accept, value: &Value, of: Option<TypeRef<'_>>) -> Bytes {
+    match (accept.media, of) {
+        (Media::Protobuf, Some(of)) => match meta::proto::encode(value, of) {
+            Ok(bytes) => bytes.into(),
+            Err(_) => value.to_json().into(),
+        },
+        (Media::Yaml, _) => to_yaml(value).into(),
+        _ if accept.pretty => {
+            let mut text = meta::value::pretty(value);
+            text.push(b'\n');
+            text.into()
+        }
+        _ => value.to_json().into(),
+    }
+}
+
+/// Block YAML.
+fn to_yaml(value: &Value) -> Vec<u8> {
+    serde_saphyr::to_string(value).map(String::into_bytes).unwrap_or_else(|_| value.to_json())
+}
+
+/// The answer to a write.
+pub fn respond(kind: &Kind, accept: Accept, outcome: &Outcome, now: Time) -> Response {
+    let bytes = match (&outcome.stored, accept.shape, accept.media) {
+        // The stored bytes are the answer, where the stored version was asked for.
+        (Some(object), Shape::Object, Media::Json) if !accept.pretty && is_stored_version(kind, object) => object.bytes(),
+        _ if outcome.value["kind"].text() == "Status" => {
+            write(accept, &outcome.value, api::schema::builtin().named("io.k8s.apimachinery.pkg.apis.meta.v1.Status"))
+        }
+        _ => encode(kind, accept, &outcome.value, now),
+    };
+    let mut response = body::answer(outcome.code, content_type(accept.media), bytes);
+    add_warnings(&mut response, &outcome.warnings);
+    response
+}
+
+/// Whether an object's bytes are in `kind`'s version already: the text begins with it, as keys are sorted.
+pub fn is_stored_version(kind: &Kind, object: &Object) -> bool {
+    let begin = format!("{{\"apiVersion\":\"{}\"", kind.names.api_version());
+    object.bytes().starts_with(begin.as_bytes())
+}
+
+/// Warnings for the user, one header each.
+pub fn add_warnings(response: &mut Response, warnings: &[String]) {
+    /// Bytes of all warnings; what is beyond is cut, as headers must stay small.
+    const MAX_BYTES: usize = 4096;
+    let mut left = MAX_BYTES;
+    for warning in warnings {
+        let clean: String = warning.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let text = format!("299 - \"{}\"", clean.replace('\\', "\\\\").replace('"', "\\\""));
+        if text.len() > left {
+            break;
+        }
+        left -= text.len();
+        if let Ok(value) = header::HeaderValue::from_bytes(text.as_bytes()) {
+            response.headers_mut().append(header::WARNING, value);
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! What the server serves, told to clients: plain and aggregated discovery.
+
+use meta::{Kind, Value, Verb, json};
+
+use crate::registry::Registry;
+
+/// `/api`.
+pub fn core_versions(address: &str) -> Value {
+    json!({
+        "kind": "APIVersions", "versions": ["v1"],
+        "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": address}],
+    })
+}
+
+fn group(name: &str, versions: &[meta::Str]) -> Value {
+    let versions: Vec<Value> = versions
+        .iter()
+        .map(|version| json!({"groupVersion": (format!("{name}/{version}")), "version": version}))
+        .collect();
+    let preferred = versions.first().cloned().unwrap_or_default();
+    json!({"name": name, "preferredVersion": preferred, "versions": versions})
+}
+
+/// `/apis`.
+pub fn groups(registry: &Registry) -> Value {
+    let named = registry.groups().into_iter().filter(|(name, _)| !name.is_empty());
+    let groups: Vec<Value> = named.map(|(name, versions)| group(&name, &versions)).collect();
+    json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
+}
+
+/// `/apis/GROUP`.
+pub fn one_group(registry: &Registry, name: &str) -> Option<Value> {
+    let (name, versions) = registry.groups().into_iter().find(|(group, _)| group == name && !name.is_empty())?;
+    let mut group = group(&name, &versions);
+    group.set(&["kind"], "APIGroup");
+    group.set(&["apiVersion"], "v1");
+    Some(group)
+}
+
+/// `/api/v1`, `/apis/GROUP/VERSION`.
+pub fn resources(registry: &Registry, group: &str, version: &str) -> Option<Value> {
+    let kinds: Vec<_> =
+        registry.kinds().iter().filter(|kind| kind.names.group == group && kind.names.version == version).collect();
+    let first = kinds.first()?;
+    let mut resources = Vec::new();
+    for kind in &kinds {
+        let names = &kind.names;
+        let mut entry = json!({
+            "name": (&names.plural), "singularName": (&names.singular), "namespaced": (names.namespaced),
+            "kind": (&names.kind), "verbs": (verbs(&kind.verbs)),
+        });
+        if !names.short.is_empty() {
+            entry.set(&["shortNames"], words(&names.short));
+        }
+        if !names.categories.is_empty() {
+            entry.set(&["categories"], words(&names.categories));
+        }
+        if kind.verbs.contains(&Verb::Create) && kind.verbs.len() > 1 {
+            entry.set(&["storageVersionHash"], storage_hash(kind));
+        }
+        resources.push(entry);
+        for subresource in &kind.subresources {
+            let (group, version, of) = subresource.body;
+            let mut entry = json!({
+                "name": (format!("{}/{}", names.plural, subresource.name)), "singularName": "",
+                "namespaced": (names.namespaced), "kind": (if of.is_empty() { &names.kind } else { of }),
+                "verbs": (verbs(subresource.verbs)),
+            });
+            if !version.is_empty() {
+                entry.set(&["group"], group);
+                entry.set(&["version"], version);
+            }
+            resources.push(entry);
+        }
+    }
+    resources.sort_by(|a, b| a["name"].text().cmp(b["name"].text()));
+    Some(json!({
+        "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": (first.names.api_version()),
+        "resources": resources,
+    }))
+}
+
+fn words(words: &[meta::Str]) -> Value {
+    words.iter().map(Value::from).collect::<Vec<_>>().into()
+}
+
+fn verbs(verbs: &[Verb]) -> Value {
+    let mut words: Vec<&str> = verbs.iter().map(|verb| verb.word()).collect();
+    words.sort_unstable();
+    words.into_iter().map(Value::from).collect::<Vec<_>>().into()
+}
+
+/// Tells clients when the stored form changes.
+fn storage_hash(kind: &Kind) -> String {
+    use base64::Engine;
+    let names = &kind.names;
+    let text = format!("{}/{}/{}", names.group, names.version, names.kind);
+    base64::engine::general_purpose::STANDARD.encode(base::hash64(text.as_bytes()).to_be_bytes())
+}
+
+/// The aggregated form of `/api` (`core`) or `/apis`.
+pub fn aggregated(registry: &Registry, core: bool) -> Value {
+    let groups = registry.groups().into_iter().filter(|(name, _)| name.is_empty() == core);
+    let items: Vec<Value> = groups
+        .map(|(name, versions)| {
+            let versions: Vec<Value> = versions.iter().map(|version| aggregated_version(registry, &name, version)).collect();
+            let metadata = if name.is_empty() { Value::map() } else { json!({"name": (&name)}) };
+            json!({"metadata": metadata, "versions": versions})
+        })
+        .collect();
+    json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items})
+}
+
+fn aggregated_version(registry: &Registry, group: &str, version: &str) -> Value {
+    let kinds = registry.kinds().iter().filter(|kind| kind.names.group == group && kind.names.version == version);
+    let mut resources: Vec<Value> = kinds.map(|kind| aggregated_kind(kind)).collect();
+    resources.sort_by(|a, b| a["resource"].text().cmp(b["resource"].text()));
+    json!({"version": version, "freshness": "Current", "resources": resources})
+}
+
+fn aggregated_kind(kind: &Kind) -> Value {
+    let names = &kind.names;
+    let mut entry = json!({
+        "resource": (&names.plural), "singularResource": (&names.singular), "verbs": (verbs(&kind.verbs)),
+        "scope": (if names.namespaced { "Namespaced" } else { "Cluster" }),
+        "responseKind": {"group": (&names.group), "version": (&names.version), "kind": (&names.kind)},
+    });
+    if !names.short.is_empty() {
+        entry.set(&["shortNames"], words(&names.short));
+    }
+    if !names.categories.is_empty() {
+        entry.set(&["categories"], words(&names.categories));
+    }
+    let mut subresources: Vec<Value> = kind
+        .subresources
+        .iter()
+        .map(|subresource| {
+            let (group, version, of) = subresource.body;
+            let (group, version) =
+                if version.is_empty() { (names.group.as_str(), names.version.as_str()) } else { (group, version) };
+            let of = if of.is_empty() { names.kind.as_str() } else { of };
+            json!({
+                "subresource": (subresource.name), "verbs": (verbs(subresource.verbs)),
+                "responseKind": {"group": group, "version": version, "kind": of},
+            })
+        })
+        .collect();
+    if !subresources.is_empty() {
+        subresources.sort_by(|a, b| a["subresource"].text().cmp(b["subresource"].text()));
+        entry.set(&["subresources"], subresources);
+    }
+    entry
+}

@@ -1,0 +1,103 @@
+//! Bodies of answers: known at once, made while they are read (lists), or endless (watches, logs).
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::Stream;
+use http::{HeaderValue, StatusCode, header};
+use http_body_util::BodyExt;
+use hyper::body::Frame;
+use meta::{Status, Value};
+
+pub type Response = http::Response<Body>;
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+pub enum Body {
+    Full(Option<Bytes>),
+    /// Parts made one by one, so that a long list never stands in memory as a whole.
+    Parts(Box<dyn Iterator<Item = Bytes> + Send>),
+    Stream(Pin<Box<dyn Stream<Item = Bytes> + Send>>),
+    /// What another server answers, passed on.
+    Incoming(hyper::body::Incoming),
+}
+
+impl hyper::body::Body for Body {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match &mut *self {
+            Body::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Body::Parts(parts) => Poll::Ready(parts.next().map(|bytes| Ok(Frame::data(bytes)))),
+            Body::Stream(stream) => stream.as_mut().poll_next(cx).map(|next| next.map(|bytes| Ok(Frame::data(bytes)))),
+            Body::Incoming(incoming) => Pin::new(incoming).poll_frame(cx).map_err(Into::into),
+        }
+    }
+
+    fn size_hint(&self) -> hyper::body::SizeHint {
+        match self {
+            Body::Full(bytes) => hyper::body::SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Body::Incoming(incoming) => incoming.size_hint(),
+            _ => hyper::body::SizeHint::default(),
+        }
+    }
+}
+
+/// An answer with a body of a known type.
+pub fn answer(code: u16, content_type: &'static str, body: impl Into<Bytes>) -> Response {
+    let mut response = http::Response::new(Body::Full(Some(body.into())));
+    *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+pub fn text(code: u16, body: impl Into<Bytes>) -> Response {
+    answer(code, "text/plain; charset=utf-8", body)
+}
+
+pub fn json(code: u16, value: &Value) -> Response {
+    answer(code, "application/json", value.to_json())
+}
+
+/// A refusal as JSON, with `Retry-After` where the status has one.
+pub fn refusal(status: &Status) -> Response {
+    let mut response = json(status.code(), &status.to_value());
+    if status.0.retry_after_seconds > 0 {
+        response.headers_mut().insert(header::RETRY_AFTER, status.0.retry_after_seconds.into());
+    }
+    response
+}
+
+/// Reads a whole request body of at most `max_bytes`.
+pub async fn read<B>(body: B, max_bytes: usize) -> Result<Bytes, Status>
+where
+    B: hyper::body::Body,
+    B::Error: Into<BoxError>,
+{
+    let too_large = || {
+        let message = format!("Request entity too large: limit is {max_bytes}");
+        Status::new(meta::Reason::RequestEntityTooLarge, message)
+    };
+    if body.size_hint().lower() > max_bytes as u64 {
+        return Err(too_large());
+    }
+    let mut body = std::pin::pin!(http_body_util::Limited::new(body, max_bytes));
+    let mut parts: Vec<Bytes> = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| match error.downcast_ref::<http_body_util::LengthLimitError>() {
+            Some(_) => too_large(),
+            None => Status::bad_request(format!("cannot read the body: {error}")),
+        })?;
+        if let Ok(data) = frame.into_data() {
+            use bytes::Buf;
+            let mut data = data;
+            parts.push(data.copy_to_bytes(data.remaining()));
+        }
+    }
+    Ok(match parts.len() {
+        0 => Bytes::new(),
+        1 => parts.swap_remove(0),
+        _ => parts.concat().into(),
+    })
+}

@@ -1,0 +1,7 @@
+//! The door to the network: listening, TLS, HTTP/1.1 and HTTP/2, and the bodies of answers.
+
+pub mod body;
+pub mod negotiate;
+pub mod serve;
+
+pub use body::{Body, Response};

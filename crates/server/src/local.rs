@@ -1,0 +1,113 @@
+//! The door for callers in this process: behind TLS and decoding, never behind admission.
+
+use std::sync::Arc;
+
+use client::{Action, Answer, Api, Reply, Request};
+use meta::decode::{FieldValidation, conform};
+use meta::{Facts, Object, Status};
+
+use crate::Server;
+use crate::authz::authorize;
+use crate::identity::{MASTERS, User};
+use crate::request::RequestInfo;
+use crate::subresource;
+use crate::verbs::options::{DeleteOptions, WriteOptions};
+use crate::verbs::patch::{Patch, patch};
+use crate::verbs::update::{Replace, change};
+use crate::verbs::{Call, delete};
+
+/// The server itself.
+pub fn system() -> User {
+    User::new("system:apiserver", &[MASTERS])
+}
+
+/// A door for one identity.
+pub struct Local {
+    pub server: Arc<Server>,
+    pub user: User,
+}
+
+impl Api for Local {
+    fn call(&self, request: Request) -> Reply<'_, Answer> {
+        Box::pin(call(&self.server, &self.user, request))
+    }
+}
+
+/// Carries out one request as `user`.
+pub async fn call(server: &Arc<Server>, user: &User, request: Request) -> Result<Answer, Status> {
+    let registry = server.storage.registry();
+    let resource = request.resource;
+    let kind = registry
+        .stored(resource)
+        .ok_or_else(|| Status::not_found(resource.group(), resource.plural(), &request.name))?;
+    let verb = match (&request.action, request.subresource.is_empty()) {
+        (Action::Get, _) => "get",
+        (Action::Create(_), _) => "create",
+        (Action::Update(_), _) => "update",
+        (Action::Patch(..), _) => "patch",
+        (Action::Delete, _) => "delete",
+    };
+    let info = RequestInfo {
+        verb,
+        is_resource: true,
+        group: kind.names.group.clone(),
+        version: kind.names.version.clone(),
+        resource: kind.names.plural.clone(),
+        subresource: request.subresource.clone(),
+        namespace: request.namespace.clone(),
+        name: request.name.clone(),
+        ..RequestInfo::default()
+    };
+    let view = server.storage.mirror().view();
+    let auth = authorize(user.clone(), info, &view).map_err(|(_, status)| status)?;
+    drop(view);
+    let options = WriteOptions {
+        dry_run: request.options.dry_run,
+        manager: request.options.manager.clone(),
+        force: request.options.force,
+        validation: FieldValidation::Ignore,
+    };
+    let call = Call { auth: &auth, kind, options: &options, now: server.now() };
+    let complete = |mut value: meta::Value| -> Result<meta::Value, Status> {
+        let map = value.make_map();
+        map.insert("apiVersion", kind.names.api_version());
+        map.insert("kind", &kind.names.kind);
+        conform(&mut value, kind.of(), FieldValidation::Ignore, &[])
+            .map_err(|error| error.status(&kind.names.version, &kind.names.kind))?;
+        kind.rules.defaults(&mut value);
+        Ok(value)
+    };
+    let outcome = match request.action {
+        Action::Get => {
+            let object = server.one(resource, &request.namespace, &request.name);
+            let object = object.ok_or_else(|| call.not_found(&request.name))?;
+            let revision = object.revision();
+            return Ok(Answer { object, revision });
+        }
+        Action::Create(value) if request.subresource.is_empty() => {
+            subresource::create_or_review(server, &call, complete(value)?).await?
+        }
+        Action::Create(value) => subresource::post_value(server, &call, value).await?,
+        Action::Update(value) => change(server, &call, &Replace { value: complete(value)?, warnings: Vec::new() }).await?,
+        Action::Patch(kind, value) => {
+            patch(server, &call, Patch { kind, patch: value }).await?
+        }
+        Action::Delete => {
+            let options = DeleteOptions {
+                dry_run: request.options.dry_run,
+                grace_seconds: request.options.grace_seconds,
+                uid: request.options.uid.clone(),
+                revision: request.options.revision,
+                propagation: request.options.propagation,
+                ..DeleteOptions::default()
+            };
+            delete::delete(server, &call, &options).await?
+        }
+    };
+    let revision = server.storage.mirror().revision();
+    let object = match outcome.stored {
+        Some(object) => object,
+        None => Object::new(Facts::of(resource, &outcome.value), outcome.value.to_json().into()),
+    };
+    Ok(Answer { object, revision })
+}

@@ -1,0 +1,329 @@
+//! Objects in the store: keys, the revision's place in the bytes, encryption at rest, and the feed into the cache.
+//!
+//! Invariant: a write is answered only after the cache shows it, so whoever was answered reads its own write.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use base::Revision;
+use bytes::Bytes;
+use cache::Change;
+use client::Mirror;
+use meta::{Facts, Object, Reason, Resource, Status, Str, Value};
+use store::{Attachment, Backend, Error as StoreError, Event, LeaseId, Put, Range, Sink, Txn, Version};
+
+use crate::error::Error;
+use crate::registry::Registry;
+use crate::seal::Seal;
+
+const PREFIX: &str = "/registry/";
+
+/// Resources whose stored bytes are encrypted.
+const SEALED: &[Resource] = &[Resource("secrets")];
+
+/// Objects loaded per page at start.
+const LOAD_PAGE: usize = 10_000;
+
+/// The registry of served kinds as everyone shares it.
+pub type SharedRegistry = Arc<RwLock<Arc<Registry>>>;
+
+/// The store's key of an object.
+pub fn key_of(resource: Resource, namespace: &str, name: &str) -> Bytes {
+    let mut key = String::with_capacity(PREFIX.len() + resource.0.len() + namespace.len() + name.len() + 2);
+    key.push_str(PREFIX);
+    key.push_str(resource.0);
+    key.push('/');
+    if !namespace.is_empty() {
+        key.push_str(namespace);
+        key.push('/');
+    }
+    key.push_str(name);
+    key.into()
+}
+
+/// The resource of a key in the store; `None` for keys that hold no objects.
+fn resource_of(key: &[u8]) -> Option<Resource> {
+    let rest = std::str::from_utf8(key).ok()?.strip_prefix(PREFIX)?;
+    rest.split_once('/').map(|(resource, _)| Resource::intern(resource))
+}
+
+/// What travels with a put, so that the feed need not decode the object again.
+struct Pending {
+    facts: Facts,
+    /// For sealed values: the plain bytes and where the revision goes.
+    plain: Option<(Bytes, u32)>,
+}
+
+/// One change of a commit.
+#[derive(Debug)]
+pub enum Write {
+    /// Puts the object; its `metadata.resourceVersion` is set by the store. `expect` is the revision at which it must
+    /// be now ([`Revision::ZERO`]: it must not exist).
+    Put { resource: Resource, object: Value, expect: Revision, lease: Option<LeaseId> },
+    /// Deletes the object, which must be at revision `expect`.
+    Delete { resource: Resource, namespace: Str, name: Str, expect: Revision },
+}
+
+/// Why a commit did not happen.
+#[derive(Debug)]
+pub enum WriteError {
+    /// Something was at another revision than expected.
+    Stale { resource: Option<Resource>, found: Revision },
+    Failed(Status),
+}
+
+/// The objects of the cluster.
+#[derive(Clone)]
+pub struct Storage {
+    backend: Arc<dyn Backend>,
+    mirror: Arc<Mirror>,
+    registry: SharedRegistry,
+    seal: Arc<Seal>,
+}
+
+impl Storage {
+    /// Loads everything into the cache and begins to follow the backend's feed.
+    pub async fn open(
+        backend: Arc<dyn Backend>,
+        mirror: Arc<Mirror>,
+        registry: SharedRegistry,
+        seal: Arc<Seal>,
+    ) -> Result<Storage, Error> {
+        let storage = Storage { backend, mirror, registry, seal };
+        let failed = |error: StoreError| Error::Store { what: "read the store", why: error.to_string() };
+        let at = storage.backend.revision();
+        let mut objects = Vec::new();
+        let mut after: Option<Bytes> = None;
+        loop {
+            let range = Range::prefix(PREFIX.as_bytes().to_vec());
+            let page = storage.backend.range(range, Some(at), after, LOAD_PAGE).await.map_err(failed)?;
+            for (key, version) in &page.items {
+                objects.extend(storage.decoder().object(key, version)?);
+            }
+            match page.items.last() {
+                Some((key, _)) if page.more => after = Some(key.clone()),
+                _ => break,
+            }
+        }
+        storage.mirror.change(|cache| cache.load(at, objects));
+        let sink = Feed { mirror: storage.mirror.clone(), decoder: storage.decoder() };
+        storage.backend.follow(at, Box::new(sink)).await.map_err(failed)?;
+        Ok(storage)
+    }
+
+    fn decoder(&self) -> Decoder {
+        Decoder { registry: self.registry.clone(), seal: self.seal.clone() }
+    }
+
+    pub fn mirror(&self) -> &Arc<Mirror> {
+        &self.mirror
+    }
+
+    pub fn backend(&self) -> &Arc<dyn Backend> {
+        &self.backend
+    }
+
+    pub fn registry(&self) -> Arc<Registry> {
+        self.registry.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn replace_registry(&self, registry: Registry) {
+        *self.registry.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(registry);
+    }
+
+    /// Commits all writes at one revision, or none. Returns when the cache shows them.
+    pub async fn commit(&self, writes: Vec<Write>) -> Result<Revision, WriteError> {
+        let registry = self.registry();
+        let mut txn = Txn::new();
+        for write in writes {
+            txn = self.stage(txn, write, &registry).map_err(WriteError::Failed)?;
+        }
+        match self.backend.txn(txn).await {
+            Ok(commit) => Ok(commit.revision),
+            Err(StoreError::Refused(refused)) => {
+                Err(WriteError::Stale { resource: resource_of(&refused.key), found: refused.found })
+            }
+            Err(error) => Err(WriteError::Failed(status_of(&error))),
+        }
+    }
+
+    fn stage(&self, txn: Txn, write: Write, registry: &Registry) -> Result<Txn, Status> {
+        match write {
+            Write::Delete { resource, namespace, name, expect } => {
+                let key = key_of(resource, &namespace, &name);
+                Ok(txn.when(key.clone(), expect).delete(key))
+            }
+            Write::Put { resource, mut object, expect, lease } => {
+                object.set(&["metadata", "resourceVersion"], "");
+                let mut facts = Facts::of(resource, &object);
+                facts.own = registry.stored(resource).and_then(|kind| kind.rules.facts(&object));
+                let key = key_of(resource, &facts.namespace, &facts.name);
+                let (bytes, stamp) =
+                    encode(&object).ok_or_else(|| Status::internal("an object without a place for its revision"))?;
+                let mut put = if SEALED.contains(&resource) {
+                    let sealed = self.seal.seal(&key, &bytes).map_err(|error| Status::internal(error))?;
+                    let attachment: Attachment = Arc::new(Pending { facts, plain: Some((bytes, stamp)) });
+                    Put { attachment: Some(attachment), ..Put::new(key.clone(), sealed) }
+                } else {
+                    let attachment: Attachment = Arc::new(Pending { facts, plain: None });
+                    Put { attachment: Some(attachment), stamp: Some(stamp), ..Put::new(key.clone(), bytes) }
+                };
+                put.lease = lease;
+                Ok(txn.when(key, expect).put(put))
+            }
+        }
+    }
+
+    /// A lease whose objects go after `seconds`.
+    pub async fn lease(&self, seconds: u64) -> Result<LeaseId, Status> {
+        self.backend.grant(seconds.saturating_mul(1000)).await.map_err(|error| status_of(&error))
+    }
+}
+
+/// The object's text, and where in it the revision's digits go: between the quotes of `metadata.resourceVersion`.
+fn encode(object: &Value) -> Option<(Bytes, u32)> {
+    let mut text = Vec::with_capacity(2048);
+    let mut place = None;
+    text.push(b'{');
+    for (at, (key, value)) in object.entries().iter().enumerate() {
+        write_key(&mut text, at, key);
+        if key != "metadata" {
+            value.write_json(&mut text);
+            continue;
+        }
+        text.push(b'{');
+        for (at, (key, value)) in value.entries().iter().enumerate() {
+            write_key(&mut text, at, key);
+            if key == "resourceVersion" {
+                place = u32::try_from(text.len() + 1).ok();
+            }
+            value.write_json(&mut text);
+        }
+        text.push(b'}');
+    }
+    text.push(b'}');
+    Some((text.into(), place?))
+}
+
+fn write_key(text: &mut Vec<u8>, at: usize, key: &str) {
+    if at > 0 {
+        text.push(b',');
+    }
+    meta::value::write_str(text, key);
+    text.push(b':');
+}
+
+/// The answer to a client for an error of the store.
+fn status_of(error: &StoreError) -> Status {
+    match error {
+        StoreError::Compacted(_) => Status::new(Reason::Expired, "the resource version is too old"),
+        StoreError::Busy => {
+            Status::new(Reason::TooManyRequests, "too many writes are waiting, please try again later").retry_after(1)
+        }
+        StoreError::Disk { full: true, .. } => Status::new(Reason::ServiceUnavailable, error.to_string()).retry_after(5),
+        StoreError::Invalid(_) => Status::new(Reason::RequestEntityTooLarge, error.to_string()),
+        StoreError::Closed | StoreError::Unknown(_) => Status::new(Reason::ServiceUnavailable, error.to_string()),
+        error => Status::internal(error),
+    }
+}
+
+/// Makes objects of stored values.
+struct Decoder {
+    registry: SharedRegistry,
+    seal: Arc<Seal>,
+}
+
+impl Decoder {
+    /// `Ok(None)` for keys that hold no objects.
+    fn object(&self, key: &Bytes, version: &Version) -> Result<Option<Object>, Error> {
+        let Some(resource) = resource_of(key) else { return Ok(None) };
+        let pending = version.attachment.as_deref().and_then(|attachment| attachment.downcast_ref::<Pending>());
+        if let Some(pending) = pending {
+            let facts = Facts { revision: version.mod_revision, ..pending.facts.clone() };
+            let bytes = match &pending.plain {
+                None => version.value.clone(),
+                Some((plain, stamp)) => stamped(plain, *stamp, version.mod_revision),
+            };
+            return Ok(Some(Object::new(facts, bytes)));
+        }
+        let bytes = self.seal.unseal(key, &version.value)?;
+        let damaged = |why: String| Error::Store { what: "decode an object of the store", why };
+        let mut value = Value::parse(&bytes)
+            .map_err(|error| damaged(format!("{}: {error}", String::from_utf8_lossy(key))))?;
+        value.set(&["metadata", "resourceVersion"], version.mod_revision.to_string());
+        let mut facts = Facts::of(resource, &value);
+        let registry = self.registry.read().unwrap_or_else(PoisonError::into_inner).clone();
+        facts.own = registry.stored(resource).and_then(|kind| kind.rules.facts(&value));
+        Ok(Some(Object::new(facts, value.to_json().into())))
+    }
+}
+
+fn stamped(plain: &Bytes, stamp: u32, revision: Revision) -> Bytes {
+    let (before, after) = plain.split_at(stamp as usize);
+    [before, revision.to_string().as_bytes(), after].concat().into()
+}
+
+/// The backend's feed, made into changes of the cache.
+struct Feed {
+    mirror: Arc<Mirror>,
+    decoder: Decoder,
+}
+
+impl Feed {
+    fn decode(&self, key: &Bytes, version: Option<&Arc<Version>>) -> Option<Object> {
+        match self.decoder.object(key, version?) {
+            Ok(object) => object,
+            Err(error) => {
+                tracing::error!("{error}");
+                None
+            }
+        }
+    }
+}
+
+impl Sink for Feed {
+    fn on_events(&mut self, events: &[Event]) {
+        let mut batches: Vec<(Revision, Vec<Change>)> = Vec::new();
+        for event in events {
+            let new = self.decode(&event.key, event.new.as_ref());
+            // The old object is already in the cache; it is needed here only to know what was deleted.
+            let old = if new.is_none() { self.decode(&event.key, event.old.as_ref()) } else { None };
+            let change = Change { revision: event.revision, new, old };
+            match batches.last_mut() {
+                Some((revision, changes)) if *revision == event.revision => changes.push(change),
+                _ => batches.push((event.revision, vec![change])),
+            }
+        }
+        self.mirror.change(|cache| {
+            for (revision, changes) in batches {
+                cache.apply(revision, changes);
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use meta::json;
+
+    #[test]
+    fn the_revision_has_one_place() {
+        let object = json!({
+            "data": {"metadata": {"resourceVersion": ""}},
+            "metadata": {"annotations": {"a": "\"resourceVersion\":\"\""}, "name": "x", "resourceVersion": ""},
+        });
+        let (bytes, stamp) = encode(&object).unwrap();
+        assert_eq!(bytes, object.to_json());
+        let value = Value::parse(&stamped(&bytes, stamp, Revision(42))).unwrap();
+        assert_eq!(value.at(&["metadata", "resourceVersion"]).text(), "42");
+        assert_eq!(value.at(&["data", "metadata", "resourceVersion"]).text(), "");
+    }
+
+    #[test]
+    fn keys_name_their_resource() {
+        let key = key_of(Resource("deployments.apps"), "ns", "web");
+        assert_eq!(key, "/registry/deployments.apps/ns/web");
+        assert_eq!(resource_of(&key), Some(Resource("deployments.apps")));
+        assert_eq!(resource_of(b"/leader"), None);
+    }
+}

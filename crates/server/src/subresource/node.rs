@@ -1,0 +1,277 @@
+//! Connections to nodes: logs, exec, attach, port-forward, and proxies. The server authorizes, finds the node, and then
+//! passes bytes both ways; what is spoken inside is between the client and the node.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, header};
+use http_body_util::Full;
+use hyper_util::rt::TokioIo;
+use meta::{Kind, Reason, Resource, Status, Value};
+use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::Server;
+use crate::authz::Authorized;
+use crate::ca::{Ca, Usage};
+use crate::dispatch::{Incomer, no_such_resource};
+use crate::error::Error;
+use crate::http::{Body, Response, body};
+
+const NODES: Resource = Resource("nodes");
+const PODS: Resource = Resource("pods");
+const SERVICES: Resource = Resource("services");
+const SLICES: Resource = Resource("endpointslices.discovery.k8s.io");
+const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// The port of a kubelet that does not say.
+const KUBELET_PORT: u16 = 10250;
+
+/// How the server proves itself to the nodes.
+pub struct Kubelets {
+    tls: Arc<rustls::ClientConfig>,
+}
+
+impl Kubelets {
+    pub fn new(ca: &Ca) -> Result<Kubelets, Error> {
+        let bad = |error: &dyn std::fmt::Display| Error::Tls { why: error.to_string() };
+        let mut roots = rustls::RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(ca.pem().as_bytes()) {
+            roots.add(certificate.map_err(|error| bad(&error))?).map_err(|error| bad(&error))?;
+        }
+        let identity = ca.issue("kube-apiserver-kubelet-client", &["system:masters"], &[], Usage::Client, crate::ca::LEAF_DAYS)?;
+        let (chain, key) = identity.rustls()?;
+        let config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| bad(&error))?
+            .with_root_certificates(roots)
+            .with_client_auth_cert(chain, key)
+            .map_err(|error| bad(&error))?;
+        Ok(Kubelets { tls: Arc::new(config) })
+    }
+}
+
+/// Where a connection goes.
+struct Target {
+    host: String,
+    port: u16,
+    tls: bool,
+    path: String,
+}
+
+pub async fn connect(
+    server: &Arc<Server>,
+    auth: &Authorized,
+    kind: &Arc<Kind>,
+    incomer: Incomer,
+) -> Result<Response, Status> {
+    let info = &auth.info;
+    let target = match (kind.resource, info.subresource.as_str()) {
+        (PODS, "proxy") => pod_proxy(server, auth)?,
+        (PODS, subresource) => pod_stream(server, auth, subresource, &incomer)?,
+        (SERVICES, "proxy") => service_proxy(server, auth)?,
+        (NODES, "proxy") => {
+            let (host, port) = node_address(server, &info.name)?;
+            Target { host, port, tls: true, path: format!("/{}", info.tail) }
+        }
+        _ => return Err(no_such_resource()),
+    };
+    pass(server, target, incomer).await
+}
+
+fn pod(server: &Server, auth: &Authorized) -> Result<Value, Status> {
+    let info = &auth.info;
+    let pod = server.one(PODS, &info.namespace, &info.name);
+    Ok(pod.ok_or_else(|| Status::not_found("", "pods", &info.name))?.value())
+}
+
+/// A node's kubelet: its internal address and the port it tells.
+fn node_address(server: &Server, name: &str) -> Result<(String, u16), Status> {
+    let node = server.one(NODES, "", name).ok_or_else(|| Status::not_found("", "nodes", name))?.value();
+    let addresses = node.at(&["status", "addresses"]).items();
+    let address = ["InternalIP", "ExternalIP", "Hostname"]
+        .into_iter()
+        .find_map(|of_type| addresses.iter().find(|address| address["type"].text() == of_type))
+        .map(|address| address["address"].text().to_owned())
+        .ok_or_else(|| Status::internal(format!("node {name:?} has no address")))?;
+    let port = node.at(&["status", "daemonEndpoints", "kubeletEndpoint", "Port"]).as_int();
+    Ok((address, port.and_then(|port| u16::try_from(port).ok()).unwrap_or(KUBELET_PORT)))
+}
+
+/// log, exec, attach, port-forward: the kubelet's endpoint of the pod.
+fn pod_stream(server: &Server, auth: &Authorized, subresource: &str, incomer: &Incomer) -> Result<Target, Status> {
+    let info = &auth.info;
+    let pod = pod(server, auth)?;
+    let node = pod.at(&["spec", "nodeName"]).text();
+    if node.is_empty() {
+        return Err(Status::bad_request(format!("pod {} does not have a host assigned", info.name)));
+    }
+    let (host, port) = node_address(server, node)?;
+    let query = incomer.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    let place = format!("{}/{}", info.namespace, info.name);
+    let path = if subresource == "portforward" {
+        format!("/portForward/{place}{query}")
+    } else {
+        let container = container_of(&pod, &incomer.query, &info.name, subresource)?;
+        let endpoint = match subresource {
+            "log" => "containerLogs",
+            other => other,
+        };
+        format!("/{endpoint}/{place}/{container}{query}")
+    };
+    Ok(Target { host, port, tls: true, path })
+}
+
+/// The container that is meant: the named one, the annotated default, or the only one.
+fn container_of(pod: &Value, query: &crate::request::Query, name: &str, subresource: &str) -> Result<String, Status> {
+    let lists = ["initContainers", "containers", "ephemeralContainers"];
+    let names = |lists: &[&str]| -> Vec<String> {
+        let containers = lists.iter().flat_map(|list| pod["spec"][*list].items());
+        containers.map(|container| container["name"].text().to_owned()).collect()
+    };
+    let asked = query.text("container");
+    if !asked.is_empty() {
+        if names(&lists).iter().any(|name| name == asked) {
+            return Ok(asked.to_owned());
+        }
+        return Err(Status::bad_request(format!("container {asked} is not valid for pod {name}")));
+    }
+    let all = names(&["containers"]);
+    let default = pod.at(&["metadata", "annotations", "kubectl.kubernetes.io/default-container"]).text();
+    match all.as_slice() {
+        [one] => Ok(one.clone()),
+        _ if !default.is_empty() && all.iter().any(|name| name == default) && subresource != "log" => Ok(default.to_owned()),
+        [] => Err(Status::bad_request(format!("pod {name} has no containers"))),
+        many => {
+            let mut message =
+                format!("a container name must be specified for pod {name}, choose one of: [{}]", many.join(" "));
+            let init = names(&["initContainers"]);
+            if !init.is_empty() {
+                message.push_str(&format!(" or one of the init containers: [{}]", init.join(" ")));
+            }
+            Err(Status::bad_request(message))
+        }
+    }
+}
+
+/// `SCHEME:NAME:PORT`, `NAME:PORT` or `NAME`.
+fn split_name(name: &str) -> (bool, &str, &str) {
+    let parts: Vec<&str> = name.split(':').collect();
+    match parts.as_slice() {
+        [scheme, name, port] => (*scheme == "https", name, port),
+        [name, port] => (false, name, port),
+        _ => (false, name, ""),
+    }
+}
+
+fn pod_proxy(server: &Server, auth: &Authorized) -> Result<Target, Status> {
+    let (tls, name, port) = split_name(&auth.info.name);
+    let pod = server.one(PODS, &auth.info.namespace, name).ok_or_else(|| Status::not_found("", "pods", name))?.value();
+    let host = pod.at(&["status", "podIP"]).text().to_owned();
+    if host.is_empty() {
+        return Err(Status::new(Reason::ServiceUnavailable, format!("pod {name:?} has no address")));
+    }
+    let first = pod.at(&["spec", "containers"])[0].at(&["ports"])[0]["containerPort"].as_int();
+    let port = match port {
+        "" => first.and_then(|port| u16::try_from(port).ok()).unwrap_or(80),
+        port => port.parse().map_err(|_| Status::bad_request(format!("invalid port {port:?}")))?,
+    };
+    Ok(Target { host, port, tls, path: format!("/{}", auth.info.tail) })
+}
+
+fn service_proxy(server: &Server, auth: &Authorized) -> Result<Target, Status> {
+    let (tls, name, port) = split_name(&auth.info.name);
+    let namespace = &auth.info.namespace;
+    let service = server.one(SERVICES, namespace, name).ok_or_else(|| Status::not_found("", "services", name))?.value();
+    let ports = service.at(&["spec", "ports"]).items();
+    let number = port.parse::<i64>().ok();
+    let wanted = ports
+        .iter()
+        .find(|entry| match port {
+            "" => ports.len() == 1,
+            port => entry["name"].text() == port || number.is_some_and(|number| entry["port"].as_int() == Some(number)),
+        })
+        .ok_or_else(|| Status::new(Reason::ServiceUnavailable, format!("no service port {port:?} found for service {name:?}")))?;
+    let view = server.storage.mirror().view();
+    for slice in view.list(SLICES, namespace) {
+        if slice.labels().get("kubernetes.io/service-name") != Some(name) {
+            continue;
+        }
+        let slice = slice.value();
+        let Some(port) = slice["ports"].items().iter().find(|entry| entry["name"].text() == wanted["name"].text()) else {
+            continue;
+        };
+        let ready = slice["endpoints"].items().iter().find(|endpoint| endpoint.at(&["conditions", "ready"]).as_bool() != Some(false));
+        if let (Some(endpoint), Some(port)) = (ready, port["port"].as_int().and_then(|port| u16::try_from(port).ok())) {
+            let host = endpoint["addresses"][0].text().to_owned();
+            return Ok(Target { host, port, tls, path: format!("/{}", auth.info.tail) });
+        }
+    }
+    Err(Status::new(Reason::ServiceUnavailable, format!("no endpoints available for service {name:?}")))
+}
+
+trait Wire: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send {}
+impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send> Wire for T {}
+
+async fn dial(server: &Server, target: &Target) -> Result<Box<dyn Wire>, Status> {
+    let unreachable = |error: &dyn std::fmt::Display| {
+        let place = format!("{}:{}", target.host, target.port);
+        Status::new(Reason::ServiceUnavailable, format!("error dialing {place}: {error}"))
+    };
+    let dialed = tokio::time::timeout(DIAL_TIMEOUT, TcpStream::connect((target.host.as_str(), target.port))).await;
+    let socket = dialed.map_err(|error| unreachable(&error))?.map_err(|error| unreachable(&error))?;
+    let _ = socket.set_nodelay(true);
+    if !target.tls {
+        return Ok(Box::new(socket));
+    }
+    let name = ServerName::try_from(target.host.clone()).map_err(|error| unreachable(&error))?;
+    let stream = TlsConnector::from(server.kubelets.tls.clone()).connect(name, socket).await;
+    Ok(Box::new(stream.map_err(|error| unreachable(&error))?))
+}
+
+/// Sends the request on and the answer back; upgraded connections become a tunnel.
+async fn pass(server: &Arc<Server>, target: Target, mut incomer: Incomer) -> Result<Response, Status> {
+    let wire = dial(server, &target).await?;
+    let failed = |error: hyper::Error| Status::new(Reason::ServiceUnavailable, format!("the node did not answer: {error}"));
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(wire)).await.map_err(failed)?;
+    tokio::spawn(connection.with_upgrades());
+    let upgrades = incomer.headers.contains_key(header::UPGRADE);
+    let path = match (target.path.contains('?'), incomer.uri.query()) {
+        (false, Some(query)) => format!("{}?{query}", target.path),
+        _ => target.path.clone(),
+    };
+    let mut request = Request::builder().method(incomer.method.clone()).uri(path);
+    if let Some(headers) = request.headers_mut() {
+        for (name, value) in &incomer.headers {
+            // What proves the caller to us is not the node's to see; the user was authorized here.
+            let ours = matches!(*name, header::AUTHORIZATION | header::HOST | header::CONTENT_LENGTH | header::TRANSFER_ENCODING)
+                || name.as_str().starts_with("impersonate-");
+            if !ours {
+                headers.append(name.clone(), value.clone());
+            }
+        }
+        let host = format!("{}:{}", target.host, target.port);
+        headers.insert(header::HOST, HeaderValue::from_str(&host).unwrap_or(HeaderValue::from_static("node")));
+    }
+    let sent = if upgrades { Bytes::new() } else { incomer.body().await? };
+    let request = request.body(Full::new(sent)).map_err(Status::internal)?;
+    let mut answer = sender.send_request(request).await.map_err(failed)?;
+    if answer.status() != http::StatusCode::SWITCHING_PROTOCOLS {
+        let (mut parts, incoming) = answer.into_parts();
+        parts.headers.remove(header::CONNECTION);
+        parts.headers.remove(header::TRANSFER_ENCODING);
+        return Ok(http::Response::from_parts(parts, Body::Incoming(incoming)));
+    }
+    let mut response = body::text(101, Bytes::new());
+    *response.headers_mut() = answer.headers().clone();
+    let theirs = hyper::upgrade::on(&mut answer);
+    let ours = hyper::upgrade::on(incomer.request);
+    tokio::spawn(async move {
+        let (Ok(theirs), Ok(ours)) = (theirs.await, ours.await) else { return };
+        let (mut theirs, mut ours) = (TokioIo::new(theirs), TokioIo::new(ours));
+        // Either side may end it; what was in flight has then been passed on.
+        let _ = tokio::io::copy_bidirectional(&mut theirs, &mut ours).await;
+    });
+    Ok(response)
+}

@@ -1,0 +1,99 @@
+//! The `Table` form of objects, which kubectl prints, and the metadata-only form.
+
+use base::Time;
+use meta::{Column, Kind, Value, json};
+
+/// What of each object goes with its row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Include {
+    None,
+    Metadata,
+    Object,
+}
+
+impl Include {
+    pub fn of(text: &str) -> Include {
+        match text {
+            "None" => Include::None,
+            "Object" => Include::Object,
+            _ => Include::Metadata,
+        }
+    }
+}
+
+/// The definitions of all columns: the name, then the kind's own.
+pub fn columns(kind: &Kind) -> Vec<Column> {
+    let column = |name: &str, of_type: &str, format: &str, description: &str| Column {
+        name: name.into(),
+        of_type: of_type.into(),
+        format: format.into(),
+        description: description.into(),
+        priority: 0,
+    };
+    let mut columns = vec![column("Name", "string", "name", "The name of the object, unique in its namespace.")];
+    if kind.rules.columns().is_empty() {
+        columns.push(column("Created At", "date", "", "When the object was created."));
+    } else {
+        columns.extend(kind.rules.columns().iter().cloned());
+    }
+    columns
+}
+
+/// A `Table` of `objects`. `list_meta` is the metadata of a list, empty for one object.
+pub fn table<'a>(
+    kind: &Kind,
+    objects: impl Iterator<Item = &'a Value>,
+    now: Time,
+    with_columns: bool,
+    list_meta: &Value,
+    include: Include,
+) -> Value {
+    let mut list_meta = list_meta.clone();
+    let rows: Vec<Value> = objects
+        .map(|object| {
+            if list_meta.entries().is_empty() {
+                list_meta.set(&["resourceVersion"], object.at(&["metadata", "resourceVersion"]).clone());
+            }
+            row(kind, object, now, include)
+        })
+        .collect();
+    let mut table = json!({"apiVersion": "meta.k8s.io/v1", "kind": "Table", "metadata": list_meta, "rows": rows});
+    if with_columns {
+        let definitions: Vec<Value> = columns(kind)
+            .into_iter()
+            .map(|column| {
+                json!({
+                    "name": (column.name), "type": (column.of_type), "format": (column.format),
+                    "description": (column.description), "priority": (column.priority),
+                })
+            })
+            .collect();
+        table.set(&["columnDefinitions"], definitions);
+    } else {
+        table.set(&["columnDefinitions"], Value::Null);
+    }
+    table
+}
+
+fn row(kind: &Kind, object: &Value, now: Time, include: Include) -> Value {
+    let mut cells = vec![object.at(&["metadata", "name"]).clone()];
+    if kind.rules.columns().is_empty() {
+        cells.push(object.at(&["metadata", "creationTimestamp"]).clone());
+    } else {
+        cells.extend(kind.rules.cells(object, now));
+    }
+    let mut row = json!({"cells": cells});
+    match include {
+        Include::None => {}
+        Include::Metadata => row.set(&["object"], partial(object)),
+        Include::Object => row.set(&["object"], object.clone()),
+    }
+    row
+}
+
+/// The object's metadata alone.
+pub fn partial(object: &Value) -> Value {
+    json!({
+        "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": (object["metadata"].clone()),
+    })
+}

@@ -1,0 +1,266 @@
+//! Lists: pages of a snapshot at one revision, filtered by selectors, made while they are sent.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+
+use base::Revision;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use cache::View;
+use meta::{FieldSelector, Kind, Object, Reason, Selector, Status, Value, json};
+
+use crate::request::Query;
+
+/// Snapshots that are kept for lists in pages, so that all pages show one revision.
+const SNAPSHOTS_MAX: usize = 64;
+
+/// What of a resource is asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    pub labels: Selector,
+    pub fields: FieldSelector,
+}
+
+impl Filter {
+    /// Reads the selectors of a query; `kind` says which fields it knows.
+    pub fn of(query: &Query, kind: &Kind) -> Result<Filter, Status> {
+        let labels = Selector::parse(query.text("labelSelector")).map_err(Status::bad_request)?;
+        let fields = FieldSelector::parse(query.text("fieldSelector")).map_err(Status::bad_request)?;
+        for term in &fields.0 {
+            let known = match term.field.as_str() {
+                "metadata.name" => true,
+                "metadata.namespace" => kind.names.namespaced || kind.names.group.is_empty(),
+                field => kind.rules.selectable(&Value::Null, field).is_some(),
+            };
+            if !known {
+                return Err(Status::bad_request(format!(
+                    "field label not supported: {}, of kind {}",
+                    term.field, kind.names.kind
+                )));
+            }
+        }
+        Ok(Filter { labels, fields })
+    }
+
+    pub fn is_everything(&self) -> bool {
+        self.labels.is_everything() && self.fields.is_everything()
+    }
+
+    pub fn matches(&self, kind: &Kind, object: &Object) -> bool {
+        if !self.labels.matches(object.labels()) {
+            return false;
+        }
+        if self.fields.is_everything() {
+            return true;
+        }
+        let mut decoded = None;
+        self.fields.0.iter().all(|term| {
+            let equal = match term.field.as_str() {
+                "metadata.name" => object.name() == term.value,
+                "metadata.namespace" => object.namespace() == term.value,
+                field => {
+                    let value = decoded.get_or_insert_with(|| object.value());
+                    kind.rules.selectable(value, field).is_some_and(|found| found == term.value)
+                }
+            };
+            equal == term.equal
+        })
+    }
+}
+
+/// One page of a list.
+pub struct Page {
+    pub revision: Revision,
+    pub objects: Vec<Object>,
+    /// Empty on the last page.
+    pub next: String,
+    pub remaining: Option<i64>,
+}
+
+/// Views at the revisions of lists that are read in pages.
+#[derive(Default)]
+pub struct Snapshots(Mutex<VecDeque<View>>);
+
+impl Snapshots {
+    fn keep(&self, view: &View) {
+        let mut views = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if views.iter().any(|known| known.at() == view.at()) {
+            return;
+        }
+        if views.len() == SNAPSHOTS_MAX {
+            views.pop_front();
+        }
+        views.push_back(view.clone());
+    }
+
+    fn at(&self, revision: Revision) -> Option<View> {
+        let views = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        views.iter().find(|view| view.at() == revision).cloned()
+    }
+}
+
+struct Token {
+    revision: Revision,
+    after: String,
+}
+
+impl Token {
+    fn encode(&self) -> String {
+        let token = json!({"v": "meta.k8s.io/v1", "rv": (i64::try_from(self.revision.0).unwrap_or(0)), "start": (&self.after)});
+        URL_SAFE_NO_PAD.encode(token.to_json())
+    }
+
+    fn decode(text: &str) -> Result<Token, Status> {
+        let bad = || Status::bad_request("continue key is not valid: the token is not one of this server");
+        let bytes = URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).map_err(|_| bad())?;
+        let value = Value::parse(&bytes).map_err(|_| bad())?;
+        let revision = value["rv"].as_int().and_then(|number| u64::try_from(number).ok()).ok_or_else(bad)?;
+        let after = value["start"].as_str().ok_or_else(bad)?.to_owned();
+        Ok(Token { revision: Revision(revision), after })
+    }
+}
+
+/// What the query says about the revision of a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    Newest,
+    AtLeast(Revision),
+    Exactly(Revision),
+}
+
+impl Wanted {
+    pub fn of(query: &Query) -> Result<Wanted, Status> {
+        let version = query.text("resourceVersion");
+        let rule = query.text("resourceVersionMatch");
+        let invalid = |field: &str, value: &str, why: &str, forbidden: bool| {
+            let mut errors = meta::Errors::default();
+            let path = meta::Path::ROOT;
+            if forbidden {
+                errors.forbidden(&path.field(field), why);
+            } else {
+                errors.invalid_value(&path.field(field), value, why);
+            }
+            Status::invalid("meta.k8s.io", "ListOptions", "", &errors)
+        };
+        if !rule.is_empty() {
+            if !query.text("continue").is_empty() {
+                return Err(invalid("resourceVersionMatch", rule, "resourceVersionMatch is forbidden when continue is provided", true));
+            }
+            if !matches!(rule, "Exact" | "NotOlderThan") {
+                let mut errors = meta::Errors::default();
+                let value = Value::from(rule);
+                let at = meta::At { value: &value, path: meta::Path::ROOT.field("resourceVersionMatch") };
+                errors.not_supported(&at, &["Exact", "NotOlderThan", ""]);
+                return Err(Status::invalid("meta.k8s.io", "ListOptions", "", &errors));
+            }
+            if version.is_empty() && query.get("sendInitialEvents").is_none() {
+                return Err(invalid("resourceVersionMatch", rule, "resourceVersionMatch is forbidden unless resourceVersion is provided", true));
+            }
+            if rule == "Exact" && version == "0" {
+                return Err(invalid("resourceVersionMatch", rule, "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"", true));
+            }
+        }
+        if version.is_empty() {
+            return Ok(Wanted::Newest);
+        }
+        let number: u64 = version
+            .parse()
+            .map_err(|_| invalid("resourceVersion", version, "must be a number", false))?;
+        Ok(match (rule, number) {
+            ("Exact", number) => Wanted::Exactly(Revision(number)),
+            (_, 0) => Wanted::Newest,
+            (_, number) => Wanted::AtLeast(Revision(number)),
+        })
+    }
+}
+
+/// Reads one page. `view` is the newest state.
+pub fn page(
+    kind: &Kind,
+    namespace: &str,
+    filter: &Filter,
+    query: &Query,
+    view: &View,
+    snapshots: &Snapshots,
+) -> Result<Page, Status> {
+    let limit = usize::try_from(query.number("limit")?.unwrap_or(0)).unwrap_or(0);
+    let token = match query.text("continue") {
+        "" => None,
+        text => {
+            if !matches!(query.text("resourceVersion"), "" | "0") {
+                return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
+            }
+            Some(Token::decode(text)?)
+        }
+    };
+    let wanted = Wanted::of(query)?;
+    let view = match (&token, wanted) {
+        (Some(token), _) => {
+            if token.revision == Revision::ZERO {
+                // The token of an expired list: go on from the key at the newest state.
+                view.clone()
+            } else if token.revision == view.at() {
+                view.clone()
+            } else {
+                snapshots.at(token.revision).ok_or_else(|| expired(&token.after))?
+            }
+        }
+        (None, Wanted::Exactly(revision)) if revision != view.at() => snapshots.at(revision).ok_or_else(|| {
+            if revision > view.at() {
+                too_new(revision, view.at())
+            } else {
+                Status::new(Reason::Expired, "The provided resource version is too old to display a consistent list result.")
+            }
+        })?,
+        (None, Wanted::AtLeast(revision)) if revision > view.at() => return Err(too_new(revision, view.at())),
+        _ => view.clone(),
+    };
+    let after = token.as_ref().map(|token| token.after.as_str());
+    if let Some(name) = filter.fields.exact("metadata.name")
+        && (!namespace.is_empty() || !kind.names.namespaced)
+    {
+        let found = view.one(kind.resource, namespace, name).filter(|object| filter.matches(kind, object));
+        let objects = found.cloned().into_iter().collect();
+        return Ok(Page { revision: view.at(), objects, next: String::new(), remaining: None });
+    }
+    let mut objects = Vec::new();
+    let mut last = String::new();
+    let mut rest = view.list_from(kind.resource, namespace, after).filter(|(_, object)| filter.matches(kind, object));
+    for (key, object) in rest.by_ref() {
+        objects.push(object.clone());
+        if limit > 0 && objects.len() == limit {
+            last = key.0.to_string();
+            break;
+        }
+    }
+    if limit == 0 || objects.len() < limit {
+        return Ok(Page { revision: view.at(), objects, next: String::new(), remaining: None });
+    }
+    let more = rest.next().is_some();
+    if !more {
+        return Ok(Page { revision: view.at(), objects, next: String::new(), remaining: None });
+    }
+    // With a selector the number left is not known without reading all, so upstream does not tell it.
+    let remaining = filter.is_everything().then(|| 1 + rest.count() as i64);
+    snapshots.keep(&view);
+    let next = Token { revision: view.at(), after: last }.encode();
+    Ok(Page { revision: view.at(), objects, next, remaining })
+}
+
+/// 410, with a token that goes on at the newest state.
+fn expired(after: &str) -> Status {
+    let token = Token { revision: Revision::ZERO, after: after.to_owned() }.encode();
+    let message = "The provided continue parameter is too old to display a consistent list result. You can start a \
+                   new list without the continue parameter, or use the continue token in this response to retrieve \
+                   the remainder of the results.";
+    let mut status = Status::new(Reason::Expired, message);
+    status.0.continue_token = token;
+    status
+}
+
+/// The client saw a newer state than this server has.
+pub fn too_new(asked: Revision, current: Revision) -> Status {
+    Status::new(Reason::Timeout, format!("Too large resource version: {asked}, current: {current}"))
+        .caused("ResourceVersionTooLarge", "", "Too large resource version")
+        .retry_after(1)
+}

@@ -1,0 +1,204 @@
+//! Watches: a cursor into the cache's history, pulled whenever the client has taken what it was given.
+//!
+//! There is no buffer per watcher: a slow client is only a cursor that lags; one that lags past the history gets 410.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::Revision;
+use bytes::Bytes;
+use cache::{Compacted, Event, View};
+use client::Mirror;
+use futures_util::Stream;
+use meta::{Kind, Object, Reason, Status, Value, json};
+
+use super::list::Filter;
+
+/// Events taken from the history at once.
+const PULL_MAX: usize = 256;
+/// Bytes put together for one write.
+const WRITE_MAX_BYTES: usize = 128 * 1024;
+/// How often a bookmark is sent to those who want some.
+const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
+
+/// How an object is shown in this watch.
+pub type Show = Arc<dyn Fn(&Object, &mut Vec<u8>) + Send + Sync>;
+/// Wraps one event: its type and the object's text, into the bytes of one frame.
+pub type Frame = fn(&str, &[u8], &mut Vec<u8>);
+
+/// What a watch wants.
+pub struct Wish {
+    pub kind: Arc<Kind>,
+    pub namespace: String,
+    pub filter: Filter,
+    pub since: Revision,
+    pub bookmarks: bool,
+    /// First everything that exists, then a bookmark that says so.
+    pub initial: Option<View>,
+    /// The bookmark after the initial objects is annotated (`sendInitialEvents=true`).
+    pub marks_initial: bool,
+    pub timeout: Duration,
+    pub show: Show,
+    pub frame: Frame,
+}
+
+/// JSON frames: one object a line.
+pub fn json_frame(of_type: &str, object: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(b"{\"type\":\"");
+    out.extend_from_slice(of_type.as_bytes());
+    out.extend_from_slice(b"\",\"object\":");
+    out.extend_from_slice(object);
+    out.extend_from_slice(b"}\n");
+}
+
+/// What an event is to a watcher with this filter.
+fn seen<'a>(wish: &Wish, event: &'a Event) -> Option<(&'static str, &'a Object)> {
+    let inside = |object: &&Object| {
+        (wish.namespace.is_empty() || object.namespace() == wish.namespace) && wish.filter.matches(&wish.kind, object)
+    };
+    let (old, new) = (event.old.as_ref().filter(inside), event.new.as_ref().filter(inside));
+    match (old, new) {
+        (None, Some(new)) => Some(("ADDED", new)),
+        (Some(_), Some(new)) => Some(("MODIFIED", new)),
+        (Some(old), None) => Some(("DELETED", event.new.as_ref().unwrap_or(old))),
+        (None, None) => None,
+    }
+}
+
+struct Watch {
+    wish: Wish,
+    mirror: Arc<Mirror>,
+    cursor: Revision,
+    changed: tokio::sync::watch::Receiver<Revision>,
+    deadline: tokio::time::Instant,
+    next_bookmark: tokio::time::Instant,
+    initial: VecDeque<Object>,
+    initial_bookmark: bool,
+    ended: bool,
+}
+
+/// The frames of a watch, until its time is over.
+pub fn frames(wish: Wish, mirror: Arc<Mirror>) -> impl Stream<Item = Bytes> + Send {
+    let now = tokio::time::Instant::now();
+    let initial: VecDeque<Object> = match &wish.initial {
+        Some(view) => {
+            let objects = view.list(wish.kind.resource, &wish.namespace);
+            objects.filter(|object| wish.filter.matches(&wish.kind, object)).cloned().collect()
+        }
+        None => VecDeque::new(),
+    };
+    let watch = Watch {
+        cursor: wish.initial.as_ref().map_or(wish.since, View::at),
+        changed: mirror.subscribe(),
+        deadline: now + wish.timeout,
+        next_bookmark: now + BOOKMARK_EVERY,
+        initial,
+        initial_bookmark: wish.marks_initial,
+        ended: false,
+        wish,
+        mirror,
+    };
+    futures_util::stream::unfold(watch, |mut watch| async move { watch.next().await.map(|bytes| (bytes, watch)) })
+}
+
+impl Watch {
+    async fn next(&mut self) -> Option<Bytes> {
+        if self.ended {
+            return None;
+        }
+        let mut out = Vec::new();
+        let mut text = Vec::new();
+        while let Some(object) = self.initial.pop_front() {
+            text.clear();
+            (self.wish.show)(&object, &mut text);
+            (self.wish.frame)("ADDED", &text, &mut out);
+            if out.len() >= WRITE_MAX_BYTES {
+                return Some(out.into());
+            }
+        }
+        if std::mem::take(&mut self.initial_bookmark) {
+            self.bookmark(true, &mut out);
+        }
+        if !out.is_empty() {
+            return Some(out.into());
+        }
+        loop {
+            // Noted before the pull, so that a change right after it wakes us again.
+            let at = *self.changed.borrow_and_update();
+            match self.mirror.since(self.wish.kind.resource, self.cursor, PULL_MAX) {
+                Err(Compacted { .. }) => {
+                    self.ended = true;
+                    let status = too_old(self.cursor);
+                    (self.wish.frame)("ERROR", &status.to_value().to_json(), &mut out);
+                    return Some(out.into());
+                }
+                Ok(events) => {
+                    for event in &events {
+                        if let Some((of_type, object)) = seen(&self.wish, event) {
+                            text.clear();
+                            if of_type == "DELETED" {
+                                self.show_deleted(object, event.revision, &mut text);
+                            } else {
+                                (self.wish.show)(object, &mut text);
+                            }
+                            (self.wish.frame)(of_type, &text, &mut out);
+                        }
+                    }
+                    self.cursor = events.last().map_or(self.cursor.max(at), |event| event.revision);
+                    if !out.is_empty() {
+                        return Some(out.into());
+                    }
+                    if !events.is_empty() {
+                        continue;
+                    }
+                }
+            }
+            tokio::select! {
+                changed = self.changed.changed() => changed.ok()?,
+                () = tokio::time::sleep_until(self.next_bookmark), if self.wish.bookmarks => {
+                    self.next_bookmark += BOOKMARK_EVERY;
+                    self.bookmark(false, &mut out);
+                    return Some(out.into());
+                }
+                () = tokio::time::sleep_until(self.deadline) => {
+                    self.ended = true;
+                    if self.wish.bookmarks {
+                        self.bookmark(false, &mut out);
+                        return Some(out.into());
+                    }
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// A deleted object is shown as it was last, at the revision of its deletion.
+    fn show_deleted(&self, object: &Object, revision: Revision, text: &mut Vec<u8>) {
+        let mut value = object.value();
+        value.set(&["metadata", "resourceVersion"], revision.to_string());
+        let facts = meta::Facts { revision, ..object.facts().clone() };
+        (self.wish.show)(&Object::new(facts, value.to_json().into()), text);
+    }
+
+    fn bookmark(&self, initial: bool, out: &mut Vec<u8>) {
+        let names = &self.wish.kind.names;
+        let mut object = json!({
+            "apiVersion": (names.api_version()), "kind": (&names.kind),
+            "metadata": {"resourceVersion": (self.cursor.to_string())},
+        });
+        if initial {
+            let annotations: &[&str] = &["metadata", "annotations"];
+            object.make(annotations).make_map().insert("k8s.io/initial-events-end", Value::from("true"));
+        }
+        let facts = meta::Facts::of(self.wish.kind.resource, &object);
+        let mut text = Vec::new();
+        (self.wish.show)(&Object::new(facts, object.to_json().into()), &mut text);
+        (self.wish.frame)("BOOKMARK", &text, out);
+    }
+}
+
+/// The history no longer reaches back to where the client was.
+pub fn too_old(since: Revision) -> Status {
+    Status::new(Reason::Expired, format!("too old resource version: {since}"))
+}
