@@ -6,6 +6,7 @@
 //! Invariants: a [`Map`] is sorted by key, so a value has one text; reading outside bytes never panics; an [`Object`]
 //! never changes after it was made.
 
+pub mod apply;
 pub mod decode;
 pub mod field;
 pub mod kind;
@@ -13,6 +14,7 @@ pub mod labels;
 pub mod names;
 pub mod normalise;
 pub mod object;
+pub mod patch;
 pub mod proto;
 pub mod quantity;
 pub mod schema;

@@ -235,11 +235,10 @@ impl Walk<'_> {
         for (key, value) in map.iter_mut() {
             let place = Place { parent: Some(place), step: Step::Key(key) };
             match found.field(key) {
-                Some(field) if value.is_null() => {
-                    if !of.with(field.of).is_loose() {
-                        *value = zero(of.with(field.of)).unwrap_or(Value::Null);
-                    }
+                Some(field) if value.is_null() && !of.with(field.of).is_loose() => {
+                    *value = zero(of.with(field.of)).unwrap_or(Value::Null);
                 }
+                Some(_) if value.is_null() => {}
                 Some(field) => self.value(value, of.with(field.of), &place, "")?,
                 None if found.unknown == Unknown::Drop => {
                     gone = true;

@@ -19,6 +19,10 @@ fn main() {
     let objects = lines(&folder.join("objects.jsonl"));
     for row in &objects {
         object(row, &mut score);
+        owners(row, &mut score);
+    }
+    for row in lines(&folder.join("sequences.jsonl")) {
+        patches(&row, &mut score);
     }
     damaged(folder, &objects, &mut score);
     for row in lines(&folder.join("quantities.jsonl")) {
@@ -47,6 +51,11 @@ impl Score {
 
 fn lines(path: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
+    // Marks for what differs from run to run stand where times should.
+    let time = "2026-01-01T00:00:00Z";
+    let text = ["<creationTimestamp>", "<deletionTimestamp>", "<time>"]
+        .iter()
+        .fold(text, |text, mark| text.replace(mark, time));
     text.lines().filter_map(|line| Value::parse(line.as_bytes()).ok()).collect()
 }
 
@@ -157,4 +166,131 @@ fn quantity(row: &Value, score: &mut Score) {
         _ => false,
     };
     score.add("quantities", agrees, || format!("{text:?} {} ours {ours:?}", json(row)));
+}
+
+/// Replays the patches of each sequence on the objects that were answered before, without defaults: only the patched
+/// members are compared.
+fn patches(row: &Value, score: &mut Score) {
+    let mut live: BTreeMap<String, Value> = BTreeMap::new();
+    for step in row["steps"].items() {
+        let path = step["path"].text().split('?').next().unwrap_or_default().to_owned();
+        let answer = &step["answer"];
+        let succeeded = step["code"].as_int().is_some_and(|code| code < 300);
+        if step["method"].text() == "PATCH"
+            && let (Some(old), Some(of)) = (live.get(&path), live.get(&path).and_then(type_of))
+        {
+            patch(row["id"].text(), step, old, of, succeeded, score);
+        }
+        if succeeded && !answer["metadata"]["name"].is_null() {
+            let name = answer["metadata"]["name"].text();
+            let path = if step["method"].text() == "POST" { format!("{path}/{name}") } else { path };
+            live.insert(path, answer.clone());
+        }
+    }
+}
+
+fn patch(id: &str, step: &Value, old: &Value, of: TypeRef<'_>, succeeded: bool, score: &mut Score) {
+    let body = match step["body"].as_str() {
+        Some(text) => Value::parse(text.as_bytes()).unwrap_or_default(),
+        None => step["body"].clone(),
+    };
+    let query = step["path"].text().split('?').nth(1).unwrap_or_default();
+    let manager = query.split('&').find_map(|part| part.strip_prefix("fieldManager=")).unwrap_or("recorder");
+    let reset = meta::apply::Set::of_fields(&[&["status"]]);
+    let writer = meta::apply::Writer {
+        manager,
+        api_version: old["apiVersion"].text(),
+        subresource: "",
+        now: base::Time::default(),
+        reset: &reset,
+    };
+    let patched = match step["ctype"].text() {
+        "application/json-patch+json" => meta::patch::json_patch(old, &body).map_err(|error| error.status()),
+        "application/merge-patch+json" => {
+            let mut patched = old.clone();
+            meta::patch::merge_patch(&mut patched, &body);
+            Ok(patched)
+        }
+        "application/strategic-merge-patch+json" => {
+            meta::patch::strategic(old, &body, of).map_err(|error| error.status())
+        }
+        _ => {
+            let force = query.contains("force=true");
+            meta::apply::apply(Some(old), &body, of, &writer, force).map_err(|error| error.status())
+        }
+    };
+    let applies = step["ctype"].text().contains("apply");
+    let result = patched.and_then(|mut value| {
+        meta::normalise::normalise(&mut value, of, &mut Vec::new())
+            .map_err(|error| meta::patch::unfit(&value, &error))?;
+        if !applies {
+            meta::apply::track_update(Some(old), &mut value, of, &writer);
+        }
+        Ok(value)
+    });
+    match (result, succeeded) {
+        (Ok(ours), true) => {
+            let part = |value: &Value| {
+                let mut value = value.clone();
+                for path in [
+                    &["metadata", "managedFields"][..],
+                    &["metadata", "generation"],
+                    &["metadata", "resourceVersion"],
+                    &["status"],
+                ] {
+                    value.take(path);
+                }
+                value
+            };
+            let differs = difference(&part(&step["answer"]), &part(&ours), String::new());
+            score.add("patched", differs.is_none(), || format!("{id} {} {differs:?}", json(&body)));
+            let owners = |value: &Value| -> Vec<String> {
+                let entries = value["metadata"]["managedFields"].items().iter();
+                let mut all: Vec<String> = entries
+                    .map(|entry| {
+                        format!(
+                            "{} {} {}",
+                            entry["manager"].text(),
+                            entry["operation"].text(),
+                            json(&entry["fieldsV1"])
+                        )
+                    })
+                    .collect();
+                all.sort();
+                all
+            };
+            let (recorded, found) = (owners(&step["answer"]), owners(&ours));
+            score.add("owners", recorded == found, || format!("{id} {}\n  {recorded:?}\n  {found:?}", json(&body)));
+        }
+        (Err(status), false) => {
+            let recorded = step["code"].as_int();
+            score.add("patch refused", recorded == Some(i64::from(status.code())), || {
+                format!("{id} {recorded:?} {status}")
+            });
+        }
+        (Err(status), true) => score.add("patched", false, || format!("{id} refused: {status}")),
+        (Ok(_), false) => {}
+    }
+}
+
+/// The owners of a new object, as far as they follow without defaults and allocations.
+fn owners(row: &Value, score: &mut Score) {
+    let stored = &row["stored"];
+    let Some(of) = type_of(stored) else { return };
+    let mut new = stored.clone();
+    let recorded = new.take(&["metadata", "managedFields"]).unwrap_or_default();
+    let api_version = stored["apiVersion"].text();
+    let reset = meta::apply::Set::of_fields(&[&["status"]]);
+    let now = base::Time::default();
+    let writer = meta::apply::Writer { manager: "recorder", api_version, subresource: "", now, reset: &reset };
+    meta::apply::track_update(None, &mut new, of, &writer);
+    let set = |entries: &Value| {
+        let own = entries.items().iter().find(|entry| entry["manager"].text() == "recorder");
+        own.and_then(|entry| meta::apply::Set::from_fields(&entry["fieldsV1"]).ok()).unwrap_or_default()
+    };
+    let (recorded, ours) = (set(&recorded), set(&new["metadata"]["managedFields"]));
+    let (missing, more) = (recorded.difference(&ours), ours.difference(&recorded));
+    score.add("owners of new objects", missing.is_empty() && more.is_empty(), || {
+        format!("{} missing {:?} more {:?}", row["id"].text(), missing.paths(), more.paths())
+    });
 }

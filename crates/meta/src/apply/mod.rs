@@ -1,0 +1,481 @@
+//! Who owns which field: server-side apply, and the tracking of every other write, in `metadata.managedFields`.
+//!
+//! `track_update` runs on each create, update and patch, before the kind prepares the object; `apply` merges an applied
+//! configuration into the live object. Both take objects that were normalised.
+//!
+//! Not here: defaults and validation, which the caller runs on the result; conversion between versions (an entry of
+//! another version is treated as if its paths were of this one).
+//!
+//! Invariants: a field has at least the owner who set it last; nothing is removed that another applier owns.
+
+mod set;
+mod text;
+mod validate;
+mod walk;
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use base::Time;
+
+pub use set::{Set, Step};
+pub use text::FieldsError;
+pub use validate::validate;
+
+use crate::schema::TypeRef;
+use crate::status::{Reason, Status};
+use crate::value::{Map, Str, Value};
+
+/// Most managers that are kept for updates; older ones are merged into one.
+const MAX_UPDATE_MANAGERS: usize = 10;
+const OLD_MANAGERS: &str = "ancient-changes";
+const BEFORE_APPLY: &str = "before-first-apply";
+
+/// What no manager ever owns.
+static STRIPPED: LazyLock<Set> = LazyLock::new(|| {
+    Set::of_fields(&[
+        &["apiVersion"],
+        &["kind"],
+        &["metadata"],
+        &["metadata", "name"],
+        &["metadata", "namespace"],
+        &["metadata", "creationTimestamp"],
+        &["metadata", "selfLink"],
+        &["metadata", "uid"],
+        &["metadata", "clusterName"],
+        &["metadata", "generation"],
+        &["metadata", "managedFields"],
+        &["metadata", "resourceVersion"],
+    ])
+});
+
+/// Who writes, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Writer<'a> {
+    /// `kubectl`; empty becomes `unknown`.
+    pub manager: &'a str,
+    /// `apps/v1`.
+    pub api_version: &'a str,
+    /// `""` for the object itself.
+    pub subresource: &'a str,
+    pub now: Time,
+    /// What this endpoint does not write: `status` on the object itself, `spec` on `status`. Writes to it own nothing.
+    pub reset: &'a Set,
+}
+
+/// A field that another manager owns with another value.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Conflict {
+    /// As shown: `"kubectl" using apps/v1`.
+    pub manager: String,
+    /// `.spec.replicas`
+    pub path: String,
+}
+
+/// Why nothing was applied.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ApplyError {
+    Conflicts(Vec<Conflict>),
+    /// The configuration does not fit its type.
+    Typed(String),
+    BadRequest(String),
+    /// The live object's `managedFields` are broken.
+    Managed(FieldsError),
+}
+
+impl ApplyError {
+    pub fn status(&self) -> Status {
+        match self {
+            ApplyError::Conflicts(conflicts) => {
+                let mut status = Status::new(Reason::Conflict, conflict_message(conflicts));
+                for conflict in conflicts {
+                    let message = format!("conflict with {}", conflict.manager);
+                    status = status.caused("FieldManagerConflict", &conflict.path, message);
+                }
+                status
+            }
+            ApplyError::Typed(what) => {
+                let mut status = Status::new(Reason::Unknown, what.clone());
+                status.0.code = 500;
+                status
+            }
+            ApplyError::BadRequest(what) => Status::bad_request(what.clone()),
+            ApplyError::Managed(error) => Status::internal(format!("failed to decode managed fields: {error}")),
+        }
+    }
+}
+
+fn conflict_message(conflicts: &[Conflict]) -> String {
+    if let [conflict] = conflicts {
+        return format!("Apply failed with 1 conflict: conflict with {}: {}", conflict.manager, conflict.path);
+    }
+    let mut lines: Vec<String> = Vec::new();
+    let mut last = "";
+    for conflict in conflicts {
+        if conflict.manager != last {
+            lines.push(format!("conflicts with {}:", conflict.manager));
+            last = &conflict.manager;
+        }
+        lines.push(format!("- {}", conflict.path));
+    }
+    format!("Apply failed with {} conflicts: {}", conflicts.len(), lines.join("\n"))
+}
+
+/// What tells entries apart; sorts as entries are sorted but for their time.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Id {
+    applied: bool,
+    manager: Str,
+    /// Empty for appliers, which keep one entry over all versions.
+    api_version: Str,
+    subresource: Str,
+}
+
+#[derive(Clone, Debug)]
+struct Owned {
+    set: Set,
+    api_version: Str,
+    time: Option<Time>,
+}
+
+type Managers = BTreeMap<Id, Owned>;
+
+impl Id {
+    fn of(writer: &Writer<'_>, applied: bool) -> Id {
+        let manager = if writer.manager.is_empty() { "unknown" } else { writer.manager };
+        Id {
+            applied,
+            manager: manager.into(),
+            api_version: if applied { Str::default() } else { writer.api_version.into() },
+            subresource: writer.subresource.into(),
+        }
+    }
+
+    fn show(&self) -> String {
+        let mut text = format!("{:?}", self.manager);
+        if !self.subresource.is_empty() {
+            text.push_str(&format!(" with subresource {:?}", self.subresource));
+        }
+        if !self.applied {
+            text.push_str(&format!(" using {}", self.api_version));
+        }
+        text
+    }
+}
+
+fn read_managers(entries: &Value) -> Result<Managers, FieldsError> {
+    let wrong = |what: &str| Err(FieldsError(what.to_owned()));
+    let mut managers = Managers::new();
+    for entry in entries.items() {
+        let applied = match entry["operation"].text() {
+            "Apply" => true,
+            "Update" => false,
+            _ => return wrong("operation must be `Apply` or `Update`"),
+        };
+        let api_version = entry["apiVersion"].text();
+        if api_version.is_empty() {
+            return wrong("apiVersion must not be empty");
+        }
+        if entry["fieldsType"].text() != "FieldsV1" {
+            return wrong("fieldsType must be FieldsV1");
+        }
+        let set = match &entry["fieldsV1"] {
+            Value::Null => Set::new(),
+            fields => Set::from_fields(fields)?,
+        };
+        let id = Id {
+            applied,
+            manager: entry["manager"].text().into(),
+            api_version: if applied { Str::default() } else { api_version.into() },
+            subresource: entry["subresource"].text().into(),
+        };
+        managers.insert(id, Owned { set, api_version: api_version.into(), time: Time::parse(entry["time"].text()) });
+    }
+    Ok(managers)
+}
+
+/// Puts the managers into the object, in upstream's order: appliers first, then by time.
+fn write_managers(object: &mut Value, managers: Managers) {
+    let mut sorted: Vec<(Id, Owned)> = managers.into_iter().collect();
+    sorted.sort_by(|(a, owned_a), (b, owned_b)| {
+        let seconds = |owned: &Owned| owned.time.map_or(0, Time::seconds);
+        let operation = b.applied.cmp(&a.applied);
+        let names = (&a.manager, &owned_a.api_version, &a.subresource);
+        let time = seconds(owned_a).cmp(&seconds(owned_b));
+        operation.then(time).then_with(|| names.cmp(&(&b.manager, &owned_b.api_version, &b.subresource)))
+    });
+    let entries = sorted.into_iter().map(|(id, owned)| {
+        let mut entry = Map::new();
+        entry.insert("apiVersion", owned.api_version);
+        entry.insert("fieldsType", "FieldsV1");
+        entry.insert("fieldsV1", owned.set.to_fields());
+        entry.insert("manager", id.manager);
+        entry.insert("operation", if id.applied { "Apply" } else { "Update" });
+        if !id.subresource.is_empty() {
+            entry.insert("subresource", id.subresource);
+        }
+        if let Some(time) = owned.time {
+            entry.insert("time", time.rfc3339());
+        }
+        Value::Map(entry)
+    });
+    let entries: Vec<Value> = entries.collect();
+    if entries.is_empty() {
+        object.take(&["metadata", "managedFields"]);
+    } else {
+        object.set(&["metadata", "managedFields"], entries);
+    }
+}
+
+/// Whether the caller asks to forget all owners: `managedFields: []`, or one empty entry.
+fn is_reset(entries: &Value) -> bool {
+    match entries {
+        Value::List(items) => match items.as_slice() {
+            [] => true,
+            [one] => one
+                .entries()
+                .iter()
+                .all(|(_, value)| value.is_null() || value.text().is_empty() && value.as_str().is_some()),
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+/// Records in `new.metadata.managedFields` what changed from `old` (`None`: the object is created) to `new`, and who did
+/// it. `sent` are the `managedFields` of the request's body before normalising dropped an empty list; pass
+/// `&new["metadata"]["managedFields"]` where they are still there.
+pub fn track_update(old: Option<&Value>, new: &mut Value, of: TypeRef<'_>, writer: &Writer<'_>) {
+    let zero;
+    let sent = new.take(&["metadata", "managedFields"]).unwrap_or_default();
+    let live = old.map_or(&Value::Null, |old| &old["metadata"]["managedFields"]);
+    let mut managers = if !writer.subresource.is_empty() {
+        read_managers(live).unwrap_or_default()
+    } else if is_reset(&sent) {
+        Managers::new()
+    } else {
+        match read_managers(&sent) {
+            Ok(managers) if !managers.is_empty() => managers,
+            _ => read_managers(live).unwrap_or_default(),
+        }
+    };
+    // An object that is not tracked stays so.
+    if managers.is_empty() && old.is_some() {
+        return;
+    }
+    let old = match old {
+        Some(old) => old,
+        None => {
+            zero = empty_object(of);
+            &zero
+        }
+    };
+    update(old, new, of, writer, &mut managers);
+    cap(&mut managers);
+    write_managers(new, managers);
+}
+
+/// What a new object is compared with: what Go writes for the type's zero.
+fn empty_object(of: TypeRef<'_>) -> Value {
+    let mut zero = Value::map();
+    if !of.schema.is_custom() {
+        // The zero always fits its type.
+        let _ = crate::normalise::normalise(&mut zero, of, &mut Vec::new());
+    }
+    zero
+}
+
+/// The managers after `writer` changed `old` to `new`.
+fn update(old: &Value, new: &Value, of: TypeRef<'_>, writer: &Writer<'_>, managers: &mut Managers) {
+    let changes = walk::compare(without_managed(old).as_ref(), new, of).without(writer.reset);
+    let taken = changes.modified.union(&changes.added);
+    disown(managers, None, &taken, &changes.removed);
+    let set = taken.difference(&STRIPPED);
+    if set.is_empty() {
+        return;
+    }
+    let owned = managers.entry(Id::of(writer, false)).or_insert_with(|| Owned {
+        set: Set::new(),
+        api_version: writer.api_version.into(),
+        time: None,
+    });
+    owned.set = owned.set.union(&set);
+    owned.time = Some(Time::from_seconds(writer.now.seconds()));
+}
+
+/// The object without its `managedFields`, which are never compared.
+fn without_managed(object: &Value) -> std::borrow::Cow<'_, Value> {
+    if object["metadata"]["managedFields"].is_null() {
+        return std::borrow::Cow::Borrowed(object);
+    }
+    let mut map = Map::new();
+    for (key, value) in object.entries().iter() {
+        if key != "metadata" {
+            map.insert(key, value.clone());
+            continue;
+        }
+        let kept = value.entries().iter().filter(|(key, _)| *key != "managedFields");
+        map.insert(key, kept.map(|(key, value)| (key, value.clone())).collect::<Map>());
+    }
+    std::borrow::Cow::Owned(Value::Map(map))
+}
+
+/// Takes `taken` and `removed` from all managers but `keep`, and forgets those who own nothing any more.
+fn disown(managers: &mut Managers, keep: Option<&Id>, taken: &Set, removed: &Set) {
+    if !taken.is_empty() || !removed.is_empty() {
+        let gone = taken.union(removed);
+        for (id, owned) in managers.iter_mut() {
+            if Some(id) != keep {
+                owned.set = owned.set.difference(&gone);
+            }
+        }
+    }
+    managers.retain(|_, owned| !owned.set.is_empty());
+}
+
+/// Merges the oldest update managers when there are too many.
+fn cap(managers: &mut Managers) {
+    let mut updaters: Vec<Id> = managers.keys().filter(|id| !id.applied).cloned().collect();
+    let mut count = updaters.len();
+    if count <= MAX_UPDATE_MANAGERS {
+        return;
+    }
+    let seconds = |id: &Id| managers.get(id).and_then(|owned| owned.time).map_or(0, Time::seconds);
+    updaters.sort_by_key(|id| (seconds(id), id.clone()));
+    let mut first: BTreeMap<Str, Id> = BTreeMap::new();
+    for id in updaters {
+        if count <= MAX_UPDATE_MANAGERS {
+            return;
+        }
+        let Some(version) = managers.get(&id).map(|owned| owned.api_version.clone()) else { continue };
+        let Some(oldest) = first.get(&version) else {
+            first.insert(version, id);
+            continue;
+        };
+        let bucket =
+            Id { applied: false, manager: OLD_MANAGERS.into(), api_version: version, subresource: Str::default() };
+        if !managers.contains_key(&bucket)
+            && let Some(owned) = managers.remove(oldest)
+        {
+            managers.insert(bucket.clone(), owned);
+        }
+        if id != bucket
+            && let Some(owned) = managers.remove(&id)
+            && let Some(into) = managers.get_mut(&bucket)
+        {
+            into.set = into.set.union(&owned.set);
+            into.time = owned.time;
+        }
+        count -= 1;
+    }
+}
+
+/// Merges `applied` into `live` (`None`: the object is created) for `writer`. The result is neither defaulted nor
+/// normalised; `None` when nothing but `managedFields` would change and these neither.
+///
+/// # Errors
+/// Conflicts without `force`, or a configuration that does not fit.
+pub fn apply(
+    live: Option<&Value>,
+    applied: &Value,
+    of: TypeRef<'_>,
+    writer: &Writer<'_>,
+    force: bool,
+) -> Result<Value, ApplyError> {
+    if !applied["metadata"]["managedFields"].is_null() {
+        return Err(ApplyError::BadRequest("metadata.managedFields must be nil".to_owned()));
+    }
+    validate(applied, of).map_err(|what| ApplyError::Typed(describe(applied, &what)))?;
+    let empty = empty_object(of);
+    let live = live.unwrap_or(&empty);
+    let mut managers = read_managers(&live["metadata"]["managedFields"]).map_err(ApplyError::Managed)?;
+    let bare = without_managed(live);
+    if managers.is_empty() {
+        update(&empty, &bare, of, &Writer { manager: BEFORE_APPLY, ..*writer }, &mut managers);
+    }
+    let id = Id::of(writer, true);
+    let merged = walk::merge(Some(&bare), Some(applied), Some(of)).unwrap_or_else(Value::map);
+    let own = walk::fields_of(applied, Some(of)).1.without(writer.reset);
+    let last = managers.get(&id).cloned();
+    let time = last.as_ref().and_then(|owned| owned.time);
+    managers.insert(id.clone(), Owned { set: own, api_version: writer.api_version.into(), time });
+    let result = match &last {
+        Some(last) if !last.set.is_empty() => prune(merged, &managers, &last.set, of),
+        _ => merged,
+    };
+    let changes = walk::compare(&bare, &result, of).without(writer.reset);
+    let taken = changes.modified.union(&changes.added);
+    let conflicts = conflicts(&managers, &id, &taken);
+    if !force && !conflicts.is_empty() {
+        return Err(ApplyError::Conflicts(conflicts));
+    }
+    disown(&mut managers, Some(&id), &taken, &changes.removed);
+    let mut result = result;
+    if let Some(owned) = managers.get_mut(&id) {
+        owned.set = owned.set.difference(&STRIPPED);
+        // Removed fields are nobody's, not even the applier's.
+        if result != *bare {
+            owned.time = Some(Time::from_seconds(writer.now.seconds()));
+        }
+    }
+    managers.retain(|_, owned| !owned.set.is_empty());
+    write_managers(&mut result, managers);
+    Ok(result)
+}
+
+fn describe(applied: &Value, what: &str) -> String {
+    let metadata = &applied["metadata"];
+    format!(
+        "failed to create typed patch object ({}/{}; {}, Kind={}): {what}",
+        metadata["namespace"].text(),
+        metadata["name"].text(),
+        applied["apiVersion"].text(),
+        applied["kind"].text()
+    )
+}
+
+fn conflicts(managers: &Managers, own: &Id, taken: &Set) -> Vec<Conflict> {
+    let mut all = Vec::new();
+    for (id, owned) in managers.iter().filter(|(id, _)| *id != own) {
+        for path in owned.set.intersection(taken).paths() {
+            all.push(Conflict { manager: id.show(), path });
+        }
+    }
+    all.sort();
+    all
+}
+
+/// Takes out of `merged` what the applier owned last and nobody owns now.
+fn prune(merged: Value, managers: &Managers, last: &Set, of: TypeRef<'_>) -> Value {
+    let of = Some(of);
+    let last = walk::with_named(last, of);
+    let fields = |value: &Value| walk::with_named(&walk::fields_of(value, of).1, of);
+    let rest = walk::remove(&merged, &last, of).unwrap_or_else(Value::map);
+    let owned = managers.values().fold(Set::new(), |all, owned| all.union(&owned.set));
+    let all = fields(&merged);
+    let unowned = all.difference(&fields(&rest).union(&walk::with_named(&owned, of)));
+    let kept = walk::remove(&merged, &unowned, of).unwrap_or_else(Value::map);
+    let gone = all.difference(&fields(&kept)).intersection(&last);
+    walk::remove(&merged, &gone, of).unwrap_or_else(Value::map)
+}
+
+/// Puts the old `managedFields` back where nothing but their times changed, so that a write without effect stays one.
+pub fn keep_times(old: &Value, new: &mut Value) {
+    let is_same = |a: &Value, b: &Value| {
+        let strip = |entry: &Value| -> Vec<(Str, Value)> {
+            let kept = entry.entries().iter().filter(|(key, _)| *key != "time");
+            kept.map(|(key, value)| (key.into(), value.clone())).collect()
+        };
+        a.items().len() == b.items().len() && a.items().iter().all(|a| b.items().iter().any(|b| strip(a) == strip(b)))
+    };
+    let was = &old["metadata"]["managedFields"];
+    if is_same(was, &new["metadata"]["managedFields"])
+        && without_managed(old).as_ref() == without_managed(new).as_ref()
+        && !was.is_null()
+    {
+        new.set(&["metadata", "managedFields"], was.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,434 @@
+//! Walks values by their type: which fields a value has, how two values differ, and how they are merged.
+
+use super::set::{Set, Step};
+use crate::schema::{ListKind, Node, Scalar, TypeRef};
+use crate::value::{Map, Str, Value};
+
+/// How a value of a type is owned.
+#[derive(Clone, Copy)]
+pub(super) enum Atom<'a> {
+    /// As one.
+    Leaf,
+    /// Member by member; `None` is a free-form map.
+    Members(Option<TypeRef<'a>>),
+    /// Item by item.
+    Items(TypeRef<'a>, &'a ListKind),
+}
+
+/// A type; `None` where the schema says nothing.
+pub(super) type Of<'a> = Option<TypeRef<'a>>;
+
+/// How `value` is owned; what the schema leaves open follows from the value.
+pub(super) fn atom<'a>(of: Of<'a>, value: Option<&Value>) -> Atom<'a> {
+    let open = |of| match value {
+        Some(Value::Map(_)) => Atom::Members(of),
+        _ => Atom::Leaf,
+    };
+    let Some(of) = of else { return open(None) };
+    match of.kind() {
+        Node::Scalar(Scalar::Any) | Node::Either(..) => open(None),
+        Node::Scalar(_) => Atom::Leaf,
+        Node::Struct { atomic: true, .. } | Node::Map { atomic: true, .. } => Atom::Leaf,
+        Node::Struct { .. } | Node::Map { .. } => Atom::Members(Some(of)),
+        Node::List { kind: ListKind::Atomic, .. } => Atom::Leaf,
+        Node::List { item, kind, .. } => Atom::Items(of.with(*item), kind),
+    }
+}
+
+/// The type of a member, and whether the schema names it.
+pub(super) fn member<'a>(of: Of<'a>, name: &str) -> (Of<'a>, bool) {
+    let Some(of) = of else { return (None, false) };
+    match of.kind() {
+        Node::Struct { .. } => {
+            let found = of.member(name);
+            (found, found.is_some())
+        }
+        Node::Map { value, .. } => (Some(of.with(*value)), false),
+        _ => (None, false),
+    }
+}
+
+/// The step to an item of a list that is owned by item; `None` for an item without key.
+pub(super) fn item_step(of: TypeRef<'_>, kind: &ListKind, item: &Value) -> Option<Step> {
+    match kind {
+        ListKind::Atomic => None,
+        ListKind::Set => match item {
+            Value::Null | Value::Map(_) | Value::List(_) => None,
+            scalar => Some(Step::Value(scalar.clone())),
+        },
+        ListKind::Map(names) => {
+            let map = item.as_map()?;
+            let default = |name: &str| of.as_struct()?.field(name)?.default.as_deref();
+            let value = |name: &Str| Some((name.clone(), map.get(name).or_else(|| default(name))?.clone()));
+            let mut keys: Vec<(Str, Value)> = names.iter().filter_map(value).collect();
+            keys.sort_by(|a, b| a.0.cmp(&b.0));
+            if keys.is_empty() { None } else { Some(Step::Key(keys.into())) }
+        }
+    }
+}
+
+fn is_void(value: Option<&Value>) -> bool {
+    match value {
+        None | Some(Value::Null) => true,
+        Some(Value::Map(map)) => map.is_empty(),
+        Some(Value::List(items)) => items.is_empty(),
+        Some(_) => false,
+    }
+}
+
+/// All members of both maps, in order.
+fn zip<'a>(a: &'a Map, b: &'a Map, mut see: impl FnMut(&'a str, Option<&'a Value>, Option<&'a Value>)) {
+    let (mut a, mut b) = (a.iter().peekable(), b.iter().peekable());
+    loop {
+        let (first_a, first_b) = (a.peek().map(|(key, _)| *key), b.peek().map(|(key, _)| *key));
+        let key = match (first_a, first_b) {
+            (None, None) => return,
+            (Some(key), None) | (None, Some(key)) => key,
+            (Some(x), Some(y)) => x.min(y),
+        };
+        let from_a = if first_a == Some(key) { a.next().map(|(_, value)| value) } else { None };
+        let from_b = if first_b == Some(key) { b.next().map(|(_, value)| value) } else { None };
+        see(key, from_a, from_b);
+    }
+}
+
+/// The fields a value has: what its applier owns.
+pub(super) fn fields_of(value: &Value, of: Of<'_>) -> (bool, Set) {
+    let mut set = Set::new();
+    match atom(of, Some(value)) {
+        Atom::Leaf => return (true, set),
+        Atom::Members(of) => {
+            for (key, inner) in value.entries().iter() {
+                let (inner_of, named) = member(of, key);
+                let (itself, below) = fields_of(inner, inner_of);
+                let empty = inner.is_null() || inner.as_map().is_some_and(Map::is_empty);
+                set.put(Step::Field(key.into()), itself || empty || !named, below);
+            }
+        }
+        Atom::Items(item_of, kind) => {
+            for item in value.items() {
+                if let Some(step) = item_step(item_of, kind, item) {
+                    // Of items that stand twice nobody owns the parts.
+                    let below = match set.get(&step) {
+                        None => fields_of(item, Some(item_of)).1,
+                        Some(_) => {
+                            set.entry(step.clone()).below = Set::new();
+                            Set::new()
+                        }
+                    };
+                    set.put(step, true, below);
+                }
+            }
+        }
+    }
+    (false, set)
+}
+
+/// What differs between two values.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    pub removed: Set,
+    pub modified: Set,
+    pub added: Set,
+}
+
+/// What happened to a value as a whole.
+#[derive(Clone, Copy, PartialEq)]
+enum Whole {
+    Same,
+    Removed,
+    Modified,
+    Added,
+}
+
+impl Changes {
+    fn put(&mut self, step: Step, (whole, below): (Whole, Changes)) {
+        let Changes { removed, modified, added } = below;
+        if whole == Whole::Same && removed.is_empty() && modified.is_empty() && added.is_empty() {
+            return;
+        }
+        self.removed.put(step.clone(), whole == Whole::Removed, removed);
+        self.modified.put(step.clone(), whole == Whole::Modified, modified);
+        self.added.put(step, whole == Whole::Added, added);
+    }
+
+    /// The same without the paths in `reset` and below them.
+    pub fn without(self, reset: &Set) -> Changes {
+        Changes {
+            removed: self.removed.without(reset),
+            modified: self.modified.without(reset),
+            added: self.added.without(reset),
+        }
+    }
+}
+
+/// How `new` differs from `old`, both of one type.
+pub(super) fn compare(old: &Value, new: &Value, of: TypeRef<'_>) -> Changes {
+    differ(Some(old), Some(new), Some(of)).1
+}
+
+fn leaf(old: Option<&Value>, new: Option<&Value>) -> Whole {
+    match (old, new) {
+        (None, _) => Whole::Added,
+        (_, None) => Whole::Removed,
+        (Some(old), Some(new)) if old == new => Whole::Same,
+        _ => Whole::Modified,
+    }
+}
+
+fn differ(old: Option<&Value>, new: Option<&Value>, of: Of<'_>) -> (Whole, Changes) {
+    let mut changes = Changes::default();
+    let (was, is) = (atom(of, old), atom(of, new));
+    let shape = if new.is_none_or(Value::is_null) { was } else { is };
+    match shape {
+        _ if is_void(old) && is_void(new) => return (leaf(old, new), changes),
+        // A free-form value that changed from map to something else, or back.
+        Atom::Leaf if matches!(was, Atom::Members(_)) && new.is_some() => {
+            changes.removed = fields_of(old.unwrap_or(&Value::Null), of).1;
+            return (Whole::Modified, changes);
+        }
+        Atom::Leaf => return (leaf(old, new), changes),
+        Atom::Members(inner) => {
+            let (none, old_map) = (Map::new(), old.and_then(Value::as_map));
+            let see = |key: &str, old: Option<&Value>, new: Option<&Value>| {
+                let inner = member(inner, key).0;
+                // Most members have not changed.
+                let skip = matches!((old, new), (Some(old), Some(new)) if is_same_scalar(old, new));
+                if !skip {
+                    changes.put(Step::Field(key.into()), differ(old, new, inner));
+                }
+            };
+            zip(old_map.unwrap_or(&none), new.and_then(Value::as_map).unwrap_or(&none), see);
+            if old.is_some_and(|old| !old.is_null() && old.as_map().is_none()) && new.is_some() {
+                return (Whole::Modified, changes);
+            }
+        }
+        Atom::Items(item_of, kind) => {
+            if old == new {
+                return (Whole::Same, changes);
+            }
+            items(old, new, item_of, kind, &mut changes);
+        }
+    }
+    let whole = match (old, new) {
+        (None, _) => Whole::Added,
+        (_, None) => Whole::Removed,
+        _ => Whole::Same,
+    };
+    (whole, changes)
+}
+
+fn is_same_scalar(old: &Value, new: &Value) -> bool {
+    match (old, new) {
+        (Value::Str(old), Value::Str(new)) => old == new,
+        (Value::Int(old), Value::Int(new)) => old == new,
+        (Value::Bool(old), Value::Bool(new)) => old == new,
+        _ => false,
+    }
+}
+
+/// The items of a list by their step, in the list's order.
+pub(super) struct Index<'a> {
+    pub steps: Vec<Step>,
+    by_step: std::collections::BTreeMap<Ordered, Vec<&'a Value>>,
+}
+
+/// A step as the key of a map.
+#[derive(Clone, PartialEq)]
+struct Ordered(Step);
+
+impl Eq for Ordered {}
+
+impl PartialOrd for Ordered {
+    fn partial_cmp(&self, other: &Ordered) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Ordered {
+    fn cmp(&self, other: &Ordered) -> std::cmp::Ordering {
+        self.0.compare(&other.0)
+    }
+}
+
+impl<'a> Index<'a> {
+    pub fn of(list: Option<&'a Value>, of: TypeRef<'_>, kind: &ListKind) -> Index<'a> {
+        let mut index = Index { steps: Vec::new(), by_step: std::collections::BTreeMap::new() };
+        for item in list.map_or(&[][..], Value::items) {
+            if let Some(step) = item_step(of, kind, item) {
+                index.by_step.entry(Ordered(step.clone())).or_default().push(item);
+                index.steps.push(step);
+            }
+        }
+        index
+    }
+
+    pub fn get(&self, step: &Step) -> &[&'a Value] {
+        self.by_step.get(&Ordered(step.clone())).map_or(&[], Vec::as_slice)
+    }
+}
+
+fn items(old: Option<&Value>, new: Option<&Value>, of: TypeRef<'_>, kind: &ListKind, changes: &mut Changes) {
+    let (before, after) = (Index::of(old, of, kind), Index::of(new, of, kind));
+    let all: std::collections::BTreeSet<&Ordered> = before.by_step.keys().chain(after.by_step.keys()).collect();
+    for step in all {
+        let (was, is) = (before.get(&step.0), after.get(&step.0));
+        let first = |items: &[&'_ Value]| items.first().map(|item| (*item).clone());
+        match (was.len(), is.len()) {
+            (0 | 1, 0 | 1) => {
+                changes.put(step.0.clone(), differ(was.first().copied(), is.first().copied(), Some(of)));
+            }
+            (2.., 2..) => {
+                if was != is {
+                    changes.modified.put(step.0.clone(), true, Set::new());
+                }
+            }
+            (2.., _) => {
+                if let Some(item) = first(is) {
+                    changes.put(step.0.clone(), differ(None, Some(&item), Some(of)));
+                }
+                changes.removed.put(step.0.clone(), true, Set::new());
+            }
+            _ => {
+                if let Some(item) = first(was) {
+                    changes.put(step.0.clone(), differ(Some(&item), None, Some(of)));
+                }
+                changes.added.put(step.0.clone(), true, Set::new());
+            }
+        }
+    }
+}
+
+/// `live` with everything of `config` put into it.
+pub(super) fn merge(live: Option<&Value>, config: Option<&Value>, of: Of<'_>) -> Option<Value> {
+    let keep = || config.or(live).cloned();
+    let (is_live, is_config) = (atom(of, live), atom(of, config));
+    match if config.is_none_or(Value::is_null) { is_live } else { is_config } {
+        _ if is_void(live) && is_void(config) => keep(),
+        Atom::Leaf => keep(),
+        Atom::Members(inner) => {
+            let (none, mut out) = (Map::new(), Map::new());
+            let live = live.and_then(Value::as_map).unwrap_or(&none);
+            zip(live, config.and_then(Value::as_map).unwrap_or(&none), |key, live, config| {
+                let merged = match (live, config) {
+                    (Some(live), None) => Some(live.clone()),
+                    _ => merge(live, config, member(inner, key).0),
+                };
+                if let Some(merged) = merged {
+                    out.insert(key, merged);
+                }
+            });
+            if out.is_empty() { None } else { Some(Value::Map(out)) }
+        }
+        Atom::Items(item_of, kind) => {
+            let out = merge_items(live, config, item_of, kind);
+            if out.is_empty() { None } else { Some(Value::List(out)) }
+        }
+    }
+}
+
+/// Items of both lists: those of the config in its order, those only alive before the one that follows them.
+fn merge_items(live: Option<&Value>, config: Option<&Value>, of: TypeRef<'_>, kind: &ListKind) -> Vec<Value> {
+    let (lives, configs) = (Index::of(live, of, kind), Index::of(config, of, kind));
+    let live_items: Vec<&Value> =
+        live.map_or(&[][..], Value::items).iter().filter(|item| item_step(of, kind, item).is_some()).collect();
+    let mut out = Vec::with_capacity(lives.steps.len() + configs.steps.len());
+    // For each place in the config the next item that is alive too.
+    let mut next_shared: Vec<Option<usize>> = vec![None; configs.steps.len() + 1];
+    for at in (0..configs.steps.len()).rev() {
+        let shared = !lives.get(&configs.steps[at]).is_empty();
+        next_shared[at] = if shared { Some(at) } else { next_shared[at + 1] };
+    }
+    let one = |items: &[&Value]| if items.len() == 1 { Some(items[0].clone()) } else { None };
+    let both = |step: &Step| merge(one(lives.get(step)).as_ref(), one(configs.get(step)).as_ref(), Some(of));
+    let mut merged = Set::new();
+    let (mut l, mut c) = (0, 0);
+    while l < lives.steps.len() || c < configs.steps.len() {
+        if let Some(step) = lives.steps.get(l) {
+            let in_config = !configs.get(step).is_empty();
+            if configs.steps.get(c) == Some(step) {
+                out.extend(both(step));
+                merged.put(step.clone(), true, Set::new());
+                (l, c) = (l + 1, c + 1);
+                continue;
+            }
+            if !in_config {
+                out.push(live_items[l].clone());
+                l += 1;
+                continue;
+            }
+            let waits = next_shared[c].is_some_and(|at| configs.steps[at] != *step);
+            if merged.get(step).is_some() || (c < configs.steps.len() && waits) {
+                l += 1;
+                continue;
+            }
+        }
+        if let Some(step) = configs.steps.get(c) {
+            out.extend(both(step));
+            merged.put(step.clone(), true, Set::new());
+            c += 1;
+        } else {
+            l += 1;
+        }
+    }
+    out
+}
+
+/// The value without the paths in `set`; `None` when nothing is left of a map or list.
+pub(super) fn remove(value: &Value, set: &Set, of: Of<'_>) -> Option<Value> {
+    match atom(of, Some(value)) {
+        Atom::Members(of) => {
+            let Value::Map(map) = value else { return None };
+            let mut out = Map::new();
+            for (key, inner) in map.iter() {
+                match set.get(&Step::Field(key.into())) {
+                    Some(entry) if entry.member => {}
+                    Some(entry) => {
+                        let left = remove(inner, &entry.below, member(of, key).0);
+                        out.insert(key, left.unwrap_or(Value::Null));
+                    }
+                    None => drop(out.insert(key, inner.clone())),
+                }
+            }
+            if out.is_empty() { None } else { Some(Value::Map(out)) }
+        }
+        Atom::Items(item_of, kind) => {
+            let mut out = Vec::new();
+            for item in value.items() {
+                match item_step(item_of, kind, item).and_then(|step| set.get(&step)) {
+                    Some(entry) if entry.member => {}
+                    Some(entry) => out.push(remove(item, &entry.below, Some(item_of)).unwrap_or(Value::Null)),
+                    None => out.push(item.clone()),
+                }
+            }
+            if out.is_empty() { None } else { Some(Value::List(out)) }
+        }
+        Atom::Leaf => match value {
+            Value::Map(_) | Value::List(_) => None,
+            scalar => Some(scalar.clone()),
+        },
+    }
+}
+
+/// The set with every named field a member that has something below it.
+pub(super) fn with_named(set: &Set, of: Of<'_>) -> Set {
+    let mut out = set.clone();
+    for entry in &mut out.0 {
+        let inner = match &entry.step {
+            Step::Field(name) => {
+                let (inner, named) = match atom(of, None) {
+                    _ if of.is_some_and(|of| matches!(of.kind(), Node::Struct { .. } | Node::Map { .. })) => {
+                        member(of, name)
+                    }
+                    _ => (None, false),
+                };
+                entry.member |= named && !entry.below.is_empty();
+                inner
+            }
+            Step::Key(_) => of.and_then(TypeRef::item),
+            Step::Value(_) | Step::Index(_) => None,
+        };
+        entry.below = with_named(&entry.below, inner);
+    }
+    out
+}
