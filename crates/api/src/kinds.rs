@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use meta::{Kind, Names, Resource, Rules, Str, Subresource, Verb};
 
+use crate::{apiregistration, core, rbac};
 use Verb::{Create, Delete, DeleteCollection, Get, List, Patch, Update, Watch};
 
 const ALL: &[Verb] = &[Create, Delete, DeleteCollection, Get, List, Patch, Update, Watch];
@@ -60,7 +61,7 @@ const KINDS: &[Row] = &[
     Row("", "v1", "Endpoints", "endpoints", "ep", "", true, ALL, &[], plain),
     Row("", "v1", "Event", "events", "ev", "", true, ALL, &[], plain),
     Row("", "v1", "LimitRange", "limitranges", "limits", "", true, ALL, &[], plain),
-    Row("", "v1", "Namespace", "namespaces", "ns", "", false, NO_COLLECTION, &[FINALIZE, STATUS], plain),
+    Row("", "v1", "Namespace", "namespaces", "ns", "", false, NO_COLLECTION, &[FINALIZE, STATUS], || Arc::new(core::namespace::Namespace::new())),
     Row("", "v1", "Node", "nodes", "no", "", false, ALL, &[PROXY, STATUS], plain),
     Row("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims", "pvc", "", true, ALL, &[STATUS], plain),
     Row("", "v1", "PersistentVolume", "persistentvolumes", "pv", "", false, ALL, &[STATUS], plain),
@@ -71,7 +72,7 @@ const KINDS: &[Row] = &[
     Row("", "v1", "Secret", "secrets", "", "", true, ALL, &[], plain),
     Row("", "v1", "ServiceAccount", "serviceaccounts", "sa", "", true, ALL, &[TOKEN], plain),
     Row("", "v1", "Service", "services", "svc", "all", true, ALL, &[PROXY_OF_SERVICES, STATUS], plain),
-    Row("apiregistration.k8s.io", "v1", "APIService", "apiservices", "", "api-extensions", false, ALL, &[STATUS], plain),
+    Row("apiregistration.k8s.io", "v1", "APIService", "apiservices", "", "api-extensions", false, ALL, &[STATUS], || Arc::new(apiregistration::api_service::ApiService::new())),
     Row("apps", "v1", "ControllerRevision", "controllerrevisions", "", "", true, ALL, &[], plain),
     Row("apps", "v1", "DaemonSet", "daemonsets", "ds", "all", true, ALL, &[STATUS], plain),
     Row("apps", "v1", "Deployment", "deployments", "deploy", "all", true, ALL, &[SCALE, STATUS], plain),
@@ -95,10 +96,10 @@ const KINDS: &[Row] = &[
     Row("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies", "netpol", "", true, ALL, &[], plain),
     Row("networking.k8s.io", "v1", "ServiceCIDR", "servicecidrs", "", "", false, ALL, &[STATUS], plain),
     Row("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets", "pdb", "", true, ALL, &[STATUS], plain),
-    Row("rbac.authorization.k8s.io", "v1", "ClusterRoleBinding", "clusterrolebindings", "", "", false, ALL, &[], plain),
-    Row("rbac.authorization.k8s.io", "v1", "ClusterRole", "clusterroles", "", "", false, ALL, &[], plain),
-    Row("rbac.authorization.k8s.io", "v1", "RoleBinding", "rolebindings", "", "", true, ALL, &[], plain),
-    Row("rbac.authorization.k8s.io", "v1", "Role", "roles", "", "", true, ALL, &[], plain),
+    Row("rbac.authorization.k8s.io", "v1", "ClusterRoleBinding", "clusterrolebindings", "", "", false, ALL, &[], || Arc::new(rbac::binding::Binding { cluster: true })),
+    Row("rbac.authorization.k8s.io", "v1", "ClusterRole", "clusterroles", "", "", false, ALL, &[], || Arc::new(rbac::role::Role { cluster: true })),
+    Row("rbac.authorization.k8s.io", "v1", "RoleBinding", "rolebindings", "", "", true, ALL, &[], || Arc::new(rbac::binding::Binding { cluster: false })),
+    Row("rbac.authorization.k8s.io", "v1", "Role", "roles", "", "", true, ALL, &[], || Arc::new(rbac::role::Role { cluster: false })),
     Row("storage.k8s.io", "v1", "CSIDriver", "csidrivers", "", "", false, ALL, &[], plain),
     Row("storage.k8s.io", "v1", "CSINode", "csinodes", "", "", false, ALL, &[], plain),
     Row("storage.k8s.io", "v1", "CSIStorageCapacity", "csistoragecapacities", "", "", true, ALL, &[], plain),

@@ -3,6 +3,8 @@
 //! Not here: IO, storage, async.
 
 pub mod address;
+pub mod apiregistration;
+pub mod columns;
 pub mod core;
 pub mod kinds;
 pub mod rbac;

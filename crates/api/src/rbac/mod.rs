@@ -1,5 +1,8 @@
 //! Roles and bindings: what the authorizer reads of them, once per object.
 
+pub mod binding;
+pub mod role;
+
 use std::any::Any;
 use std::sync::Arc;
 

@@ -1,0 +1,3 @@
+//! The aggregation group.
+
+pub mod api_service;

@@ -1,0 +1,114 @@
+//! `gantry server`: the control plane on a store of its own.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use clap::Args;
+use server::ca::{LEAF_DAYS, Usage, write_private};
+use server::{Options, Server, SystemClock};
+use tokio::net::TcpListener;
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+#[derive(Args, Clone, Debug)]
+pub struct ServerArgs {
+    /// Folder for keys, the store and the kubeconfig.
+    #[arg(long, env = "GANTRY_DATA", default_value = "/var/lib/gantry", value_name = "DIR")]
+    pub data: PathBuf,
+    /// Address and port of the API.
+    #[arg(long, env = "GANTRY_LISTEN", default_value = "127.0.0.1:6443", value_name = "ADDR:PORT")]
+    pub listen: SocketAddr,
+    /// Parts to run.
+    #[arg(long, env = "GANTRY_PARTS", value_delimiter = ',', default_value = "api,controllers,scheduler")]
+    pub parts: Vec<Part>,
+    /// Range of the addresses of services.
+    #[arg(long, env = "GANTRY_SERVICE_CIDR", default_value = "10.96.0.0/16", value_name = "CIDR")]
+    pub service_cidr: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    Api,
+    Controllers,
+    Scheduler,
+}
+
+pub fn run(args: ServerArgs) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(serve(args))
+}
+
+async fn serve(args: ServerArgs) -> Result<(), Failure> {
+    let listener = bind(args.listen).await?;
+    let address = listener.local_addr()?;
+    std::fs::create_dir_all(&args.data)?;
+    let (backend, _) = store::Embedded::open(&args.data.join("store"), store::Options::default())?;
+    let options = Options {
+        dir: args.data.join("keys"),
+        advertise: address.to_string(),
+        service_cidr: args.service_cidr.clone(),
+        cluster_domain: "cluster.local".to_owned(),
+        node_ports: (30_000, 32_767),
+        audit_log: Some(args.data.join("audit.log")),
+    };
+    let server = Server::open(options, Arc::new(backend), Arc::new(SystemClock)).await?;
+    let names = server_names(&address, &args.service_cidr);
+    let identity = server.ca.issue("gantry", &[], &names, Usage::Server, LEAF_DAYS)?;
+    let tls = server::http::serve::tls(&identity, server.ca.pem())?;
+    write_kubeconfig(&server, &args.data, &address)?;
+    tracing::info!("the API answers on https://{address}");
+    let handler = {
+        let server = server.clone();
+        move |request, user| server::dispatch::answer(server.clone(), request, user)
+    };
+    let stop = async {
+        let mut terminate = match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            Ok(terminate) => terminate,
+            Err(error) => return tracing::error!("cannot wait for signals: {error}"),
+        };
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = terminate.recv() => {}
+        }
+    };
+    server::http::serve::run(listener, tls, handler, stop).await;
+    Ok(())
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
+    let failed = |error| server::Error::Listen { address: address.to_string(), error };
+    Ok(TcpListener::bind(address).await.map_err(failed)?)
+}
+
+fn server_names(address: &SocketAddr, service_cidr: &str) -> Vec<String> {
+    let mut names: Vec<String> = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"]
+        .into_iter()
+        .map(str::to_owned)
+        .collect();
+    names.push("kubernetes.default.svc.cluster.local".to_owned());
+    names.push("127.0.0.1".to_owned());
+    names.push(address.ip().to_string());
+    names.extend(api::address::first_of(service_cidr));
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// The administrator's kubeconfig; mode 0600.
+fn write_kubeconfig(server: &Server, data: &Path, address: &SocketAddr) -> Result<(), Failure> {
+    let identity = server.ca.issue("gantry-admin", &["system:masters"], &[], Usage::Client, LEAF_DAYS)?;
+    let text = format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: gantry\nclusters:\n- name: gantry\n  cluster:\n    \
+         server: https://{address}\n    certificate-authority-data: {}\ncontexts:\n- name: gantry\n  context:\n    \
+         cluster: gantry\n    user: gantry-admin\nusers:\n- name: gantry-admin\n  user:\n    \
+         client-certificate-data: {}\n    client-key-data: {}\n",
+        STANDARD.encode(server.ca.pem()),
+        STANDARD.encode(&identity.cert_pem),
+        STANDARD.encode(&identity.key_pem),
+    );
+    write_private(&data.join("kubeconfig"), text.as_bytes())?;
+    Ok(())
+}
