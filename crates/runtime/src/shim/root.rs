@@ -1,0 +1,249 @@
+//! The container's file system: overlay, mounts, devices, and the move into it.
+//!
+//! Runs in the forked process that becomes the container, after it got its own mount namespace. Every mount is made
+//! detached and then moved onto a descriptor that was resolved inside the new root, so no symbolic link of an image
+//! or a volume can turn a mount elsewhere.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
+    UnmountFlags,
+};
+
+use crate::plan::{ContainerPlan, DevicePlan, MountPlan, RootPlan};
+use crate::rooted::Rooted;
+use crate::seam::Propagation;
+use crate::sys;
+
+/// The kernel takes mount options in one page.
+const OPTIONS_MAX_BYTES: usize = 4095;
+const READ_ONLY: u64 = libc::MOUNT_ATTR_RDONLY;
+
+type Done<T = ()> = Result<T, String>;
+
+fn why<E: std::fmt::Display>(doing: impl std::fmt::Display) -> impl FnOnce(E) -> String {
+    move |error| format!("{doing}: {error}")
+}
+
+/// Makes the whole root and moves this process into it.
+pub(super) fn enter(plan: &ContainerPlan) -> Done {
+    // Sources are taken before the tree becomes a slave, so that a bidirectional mount stays a peer of the host's.
+    let sources = plan.mounts.iter().map(open_source).collect::<Done<Vec<_>>>()?;
+    let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+    rustix::mount::mount_change("/", slave).map_err(why("detach the mount namespace"))?;
+    mount_overlay(&plan.root)?;
+    let root = Rooted::open(&plan.root.target).map_err(why("open the root file system"))?;
+    for (mount, source) in plan.mounts.iter().zip(sources) {
+        place(&root, mount, source)?;
+    }
+    make_devices(&root, &plan.devices)?;
+    rustix::process::fchdir(&root).map_err(why("enter the root file system"))?;
+    rustix::process::pivot_root(".", ".").map_err(why("pivot into the root file system"))?;
+    rustix::mount::unmount(".", UnmountFlags::DETACH).map_err(why("leave the host's file system"))?;
+    rustix::process::chdir("/").map_err(why("enter the new root"))
+}
+
+/// Takes rights away from the root after everything that needed to write to it.
+pub(super) fn restrict(plan: &ContainerPlan) -> Done {
+    let root = Rooted::open(Path::new("/")).map_err(why("open the new root"))?;
+    if plan.root.read_only {
+        sys::mount_attributes(root.as_fd(), READ_ONLY, 0, 0, false).map_err(why("make the root read-only"))?;
+    }
+    for path in &plan.read_only_paths {
+        make_read_only(&root, path).map_err(why(format_args!("make {} read-only", path.display())))?;
+    }
+    for path in &plan.masked {
+        mask(&root, path).map_err(why(format_args!("mask {}", path.display())))?;
+    }
+    Ok(())
+}
+
+/// The console of a container with a terminal: `/dev/console` shows the terminal's other end.
+pub(super) fn bind_console(number: u32) -> Done {
+    let doing = "set up /dev/console";
+    let root = Rooted::open(Path::new("/")).map_err(why(doing))?;
+    let target = root.make_target(Path::new("dev/console"), false).map_err(why(doing))?;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let tree = rustix::mount::open_tree(CWD, format!("/dev/pts/{number}"), flags).map_err(why(doing))?;
+    attach(tree.as_fd(), target.as_fd()).map_err(why(doing))
+}
+
+fn mount_overlay(plan: &RootPlan) -> Done {
+    rustix::process::chdir(&plan.layers).map_err(why("enter the layers"))?;
+    let options =
+        format!("lowerdir={},upperdir={},workdir={}", plan.lower.join(":"), plan.upper.display(), plan.work.display());
+    if options.len() > OPTIONS_MAX_BYTES {
+        return Err(format!("the image has too many layers ({}) for this kernel", plan.lower.len()));
+    }
+    let mount = |options: &str| {
+        let data = std::ffi::CString::new(options).map_err(|_| Errno::INVAL)?;
+        rustix::mount::mount("overlay", &plan.target, "overlay", MountFlags::empty(), Some(&*data))
+    };
+    // What a container wrote does not outlive it, so the kernel need not sync it. Kernels before 5.10 refuse.
+    match mount(&format!("{options},volatile")) {
+        Err(Errno::INVAL) => mount(&options),
+        other => other,
+    }
+    .map_err(why("mount the root file system"))
+}
+
+/// The detached copy of a bind mount's source, and whether it is a directory.
+fn open_source(mount: &MountPlan) -> Done<Option<(OwnedFd, bool)>> {
+    let MountPlan::Bind { source, recursive, propagation, .. } = mount else { return Ok(None) };
+    let doing = || format!("mount {}", source.display());
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    if *recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    let tree = rustix::mount::open_tree(CWD, source, flags).map_err(why(doing()))?;
+    let stat = rustix::fs::fstat(&tree).map_err(why(doing()))?;
+    let propagation = match propagation {
+        Propagation::Private => libc::MS_PRIVATE,
+        Propagation::HostToContainer => libc::MS_SLAVE,
+        Propagation::Bidirectional => libc::MS_SHARED,
+    };
+    sys::mount_attributes(tree.as_fd(), 0, 0, propagation, true).map_err(why(doing()))?;
+    Ok(Some((tree, FileType::from_raw_mode(stat.st_mode) == FileType::Directory)))
+}
+
+fn place(root: &Rooted, mount: &MountPlan, source: Option<(OwnedFd, bool)>) -> Done {
+    match (mount, source) {
+        (MountPlan::Bind { target, read_only, recursive_read_only, fixed, .. }, Some((tree, directory))) => {
+            let doing = || format!("mount on {}", target.display());
+            if *read_only {
+                sys::mount_attributes(tree.as_fd(), READ_ONLY, 0, 0, *recursive_read_only).map_err(why(doing()))?;
+            }
+            let target = find_target(root, target, directory, *fixed).map_err(why(doing()))?;
+            attach(tree.as_fd(), target.as_fd()).map_err(why(doing()))
+        }
+        (MountPlan::Fs { kind, target, options, read_only, no_exec, devices }, _) => {
+            let doing = || format!("mount {kind} on {}", target.display());
+            let mut flags = MountAttrFlags::MOUNT_ATTR_NOSUID;
+            flags.set(MountAttrFlags::MOUNT_ATTR_RDONLY, *read_only);
+            flags.set(MountAttrFlags::MOUNT_ATTR_NOEXEC, *no_exec);
+            flags.set(MountAttrFlags::MOUNT_ATTR_NODEV, !*devices);
+            let fs = new_fs(kind, options, flags).map_err(why(doing()))?;
+            let target = find_target(root, target, true, true).map_err(why(doing()))?;
+            attach(fs.as_fd(), target.as_fd()).map_err(why(doing()))
+        }
+        (MountPlan::Bind { target, .. }, None) => Err(format!("mount on {}: no source", target.display())),
+    }
+}
+
+/// `fixed` targets are the runtime's own (`/proc`, `/dev`): an image that has a link there is refused.
+fn find_target(root: &Rooted, target: &Path, directory: bool, fixed: bool) -> rustix::io::Result<OwnedFd> {
+    if !fixed {
+        return root.make_target(target, directory);
+    }
+    match root.get_with(target, OFlags::PATH, ResolveFlags::NO_SYMLINKS) {
+        Err(Errno::NOENT) => {
+            root.make_target(target, directory)?;
+            root.get_with(target, OFlags::PATH, ResolveFlags::NO_SYMLINKS)
+        }
+        other => other,
+    }
+}
+
+fn new_fs(kind: &str, options: &[(String, String)], flags: MountAttrFlags) -> rustix::io::Result<OwnedFd> {
+    let context = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for (key, value) in options {
+        if value.is_empty() {
+            rustix::mount::fsconfig_set_flag(context.as_fd(), key.as_str())?;
+        } else {
+            rustix::mount::fsconfig_set_string(context.as_fd(), key.as_str(), value.as_str())?;
+        }
+    }
+    rustix::mount::fsconfig_create(context.as_fd())?;
+    rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, flags)
+}
+
+fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    rustix::mount::move_mount(mount, "", target, "", flags)
+}
+
+fn make_devices(root: &Rooted, devices: &[DevicePlan]) -> Done {
+    for device in devices {
+        let doing = || format!("make the device {}", device.path.display());
+        let (Some(parent), Some(name)) = (device.path.parent(), device.path.file_name()) else { continue };
+        let parent = root.make_dir(parent).map_err(why(doing()))?;
+        let kind = if device.block { FileType::BlockDevice } else { FileType::CharacterDevice };
+        let number = rustix::fs::makedev(device.major, device.minor);
+        match rustix::fs::mknodat(&parent, name, kind, Mode::from_raw_mode(device.mode), number) {
+            Ok(()) => {}
+            Err(Errno::EXIST) => continue,
+            Err(errno) => return Err(why(doing())(errno)),
+        }
+        if device.uid != 0 || device.gid != 0 {
+            let (uid, gid) = (rustix::fs::Uid::from_raw(device.uid), rustix::fs::Gid::from_raw(device.gid));
+            let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+            rustix::fs::chownat(&parent, name, Some(uid), Some(gid), flags).map_err(why(doing()))?;
+        }
+    }
+    let dev = root.get(Path::new("dev"), OFlags::PATH).map_err(why("open /dev"))?;
+    let links = [
+        ("/proc/self/fd", "fd"),
+        ("/proc/self/fd/0", "stdin"),
+        ("/proc/self/fd/1", "stdout"),
+        ("/proc/self/fd/2", "stderr"),
+        ("pts/ptmx", "ptmx"),
+    ];
+    for (target, name) in links {
+        match rustix::fs::symlinkat(target, &dev, name) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(why(format_args!("link /dev/{name}"))(errno)),
+        }
+    }
+    Ok(())
+}
+
+fn make_read_only(root: &Rooted, path: &Path) -> std::io::Result<()> {
+    let Some(target) = existing(root, path)? else { return Ok(()) };
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH
+        | OpenTreeFlags::AT_RECURSIVE;
+    let tree = rustix::mount::open_tree(&target, "", flags)?;
+    sys::mount_attributes(tree.as_fd(), READ_ONLY, 0, 0, true)?;
+    Ok(attach(tree.as_fd(), target.as_fd())?)
+}
+
+fn mask(root: &Rooted, path: &Path) -> std::io::Result<()> {
+    let Some(target) = existing(root, path)? else { return Ok(()) };
+    let stat = rustix::fs::fstat(&target)?;
+    let cover = if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+        let flags = MountAttrFlags::MOUNT_ATTR_RDONLY
+            | MountAttrFlags::MOUNT_ATTR_NOSUID
+            | MountAttrFlags::MOUNT_ATTR_NODEV
+            | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        new_fs("tmpfs", &[("size".into(), "0".into()), ("nr_inodes".into(), "2".into())], flags)?
+    } else {
+        // The node in our own fresh /dev: an image cannot have put something else there.
+        let null = root.get_with(Path::new("dev/null"), OFlags::PATH, ResolveFlags::NO_SYMLINKS)?;
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+        rustix::mount::open_tree(&null, "", flags)?
+    };
+    Ok(attach(cover.as_fd(), target.as_fd())?)
+}
+
+fn existing(root: &Rooted, path: &Path) -> std::io::Result<Option<OwnedFd>> {
+    match root.get(path, OFlags::PATH) {
+        Ok(fd) => Ok(Some(fd)),
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => Ok(None),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// The directory of the process, made when missing. Magic links are refused, so it cannot lead outside.
+pub(super) fn working_dir(cwd: &str) -> Done<OwnedFd> {
+    let root = Rooted::open(Path::new("/")).map_err(why("open the root"))?;
+    let cwd = if cwd.is_empty() { PathBuf::from("/") } else { PathBuf::from(cwd) };
+    if !cwd.is_absolute() {
+        return Err(format!("the working directory {cwd:?} is not absolute"));
+    }
+    root.make_dir(&cwd).map_err(why(format_args!("enter the working directory {}", cwd.display())))
+}
