@@ -364,6 +364,7 @@ from! {
     i64 => |value| Value::Int(value),
     i32 => |value| Value::Int(value.into()),
     u32 => |value| Value::Int(value.into()),
+    f64 => |value| Value::Float(value),
     &str => |value| Value::Str(value.into()),
     &String => |value| Value::Str(value.as_str().into()),
     String => |value| Value::Str(value.into()),

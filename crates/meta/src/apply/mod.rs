@@ -477,5 +477,15 @@ pub fn keep_times(old: &Value, new: &mut Value) {
     }
 }
 
+/// The key of a list's item as JSON, where items are told apart: `"a"`, `{"id":"p"}`.
+pub(crate) fn item_key(of: TypeRef<'_>, kind: &crate::schema::ListKind, item: &Value) -> Option<String> {
+    let value = match walk::item_step(of, kind, item)? {
+        Step::Value(value) => value,
+        Step::Key(keys) => Value::Map(keys.into_iter().collect()),
+        Step::Field(_) | Step::Index(_) => return None,
+    };
+    Some(String::from_utf8_lossy(&value.to_json()).into_owned())
+}
+
 #[cfg(test)]
 mod tests;

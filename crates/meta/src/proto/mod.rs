@@ -42,9 +42,9 @@ pub enum ProtoError {
 impl fmt::Display for ProtoError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ProtoError::NoMagic => f.write_str(
-                "provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]",
-            ),
+            ProtoError::NoMagic => {
+                f.write_str("provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]")
+            }
             ProtoError::Truncated => f.write_str("protobuf: unexpected end of message"),
             ProtoError::WireType(number) => write!(f, "protobuf: wrong wire type for field {number}"),
             ProtoError::TooDeep => write!(f, "protobuf: more than {MAX_DEPTH} messages deep"),
@@ -122,7 +122,8 @@ Pod /v1
 
     #[test]
     fn bytes_are_the_known_ones() {
-        let schema = Schema::parse("package io.k8s.api.core.v1\nA /v1\n a 1 str o\n b 2.1 *i32 o\n c 3 time o\n").unwrap();
+        let schema =
+            Schema::parse("package io.k8s.api.core.v1\nA /v1\n a 1 str o\n b 2.1 *i32 o\n c 3 time o\n").unwrap();
         let of = schema.kind("", "v1", "A").unwrap();
         let mut bytes = Vec::new();
         encode_message(&Value::map(), of, &mut bytes).unwrap();

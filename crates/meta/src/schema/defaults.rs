@@ -22,6 +22,14 @@ pub fn defaults(value: &mut Value, of: TypeRef<'_>) {
                     defaults(found, inner);
                 }
             }
+            // A custom resource's null that is neither allowed nor defaulted goes.
+            let found = of.schema.struct_at(*at);
+            if found.is_loose() {
+                map.retain(|key, value| {
+                    let allowed = |field: &super::Field| of.with(field.of).rules().is_some_and(|rules| rules.nullable);
+                    !value.is_null() || found.field(key).is_none_or(allowed)
+                });
+            }
         }
         Node::List { item, .. } => {
             for found in value.items_mut() {

@@ -6,7 +6,9 @@
 //! Invariants: a schema never changes after it was made; a struct's fields are sorted by name; every [`NodeId`] of a
 //! schema is valid in it, so walking a type cannot fail.
 
+mod custom;
 mod defaults;
+mod definition;
 mod rules;
 mod table;
 
@@ -15,8 +17,10 @@ use std::fmt;
 
 use crate::value::{Str, Value};
 
+pub use custom::{CustomSchema, from_openapi, untyped};
 pub use defaults::defaults;
-pub use rules::Rules;
+pub use definition::check_definition;
+pub use rules::{Clause, Rules, check};
 
 /// A type in its schema's list of types.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -77,11 +81,21 @@ pub enum Either {
 pub enum Node {
     Scalar(Scalar),
     /// A struct, by its place in the schema.
-    Struct { of: u32, atomic: bool },
+    Struct {
+        of: u32,
+        atomic: bool,
+    },
     /// `wrapped`: in protobuf, a message that holds the list.
-    List { item: NodeId, kind: ListKind, wrapped: bool },
+    List {
+        item: NodeId,
+        kind: ListKind,
+        wrapped: bool,
+    },
     /// String keys.
-    Map { value: NodeId, atomic: bool },
+    Map {
+        value: NodeId,
+        atomic: bool,
+    },
     Either(Either, NodeId),
 }
 
@@ -207,8 +221,9 @@ impl Struct {
     fn new(name: Str, mut fields: Vec<Field>, unknown: Unknown) -> Struct {
         fields.sort_by(|a, b| a.name.cmp(&b.name));
         fields.dedup_by(|a, b| a.name == b.name);
-        let mut numbered: Vec<u16> =
-            (0..u16::try_from(fields.len()).unwrap_or(u16::MAX)).filter(|at| fields[usize::from(*at)].number.is_set()).collect();
+        let mut numbered: Vec<u16> = (0..u16::try_from(fields.len()).unwrap_or(u16::MAX))
+            .filter(|at| fields[usize::from(*at)].number.is_set())
+            .collect();
         numbered.sort_by_key(|at| fields[usize::from(*at)].number);
         Struct { name, unknown, loose: false, fields, written: Vec::new(), numbered }
     }
