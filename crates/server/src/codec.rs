@@ -69,26 +69,23 @@ fn check_type(value: &mut Value, api_version: &str, kind: &str) -> Result<(), St
 /// Makes a patched value complete: its type, its form, its defaults. What a patch put in that the kind does not have is
 /// a warning or an error, as asked.
 pub fn complete(call: &Call<'_>, mut value: Value) -> Result<(Value, Vec<String>), Status> {
+    use meta::decode::DecodeError;
     let names = &call.kind.names;
     check_type(&mut value, &names.api_version(), &names.kind)?;
-    let warnings = conform(&mut value, call.kind.of(), call.options.validation, &[]).map_err(|error| {
-        match error {
-            // As upstream: a patch that leads to a wrong type is unprocessable, not malformed.
-            meta::decode::DecodeError::Strict(_) => error.status(&names.version, &names.kind),
-            error => invalid_patch(call, &error.to_string()),
-        }
-    })?;
+    let warnings = conform(&mut value, call.kind.of(), call.options.validation, &[]);
+    let warnings = match warnings {
+        Ok(warnings) => warnings,
+        // As upstream: a patch that leads to a wrong type is unprocessable, not malformed.
+        Err(DecodeError::Type(error)) => return Err(meta::patch::unfit(&value, &error)),
+        Err(error) => return Err(error.status(&names.version, &names.kind)),
+    };
     call.kind.rules.defaults(&mut value);
     Ok((value, warnings))
 }
 
-fn invalid_patch(call: &Call<'_>, why: &str) -> Status {
-    let message = format!("{} in version {:?} cannot be handled: {why}", call.kind.names.kind, call.kind.names.version);
-    Status::new(Reason::Invalid, message).about(call.group(), &call.kind.names.kind, &call.auth.info.name)
-}
-
 /// Applies a patch to the object as it is.
 pub fn patched(call: &Call<'_>, kind: PatchType, old: &Value, patch: &Value) -> Result<Value, Status> {
+    // A patch that cannot be applied is about the object that the URL names.
     patched_as(call.kind.of(), kind, old, patch).map_err(|mut status| {
         if status.reason() == Reason::Invalid {
             status = status.about(call.group(), &call.kind.names.kind, &call.auth.info.name);
@@ -99,14 +96,40 @@ pub fn patched(call: &Call<'_>, kind: PatchType, old: &Value, patch: &Value) -> 
 
 /// Applies a patch to any value of a known type.
 pub fn patched_as(of: TypeRef<'_>, kind: PatchType, old: &Value, patch: &Value) -> Result<Value, Status> {
-    let _ = (of, kind, patch);
-    Ok(old.clone())
+    let patched = match kind {
+        PatchType::Json => meta::patch::json_patch(old, patch),
+        PatchType::Merge => {
+            let mut value = old.clone();
+            meta::patch::merge_patch(&mut value, patch);
+            Ok(value)
+        }
+        PatchType::Strategic | PatchType::Apply => meta::patch::strategic(old, patch, of),
+    };
+    patched.map_err(|error| error.status())
 }
 
 /// Reads a patch; apply patches may be YAML.
 pub fn read_patch(bytes: &[u8], is_apply: bool) -> Result<Value, Status> {
-    let _ = is_apply;
-    Value::parse(bytes).map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))
+    let failed = |error: &dyn std::fmt::Display| Status::bad_request(format!("error decoding patch: {error}"));
+    if is_apply {
+        let of = api::schema::meta_v1("Status");
+        return read(bytes, Media::Yaml, of, &mut Vec::new()).map_err(|error| failed(&error));
+    }
+    Value::parse(bytes).map_err(|error| failed(&error))
+}
+
+/// Checks an applied configuration: it says what it is, and has no member that the kind does not have.
+pub fn check_applied(call: &Call<'_>, patch: &mut Value) -> Result<Vec<String>, Status> {
+    let names = &call.kind.names;
+    for key in ["apiVersion", "kind"] {
+        if patch[key].text().is_empty() {
+            return Err(Status::bad_request(format!("an applied configuration must have {key:?}")));
+        }
+    }
+    check_type(patch, &names.api_version(), &names.kind)?;
+    // On a copy: what is applied keeps its own spelling, or fields that were left out would become owned.
+    let warnings = conform(&mut patch.clone(), call.kind.of(), call.options.validation, &[]);
+    warnings.map_err(|error| error.status(&names.version, &names.kind))
 }
 
 /// The text of one object in the form that was asked for.

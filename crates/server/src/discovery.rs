@@ -123,7 +123,7 @@ fn aggregated_kind(kind: &Kind) -> Value {
     let mut entry = json!({
         "resource": (&names.plural), "singularResource": (&names.singular), "verbs": (verbs(&kind.verbs)),
         "scope": (if names.namespaced { "Namespaced" } else { "Cluster" }),
-        "responseKind": {"group": (&names.group), "version": (&names.version), "kind": (&names.kind)},
+        "responseKind": {"group": "", "version": "", "kind": (&names.kind)},
     });
     if !names.short.is_empty() {
         entry.set(&["shortNames"], words(&names.short));
@@ -136,8 +136,6 @@ fn aggregated_kind(kind: &Kind) -> Value {
         .iter()
         .map(|subresource| {
             let (group, version, of) = subresource.body;
-            let (group, version) =
-                if version.is_empty() { (names.group.as_str(), names.version.as_str()) } else { (group, version) };
             let of = if of.is_empty() { names.kind.as_str() } else { of };
             json!({
                 "subresource": (subresource.name), "verbs": (verbs(subresource.verbs)),

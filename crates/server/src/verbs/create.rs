@@ -15,10 +15,15 @@ const TRIES: usize = 8;
 
 /// Creates `value` (decoded, with defaults) in the call's namespace.
 pub async fn create(server: &Server, call: &Call<'_>, value: Value) -> Result<Outcome, Status> {
+    create_owned(server, call, value, false).await
+}
+
+/// The same; `applied` says that the value brings its `managedFields` with it.
+pub async fn create_owned(server: &Server, call: &Call<'_>, value: Value, applied: bool) -> Result<Outcome, Status> {
     let generated = value.at(&["metadata", "name"]).text().is_empty();
     let mut last = None;
     for _ in 0..TRIES {
-        match attempt(server, call, value.clone()).await {
+        match attempt(server, call, value.clone(), applied).await {
             Err(Retry::Taken(status)) if generated => last = Some(status),
             Err(Retry::Collided(status)) => last = Some(status),
             Err(Retry::Taken(status) | Retry::No(status)) => return Err(status),
@@ -42,10 +47,13 @@ impl From<Status> for Retry {
     }
 }
 
-async fn attempt(server: &Server, call: &Call<'_>, mut value: Value) -> Result<Outcome, Retry> {
+async fn attempt(server: &Server, call: &Call<'_>, mut value: Value, applied: bool) -> Result<Outcome, Retry> {
     let mut rng = base::Rng::new(crate::uid::seed());
     check_place(call, &value)?;
     metadata::fill_new(&mut value, call.namespace(), call.now, &mut rng)?;
+    if !applied {
+        ownership::track(call, None, &mut value);
+    }
     let kind = call.kind;
     let view = server.storage.mirror().view();
     let mut review = Review::new(server, call, &view, None, value);
@@ -85,7 +93,6 @@ async fn attempt(server: &Server, call: &Call<'_>, mut value: Value) -> Result<O
     let Review { object: mut value, companions, warnings: more, .. } = review;
     warnings.extend(more);
 
-    ownership::track(call, None, &mut value);
     let name: meta::Str = value.at(&["metadata", "name"]).text().into();
     if server.storage.mirror().one(kind.resource, call.namespace(), &name).is_some() {
         return Err(Retry::Taken(Status::already_exists(call.group(), call.plural(), &name)));

@@ -63,7 +63,7 @@ pub async fn patch(server: &Server, call: &Call<'_>, patch: Patch) -> Result<Out
             return Err(Status::conflict(call.group(), call.plural(), &info.name, "uid mismatch: the object is gone"));
         }
         let edited = ownership::apply(server, call, None, &patch.patch)?;
-        let mut outcome = match create::create(server, call, edited.value).await {
+        let mut outcome = match create::create_owned(server, call, edited.value, true).await {
             // Somebody created it meanwhile: then it is a change.
             Err(status) if status.reason() == Reason::AlreadyExists => return change(server, call, &patch).await,
             outcome => outcome?,

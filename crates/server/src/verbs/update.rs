@@ -115,6 +115,9 @@ async fn attempt(
     let subresource = call.auth.info.subresource.as_str();
     keep_other_part(call, subresource, &mut value, &old);
 
+    if !owned {
+        ownership::track(call, Some(&old), &mut value);
+    }
     let view = server.storage.mirror().view();
     let mut review = Review::new(server, call, &view, Some(&old), value);
     admission::mutate(&mut review)?;
@@ -152,11 +155,9 @@ async fn attempt(
     admission::validate(&mut review)?;
     let Review { object: mut value, companions, warnings: more, .. } = review;
     warnings.extend(more);
-    if !owned {
-        ownership::track(call, Some(&old), &mut value);
-    }
     value.set(&["metadata", "resourceVersion"], current.revision().to_string());
 
+    ownership::settle(&old, &mut value);
     let done = Outcome { code: 200, value, stored: None, warnings };
     if done.value == old && companions.is_empty() {
         return Ok(Some(Outcome { stored: Some(current.clone()), ..done }));
