@@ -8,10 +8,10 @@
 //! Not here: any choice. The agent sends complete plans. No tokio, no threads: containers are made by forking, which
 //! is only sound in a process with one thread.
 //!
-//! Why no outside container library: the one at hand (libcontainer 0.7) was tried first. Its exec leaves out the
-//! container's seccomp filter, it sets the OOM score of the calling process instead of the container's, does not say
-//! why a program could not be executed, ignores seccomp silently when built without a C library, and needs three to
-//! four times the time per container. What remains is in `spawn.rs` and `root.rs`.
+//! Why no outside container library: the one at hand (libcontainer 0.7) was measured and read first. Its exec leaves
+//! out the container's seccomp filter, it sets the OOM score of the calling process instead of the container's, does
+//! not say why a program could not be executed, ignores seccomp silently when built without a C library, and needs
+//! three to four times the time per container. What remains to be done is in `spawn.rs` and `root.rs`.
 
 mod log;
 mod root;
