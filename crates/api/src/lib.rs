@@ -8,6 +8,7 @@ pub mod columns;
 pub mod core;
 pub mod kinds;
 pub mod rbac;
+pub mod descriptions;
 pub mod schema;
 
 use meta::{Object, Resource, Str};

@@ -14,6 +14,7 @@ pub mod labels;
 pub mod names;
 pub mod normalise;
 pub mod object;
+pub mod openapi;
 pub mod patch;
 pub mod proto;
 pub mod quantity;

@@ -24,6 +24,7 @@ fn main() {
     for row in lines(&folder.join("sequences.jsonl")) {
         patches(&row, &mut score);
     }
+    documents(folder, &mut score);
     damaged(folder, &objects, &mut score);
     for row in lines(&folder.join("quantities.jsonl")) {
         quantity(&row, &mut score);
@@ -293,4 +294,84 @@ fn owners(row: &Value, score: &mut Score) {
     score.add("owners of new objects", missing.is_empty() && more.is_empty(), || {
         format!("{} missing {:?} more {:?}", row["id"].text(), missing.paths(), more.paths())
     });
+}
+
+/// Compares the schemas of the v3 documents with the recorded ones, without words and enumerations.
+fn documents(folder: &Path, score: &mut Score) {
+    let mut files: Vec<_> = std::fs::read_dir(folder.join("openapi")).into_iter().flatten().flatten().collect();
+    files.sort_by_key(std::fs::DirEntry::path);
+    for file in files {
+        let Ok(text) = std::fs::read(file.path()) else { continue };
+        let Ok(document) = Value::parse(&text) else { continue };
+        let mut served: Vec<meta::Names> = Vec::new();
+        for (path, item) in document["paths"].entries().iter() {
+            let gvk = &item["get"]["x-kubernetes-group-version-kind"];
+            let last = path.rsplit('/').next().unwrap_or_default();
+            if item["get"]["x-kubernetes-action"].text() == "list" && !path.contains("/watch/") {
+                served.push(meta::Names {
+                    group: gvk["group"].text().into(),
+                    version: gvk["version"].text().into(),
+                    kind: gvk["kind"].text().into(),
+                    list_kind: format!("{}List", gvk["kind"].text()).into(),
+                    plural: last.into(),
+                    singular: gvk["kind"].text().to_lowercase().into(),
+                    short: Vec::new(),
+                    categories: Vec::new(),
+                    namespaced: path.contains("{namespace}"),
+                });
+            }
+        }
+        const VERBS: [meta::Verb; 8] = [
+            meta::Verb::Create,
+            meta::Verb::Delete,
+            meta::Verb::DeleteCollection,
+            meta::Verb::Get,
+            meta::Verb::List,
+            meta::Verb::Patch,
+            meta::Verb::Update,
+            meta::Verb::Watch,
+        ];
+        let resources: Vec<meta::openapi::Served<'_>> = served
+            .iter()
+            .map(|names| meta::openapi::Served { names, verbs: &VERBS, subresources: &[], custom: None })
+            .collect();
+        let ours = meta::openapi::v3(&resources, api::schema::builtin(), &api::descriptions::description, "1.37");
+        for (name, recorded) in document.at(&["components", "schemas"]).entries().iter() {
+            let found = &ours.at(&["components", "schemas"])[name];
+            if !found.is_null() {
+                let differs = difference(&bare(recorded), &bare(found), String::new());
+                score.add("documents", differs.is_none(), || format!("{name} {differs:?}"));
+            }
+        }
+        for (path, recorded) in document["paths"].entries().iter() {
+            let found = &ours["paths"][path];
+            for method in ["get", "post", "put", "patch", "delete"] {
+                if !found[method].is_null() {
+                    let id = |item: &Value| json(&item[method]["operationId"]);
+                    score.add("operations", id(recorded) == id(found), || format!("{} {}", id(recorded), id(found)));
+                }
+            }
+        }
+    }
+}
+
+/// A schema without what differs by intent.
+fn bare(schema: &Value) -> Value {
+    match schema {
+        Value::Map(map) => {
+            let kept = map.iter().filter(|(key, value)| {
+                !(*key == "description" && value.as_str().is_some()
+                    || *key == "enum"
+                    || *key == "x-kubernetes-unions"
+                    || *key == "x-kubernetes-group-version-kind")
+            });
+            Value::Map(kept.map(|(key, value)| (key, bare(value))).collect())
+        }
+        Value::List(items) => {
+            let mut items: Vec<Value> = items.iter().map(bare).collect();
+            items.sort_by_key(Value::to_json);
+            Value::List(items)
+        }
+        other => other.clone(),
+    }
 }

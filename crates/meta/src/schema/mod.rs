@@ -141,6 +141,8 @@ pub struct Field {
     pub omit_empty: bool,
     /// Not written when it is the type's zero, which `omit_empty` does not say of structs and times.
     pub omit_zero: bool,
+    /// The list type was said, not only assumed (atomic).
+    pub list_said: bool,
     /// Must be given, as OpenAPI says it.
     pub required: bool,
     /// `x-kubernetes-patch-strategy: merge`.
@@ -244,6 +246,7 @@ impl Field {
             pointer: false,
             omit_empty: true,
             omit_zero: false,
+            list_said: false,
             required: false,
             patch_merge: false,
             patch_retain_keys: false,

@@ -101,6 +101,7 @@ impl<'a> Reader<'a> {
         let (mut flags, mut list, mut default) = ("", ListKind::Atomic, None);
         let mut field = Field::new(name.into(), NodeId(0));
         for word in words {
+            field.list_said |= word.starts_with("l=");
             match word.split_once('=') {
                 None => flags = word,
                 Some(("d", value)) => default = Some(Box::new(Value::parse(value.as_bytes()).ok()?)),
