@@ -166,3 +166,82 @@ fn yaml(bytes: &[u8], duplicates: &mut Vec<String>) -> Result<Value, DecodeError
     serde_saphyr::with_deserializer_from_slice_with_options(bytes, options, |reader| Value::read(reader, duplicates))
         .map_err(|error| DecodeError::Syntax(format!("couldn't get version/kind; yaml parse error: {error}")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schema::Schema;
+
+    const TABLE: &str = "package io.k8s.api.core.v1
+A /v1
+ apiVersion - str o
+ kind - str o
+ list 1 []A o
+ name 2 str o
+ when 3 *time o
+ count 4 *i32 o
+ cpu 5 {}quantity o
+";
+
+    fn check(body: &str, media: Media, validation: FieldValidation) -> String {
+        let schema = Schema::parse(TABLE).unwrap();
+        match decode(body.as_bytes(), media, schema.kind("", "v1", "A").unwrap(), validation) {
+            Ok((value, warnings)) => format!("{} {warnings:?}", String::from_utf8(value.to_json()).unwrap()),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn what_is_too_much_is_told_as_asked() {
+        use FieldValidation::{Ignore, Strict, Warn};
+        let body = r#"{"Name":"x","list":[{"z":1}],"name":"a","name":"b"}"#;
+        let told = r#"unknown field "Name", unknown field "list[0].z", duplicate field "name""#;
+        assert_eq!(check(body, Media::Json, Strict), format!("strict decoding error: {told}"));
+        let warned = r#"["unknown field \"Name\"", "unknown field \"list[0].z\"", "duplicate field \"name\""]"#;
+        assert_eq!(check(body, Media::Json, Warn), format!(r#"{{"list":[{{}}],"name":"b"}} {warned}"#));
+        assert_eq!(check(body, Media::Json, Ignore), r#"{"list":[{}],"name":"b"} []"#);
+        assert_eq!(
+            check("name: a\ncount: 3\nname: b\n", Media::Yaml, Strict),
+            "strict decoding error: duplicate field \"name\""
+        );
+    }
+
+    #[test]
+    fn yaml_is_limited() {
+        assert_eq!(
+            check("name: \"yes\"\ncount: 3\n", Media::Yaml, FieldValidation::Strict),
+            r#"{"count":3,"name":"yes"} []"#
+        );
+        let bomb: String = (1..40).fold("a0: &a0 [x,x,x,x,x,x,x,x,x]\n".to_owned(), |text, at| {
+            let last = at - 1;
+            let many = format!("*a{last},").repeat(9);
+            format!("{text}a{at}: &a{at} [{many}]\n")
+        });
+        assert!(check(&bomb, Media::Yaml, FieldValidation::Ignore).contains("yaml parse error"));
+        assert!(check("a: 1\n---\nb: 2\n", Media::Yaml, FieldValidation::Ignore).contains("yaml parse error"));
+        assert!(check(&"[".repeat(5_000), Media::Yaml, FieldValidation::Ignore).contains("yaml parse error"));
+    }
+
+    #[test]
+    fn any_bytes_are_read_or_refused() {
+        let schema = Schema::parse(TABLE).unwrap();
+        let of = schema.kind("", "v1", "A").unwrap();
+        let start =
+            br#"{"list":[{"name":"x","when":"2026-01-01T00:00:00Z","cpu":{"a":"1Gi"}}],"count":3,"name":"\u00e9"}"#;
+        let mut rng = base::Rng::new(9);
+        for _ in 0..20_000 {
+            let mut bytes = start.to_vec();
+            for _ in 0..1 + rng.below(5) {
+                let at = rng.below(bytes.len() as u64) as usize;
+                match rng.below(4) {
+                    0 => bytes[at] = rng.next_u64() as u8,
+                    1 => bytes[at] = b"[]{},:\"0-&*!|>%#"[rng.below(16) as usize],
+                    2 => bytes.truncate(at.max(1)),
+                    _ => bytes.insert(at, b'\n'),
+                }
+            }
+            let _ = decode(&bytes, Media::Json, of, FieldValidation::Strict);
+            let _ = decode(&bytes, Media::Yaml, of, FieldValidation::Warn);
+        }
+    }
+}

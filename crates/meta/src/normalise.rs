@@ -208,7 +208,8 @@ impl Walk<'_> {
             if !value.is_null() {
                 self.value(value, inner, &place, found.short_name())?;
             }
-            if value.is_null() || (field.omit_empty && !field.pointer && is_empty(value, inner)) {
+            let is_void = field.omit_empty && !field.pointer && is_empty(value, inner);
+            if value.is_null() || is_void && !is_reset(&place, value) {
                 gone |= leave_null(value, field, inner);
             }
         }
@@ -275,6 +276,16 @@ fn leave_null(value: &mut Value, field: &Field, of: TypeRef<'_>) -> bool {
             true
         }
     }
+}
+
+/// An empty list of managers is no absent one: it asks to forget all owners (`crate::apply` takes it out).
+fn is_reset(place: &Place<'_>, value: &Value) -> bool {
+    let is_at = |place: &Place<'_>, key: &str| matches!(place.step, Step::Key(found) if found == key);
+    matches!(value, Value::List(_))
+        && is_at(place, "managedFields")
+        && place.parent.is_some_and(|parent| {
+            is_at(parent, "metadata") && parent.parent.is_some_and(|root| matches!(root.step, Step::Root))
+        })
 }
 
 fn writes_null(field: &Field, of: TypeRef<'_>) -> bool {

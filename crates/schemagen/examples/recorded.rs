@@ -25,6 +25,7 @@ fn main() {
         patches(&row, &mut score);
     }
     documents(folder, &mut score);
+    definitions(folder, &objects, &mut score);
     damaged(folder, &objects, &mut score);
     for row in lines(&folder.join("quantities.jsonl")) {
         quantity(&row, &mut score);
@@ -373,5 +374,49 @@ fn bare(schema: &Value) -> Value {
             Value::List(items)
         }
         other => other.clone(),
+    }
+}
+
+/// Checks the schemas of damaged definitions: the same fields must be found wrong.
+fn definitions(folder: &Path, objects: &[Value], score: &mut Score) {
+    const AT: &str = "spec.validation.openAPIV3Schema";
+    let base = objects.iter().find(|row| row["id"].text().starts_with("CustomResourceDefinition/"));
+    let Some(base) = base else { return };
+    for row in lines(&folder.join("damaged/customresourcedefinition.jsonl")) {
+        let body = merged(&base["request"], &row["change"]);
+        let code = row["code"].as_int().unwrap_or(0);
+        if !matches!(code, 201 | 422) {
+            continue;
+        }
+        let Some(of) = type_of(&body) else { continue };
+        let Ok((body, _)) = decode(&body.to_json(), Media::Json, of, FieldValidation::Ignore) else { continue };
+        let schema = &body["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+        if schema.is_null() {
+            continue;
+        }
+        let (spec, root) = (meta::Path::ROOT.field("spec"), meta::Path::ROOT);
+        let _ = root;
+        let validation = spec.field("validation");
+        let at = meta::At { value: schema, path: validation.field("openAPIV3Schema") };
+        let mut errors = meta::Errors::default();
+        meta::schema::check_definition(&at, api::schema::meta_v1("ObjectMeta"), &mut errors);
+        let mut ours: Vec<(String, String)> =
+            errors.0.iter().map(|error| (error.field.clone(), error.fault.reason().to_owned())).collect();
+        let causes = row["status"]["details"]["causes"].items().iter();
+        // What CEL finds is not looked at here.
+        let is_cel = |cause: &Value| {
+            let field = cause["field"].text();
+            field.ends_with("fieldPath")
+                || field.contains("x-kubernetes-validations") && cause["reason"].text().ends_with("Invalid")
+        };
+        let mut recorded: Vec<(String, String)> = causes
+            .filter(|cause| cause["field"].text().starts_with(AT) && !is_cel(cause))
+            .map(|cause| (cause["field"].text().to_owned(), cause["reason"].text().to_owned()))
+            .collect();
+        for list in [&mut ours, &mut recorded] {
+            list.sort();
+            list.dedup();
+        }
+        score.add("definitions", ours == recorded, || format!("{}\n  {recorded:?}\n  {ours:?}", row["id"].text()));
     }
 }

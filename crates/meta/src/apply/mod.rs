@@ -243,8 +243,8 @@ fn is_reset(entries: &Value) -> bool {
 }
 
 /// Records in `new.metadata.managedFields` what changed from `old` (`None`: the object is created) to `new`, and who did
-/// it. `sent` are the `managedFields` of the request's body before normalising dropped an empty list; pass
-/// `&new["metadata"]["managedFields"]` where they are still there.
+/// it. An empty list of managers in `new` forgets all owners, as does one empty entry; otherwise owners that `new` brings
+/// count, and those of `old` where it brings none.
 pub fn track_update(old: Option<&Value>, new: &mut Value, of: TypeRef<'_>, writer: &Writer<'_>) {
     let zero;
     let sent = new.take(&["metadata", "managedFields"]).unwrap_or_default();
@@ -420,7 +420,21 @@ pub fn apply(
     }
     managers.retain(|_, owned| !owned.set.is_empty());
     write_managers(&mut result, managers);
+    keep_last_applied(&mut result, applied, writer.manager);
     Ok(result)
+}
+
+/// kubectl's own annotation, where the object has it, follows what kubectl applies.
+fn keep_last_applied(result: &mut Value, applied: &Value, manager: &str) {
+    let path = ["metadata", "annotations", "kubectl.kubernetes.io/last-applied-configuration"];
+    if manager != "kubectl" || result.at(&path).is_null() {
+        return;
+    }
+    let mut config = applied.clone();
+    config.take(&path);
+    let mut text = String::from_utf8_lossy(&config.to_json()).into_owned();
+    text.push('\n');
+    result.set(&path, text);
 }
 
 fn describe(applied: &Value, what: &str) -> String {

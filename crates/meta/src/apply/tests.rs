@@ -10,6 +10,7 @@ Deployment /v1
  spec 2 Spec o
  status 3 Status o
 Meta
+ annotations 5 {}str o
  labels 1 {}str o
  managedFields 2 []raw o
  name 3 str o
@@ -137,6 +138,7 @@ fn untracked_objects_stay_so_and_a_reset_forgets() {
     let mut reset = object(one("i:2"));
     reset.set(&["metadata", "managedFields"], Vec::<Value>::new());
     let of = world.schema.kind("", "v1", "Deployment").unwrap();
+    crate::normalise::normalise(&mut reset, of, &mut Vec::new()).unwrap();
     track_update(world.object.as_ref(), &mut reset, of, &world.writer("m2", &Set::new()));
     assert!(reset["metadata"]["managedFields"].is_null());
     world.object = Some(reset);
@@ -240,4 +242,16 @@ fn what_an_updater_set_conflicts_with_an_applier() {
     world.apply("m1", config, true).unwrap();
     assert_eq!(world.spec()["replicas"].as_int(), Some(1));
     assert_eq!(world.owners().len(), 1);
+}
+
+#[test]
+fn kubectls_annotation_follows_what_it_applies() {
+    let mut world = World::new();
+    let path = ["metadata", "annotations", "kubectl.kubernetes.io/last-applied-configuration"];
+    let mut old = object(one("i:1"));
+    old.set(&path, "old");
+    world.update("kubectl-client-side-apply", old);
+    world.apply("kubectl", object(one("i:1")), true).unwrap();
+    let text = world.object.as_ref().unwrap().at(&path).text().to_owned();
+    assert_eq!(Value::parse(text.as_bytes()).unwrap(), object(one("i:1")));
 }

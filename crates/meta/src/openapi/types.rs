@@ -151,6 +151,9 @@ impl<'a> Types<'a> {
         if !field.list_said {
             schema.take(&["x-kubernetes-list-type"]);
         }
+        if field.patch_replace {
+            schema.set(&["x-kubernetes-patch-strategy"], "replace");
+        }
         if field.patch_merge || field.patch_retain_keys {
             let strategy = match (field.patch_merge, field.patch_retain_keys) {
                 (true, true) => "merge,retainKeys",

@@ -90,7 +90,9 @@ fn map(original: &Map, patch: &Map, of: Option<TypeRef<'_>>) -> Result<Map, Patc
         if result.get(key).is_none() && change[DIRECTIVE].text() == "delete" {
             continue;
         }
+        let replaces = inner.field.is_some_and(|field| field.patch_replace);
         let merged = match (result.get(key), change) {
+            (_, Value::Map(_)) if replaces => without_directives(change).unwrap_or_default(),
             (found, Value::Map(change)) => {
                 let none = Map::new();
                 let found = found.and_then(Value::as_map).unwrap_or(&none);

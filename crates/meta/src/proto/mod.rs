@@ -14,7 +14,7 @@ use crate::schema::TypeRef;
 use crate::value::Value;
 
 pub use read::{decode, decode_message, split_envelope};
-pub use write::{encode, encode_message, envelope, watch_frame};
+pub use write::{encode, encode_list, encode_message, envelope, watch_frame};
 
 /// Stands before every object.
 pub const MAGIC: &[u8; 4] = b"k8s\0";
@@ -130,6 +130,27 @@ Pod /v1
         assert_eq!(bytes, [0x0a, 0, 0x12, 0, 0x1a, 0]);
         let value = crate::json!({"apiVersion": "v1", "kind": "A", "b": 300});
         assert_eq!(encode(&value, of).unwrap()[..6], [b'k', b'8', b's', 0, 0x0a, 7]);
+    }
+
+    #[test]
+    fn lists_are_made_of_messages() {
+        let table = "package io.k8s.api.core.v1\nA /v1\n a 1 str o\nAList /v1\n items 2 []A r\n metadata 1 M o\nM\n c 1 str o\n";
+        let schema = Schema::parse(table).unwrap();
+        let (of, list_of) = (schema.kind("", "v1", "A").unwrap(), schema.kind("", "v1", "AList").unwrap());
+        let items = [crate::json!({"a": "x"}), crate::json!({"a": "y"})];
+        let messages: Vec<Vec<u8>> = items
+            .iter()
+            .map(|item| {
+                let mut message = Vec::new();
+                encode_message(item, of, &mut message).unwrap();
+                message
+            })
+            .collect();
+        let metadata = crate::json!({"c": "d"});
+        let list = crate::json!({"apiVersion": "v1", "kind": "AList", "metadata": (metadata.clone()), "items": (items.to_vec())});
+        let meta_of = list_of.member("metadata").unwrap();
+        let made = encode_list("v1", "AList", &metadata, meta_of, messages.iter().map(Vec::as_slice)).unwrap();
+        assert_eq!(made, encode(&list, list_of).unwrap());
     }
 
     #[test]

@@ -49,6 +49,32 @@ pub fn envelope(api_version: &str, kind: &str, message: &[u8]) -> Vec<u8> {
     out.into_vec()
 }
 
+/// A list in its envelope, from its metadata (of type `meta_of`) and the messages of its items.
+///
+/// # Errors
+/// As [`encode`].
+pub fn encode_list<'a>(
+    api_version: &str,
+    kind: &str,
+    metadata: &Value,
+    meta_of: TypeRef<'_>,
+    items: impl DoubleEndedIterator<Item = &'a [u8]>,
+) -> Result<Vec<u8>, ProtoError> {
+    let mut out = Back::default();
+    out.bytes_field(4, b"");
+    out.bytes_field(3, b"");
+    let end = out.len();
+    for item in items.rev() {
+        out.bytes_field(2, item);
+    }
+    let meta_end = out.len();
+    out.message(metadata, meta_of)?;
+    out.close(1, meta_end);
+    out.close(2, end);
+    out.head(api_version, kind);
+    Ok(out.into_vec())
+}
+
 /// One event of a watch: its length (four bytes, big end first), its type and the enveloped object.
 pub fn watch_frame(event: &str, object: &[u8]) -> Vec<u8> {
     let mut out = Back::default();

@@ -109,7 +109,7 @@ fn forbidden(at: &At<'_>, errors: &mut Errors) {
         let why = "additionalProperties and properties are mutual exclusive";
         errors.forbidden(&at.path.field("additionalProperties"), why);
     }
-    if matches!(at.value["items"], Value::List(_)) {
+    if !at.value["items"].items().is_empty() {
         errors.forbidden(&at.path.field("items"), "items must be a schema object and not an array");
     }
     if at.value["x-kubernetes-preserve-unknown-fields"] == Value::Bool(false) {

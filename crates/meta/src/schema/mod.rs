@@ -149,6 +149,8 @@ pub struct Field {
     pub patch_merge: bool,
     /// `retainKeys`, alone or with `merge`.
     pub patch_retain_keys: bool,
+    /// A patch replaces the map as a whole.
+    pub patch_replace: bool,
     /// The member that tells the items of a merged list apart; empty for lists of scalars.
     pub merge_key: Str,
     /// What an absent field is filled with.
@@ -250,6 +252,7 @@ impl Field {
             required: false,
             patch_merge: false,
             patch_retain_keys: false,
+            patch_replace: false,
             merge_key: Str::default(),
             default: None,
         }

@@ -114,6 +114,7 @@ impl<'a> Reader<'a> {
                 }
                 Some(("s", strategy)) => {
                     field.patch_merge = strategy.split(',').any(|word| word == "merge");
+                    field.patch_replace = strategy == "replace";
                     field.patch_retain_keys = strategy.split(',').any(|word| word == "retainKeys");
                 }
                 Some(_) => return None,

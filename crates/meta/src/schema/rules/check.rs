@@ -75,7 +75,7 @@ fn numeric(at: &At<'_>, number: f64, clause: &Clause, errors: &mut Errors) {
         _ => None,
     };
     if range.is_some_and(|(low, high)| !(low..=high).contains(&number)) {
-        wrong_type(at, "int64", &clause.format, errors);
+        errors.invalid(at, format!("Checked value must be of type {} with format {}", clause.of_type, clause.format));
     }
     if let Some(limit) = clause.maximum
         && (number > limit || clause.exclusive_maximum && number >= limit)
