@@ -14,7 +14,8 @@ impl Cidr {
     pub fn parse(text: &str) -> Option<Cidr> {
         let (address, bits) = text.split_once('/')?;
         let base: IpAddr = address.parse().ok()?;
-        let bits: u8 = bits.parse().ok().filter(|_| !bits.starts_with('+') && (bits == "0" || !bits.starts_with('0')))?;
+        let bits: u8 =
+            bits.parse().ok().filter(|_| !bits.starts_with('+') && (bits == "0" || !bits.starts_with('0')))?;
         (bits <= if base.is_ipv4() { 32 } else { 128 }).then_some(Cidr { base, bits })
     }
 

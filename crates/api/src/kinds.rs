@@ -15,19 +15,26 @@ const READ: &[Verb] = &[Get, List];
 
 const FINALIZE: Subresource = Subresource { name: "finalize", body: ("", "", ""), verbs: &[Update] };
 const STATUS: Subresource = Subresource { name: "status", body: ("", "", ""), verbs: &[Get, Patch, Update] };
-const PROXY: Subresource = Subresource { name: "proxy", body: ("", "", "NodeProxyOptions"), verbs: &[Create, Delete, Get, Patch, Update] };
+const PROXY: Subresource =
+    Subresource { name: "proxy", body: ("", "", "NodeProxyOptions"), verbs: &[Create, Delete, Get, Patch, Update] };
 const ATTACH: Subresource = Subresource { name: "attach", body: ("", "", "PodAttachOptions"), verbs: &[Create, Get] };
 const BINDING: Subresource = Subresource { name: "binding", body: ("", "", "Binding"), verbs: &[Create] };
-const EPHEMERALCONTAINERS: Subresource = Subresource { name: "ephemeralcontainers", body: ("", "", ""), verbs: &[Get, Patch, Update] };
+const EPHEMERALCONTAINERS: Subresource =
+    Subresource { name: "ephemeralcontainers", body: ("", "", ""), verbs: &[Get, Patch, Update] };
 const EVICTION: Subresource = Subresource { name: "eviction", body: ("policy", "v1", "Eviction"), verbs: &[Create] };
 const EXEC: Subresource = Subresource { name: "exec", body: ("", "", "PodExecOptions"), verbs: &[Create, Get] };
 const LOG: Subresource = Subresource { name: "log", body: ("", "", ""), verbs: &[Get] };
-const PORTFORWARD: Subresource = Subresource { name: "portforward", body: ("", "", "PodPortForwardOptions"), verbs: &[Create, Get] };
-const PROXY_OF_PODS: Subresource = Subresource { name: "proxy", body: ("", "", "PodProxyOptions"), verbs: &[Create, Delete, Get, Patch, Update] };
+const PORTFORWARD: Subresource =
+    Subresource { name: "portforward", body: ("", "", "PodPortForwardOptions"), verbs: &[Create, Get] };
+const PROXY_OF_PODS: Subresource =
+    Subresource { name: "proxy", body: ("", "", "PodProxyOptions"), verbs: &[Create, Delete, Get, Patch, Update] };
 const RESIZE: Subresource = Subresource { name: "resize", body: ("", "", ""), verbs: &[Get, Patch, Update] };
-const SCALE: Subresource = Subresource { name: "scale", body: ("autoscaling", "v1", "Scale"), verbs: &[Get, Patch, Update] };
-const TOKEN: Subresource = Subresource { name: "token", body: ("authentication.k8s.io", "v1", "TokenRequest"), verbs: &[Create] };
-const PROXY_OF_SERVICES: Subresource = Subresource { name: "proxy", body: ("", "", "ServiceProxyOptions"), verbs: &[Create, Delete, Get, Patch, Update] };
+const SCALE: Subresource =
+    Subresource { name: "scale", body: ("autoscaling", "v1", "Scale"), verbs: &[Get, Patch, Update] };
+const TOKEN: Subresource =
+    Subresource { name: "token", body: ("authentication.k8s.io", "v1", "TokenRequest"), verbs: &[Create] };
+const PROXY_OF_SERVICES: Subresource =
+    Subresource { name: "proxy", body: ("", "", "ServiceProxyOptions"), verbs: &[Create, Delete, Get, Patch, Update] };
 const APPROVAL: Subresource = Subresource { name: "approval", body: ("", "", ""), verbs: &[Get, Patch, Update] };
 
 /// A kind that is stored as it is.
@@ -129,7 +136,6 @@ const KINDS: &[Row] = &[
 pub fn kinds() -> Vec<Kind> {
     KINDS.iter().map(Row::kind).collect()
 }
-
 
 impl Row {
     fn kind(&self) -> Kind {

@@ -6,9 +6,9 @@ pub mod address;
 pub mod apiregistration;
 pub mod columns;
 pub mod core;
+pub mod descriptions;
 pub mod kinds;
 pub mod rbac;
-pub mod descriptions;
 pub mod schema;
 
 use meta::{Object, Resource, Str};

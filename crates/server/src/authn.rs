@@ -1,8 +1,8 @@
 //! Who is calling: a client certificate, a bearer token, or nobody.
 
 use base::Time;
-use meta::{Reason, Resource, Status, Str};
 use client::Mirror;
+use meta::{Reason, Resource, Status, Str};
 
 use crate::identity::{User, service_account_user};
 use crate::tokens::{Claims, ISSUER, Tokens};
@@ -59,15 +59,15 @@ impl Authenticator {
             return Ok((User::new("system:bootstrap:join", &groups), audiences.to_vec()));
         }
         let claims = self.tokens.verify(token, now)?;
-        let good: Vec<Str> =
-            audiences.iter().filter(|audience| claims.audiences.contains(audience)).cloned().collect();
+        let good: Vec<Str> = audiences.iter().filter(|audience| claims.audiences.contains(audience)).cloned().collect();
         if good.is_empty() {
             return Err("for another audience");
         }
         check_bound(&claims, mirror)?;
         let mut user = service_account_user(&claims.namespace, &claims.account);
         user.uid = claims.account_uid.clone();
-        let mut extra = vec![("authentication.kubernetes.io/credential-id".into(), vec![format!("JTI={}", claims.id).into()])];
+        let mut extra =
+            vec![("authentication.kubernetes.io/credential-id".into(), vec![format!("JTI={}", claims.id).into()])];
         if let Some((resource, name, uid)) = &claims.bound
             && resource == "pods"
         {
@@ -91,7 +91,8 @@ fn check_bound(claims: &Claims, mirror: &Mirror) -> Result<(), &'static str> {
         return Err("the account was made anew");
     }
     if let Some((resource, name, uid)) = &claims.bound {
-        let object = cache.one(Resource::intern(resource), &claims.namespace, name).ok_or("what it is bound to is gone")?;
+        let object =
+            cache.one(Resource::intern(resource), &claims.namespace, name).ok_or("what it is bound to is gone")?;
         if object.uid() != uid {
             return Err("what it is bound to was made anew");
         }

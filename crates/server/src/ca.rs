@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
@@ -88,7 +88,14 @@ impl Ca {
     }
 
     /// A new certificate and key. `names` are DNS names or addresses that it is good for as a server.
-    pub fn issue(&self, user: &str, groups: &[&str], names: &[String], usage: Usage, days: i64) -> Result<Identity, Error> {
+    pub fn issue(
+        &self,
+        user: &str,
+        groups: &[&str],
+        names: &[String],
+        usage: Usage,
+        days: i64,
+    ) -> Result<Identity, Error> {
         let key = KeyPair::generate().map_err(failed("make a key"))?;
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, user);

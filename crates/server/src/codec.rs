@@ -37,16 +37,14 @@ pub fn decode_as(
 ) -> Result<(Value, Vec<String>), Status> {
     let version = api_version.rsplit('/').next().unwrap_or(api_version);
     let mut duplicates = Vec::new();
-    let mut value =
-        read(bytes, media, of, &mut duplicates).map_err(|error| error.status(version, kind))?;
+    let mut value = read(bytes, media, of, &mut duplicates).map_err(|error| error.status(version, kind))?;
     if !matches!(value, Value::Map(_)) {
         return Err(Status::bad_request(format!(
             "{kind} in version {version:?} cannot be handled as a {kind}: the body is no object"
         )));
     }
     check_type(&mut value, api_version, kind)?;
-    let warnings =
-        conform(&mut value, of, validation, &duplicates).map_err(|error| error.status(version, kind))?;
+    let warnings = conform(&mut value, of, validation, &duplicates).map_err(|error| error.status(version, kind))?;
     Ok((value, warnings))
 }
 
@@ -175,7 +173,9 @@ fn to_yaml(value: &Value) -> Vec<u8> {
 pub fn respond(kind: &Kind, accept: Accept, outcome: &Outcome, now: Time) -> Response {
     let bytes = match (&outcome.stored, accept.shape, accept.media) {
         // The stored bytes are the answer, where the stored version was asked for.
-        (Some(object), Shape::Object, Media::Json) if !accept.pretty && is_stored_version(kind, object) => object.bytes(),
+        (Some(object), Shape::Object, Media::Json) if !accept.pretty && is_stored_version(kind, object) => {
+            object.bytes()
+        }
         _ if outcome.value["kind"].text() == "Status" => {
             write(accept, &outcome.value, api::schema::builtin().named("io.k8s.apimachinery.pkg.apis.meta.v1.Status"))
         }

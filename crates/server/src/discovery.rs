@@ -103,7 +103,8 @@ pub fn aggregated(registry: &Registry, core: bool) -> Value {
     let groups = registry.groups().into_iter().filter(|(name, _)| name.is_empty() == core);
     let items: Vec<Value> = groups
         .map(|(name, versions)| {
-            let versions: Vec<Value> = versions.iter().map(|version| aggregated_version(registry, &name, version)).collect();
+            let versions: Vec<Value> =
+                versions.iter().map(|version| aggregated_version(registry, &name, version)).collect();
             let metadata = if name.is_empty() { Value::map() } else { json!({"name": (&name)}) };
             json!({"metadata": metadata, "versions": versions})
         })

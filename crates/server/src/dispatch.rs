@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use meta::decode::Media;
 use meta::{Kind, Object, Reason, Status, Str, Value, Verb, json};
 
+use crate::Server;
 use crate::authz::{Attributes, Authorized, authorize, decide, refusal};
 use crate::codec;
 use crate::discovery;
@@ -27,7 +28,6 @@ use crate::verbs::patch::{Patch, patch, patch_type};
 use crate::verbs::update::{Replace, change};
 use crate::verbs::watch::{Wish, frames, json_frame};
 use crate::verbs::{Call, delete};
-use crate::Server;
 
 /// Bytes of a request's body.
 pub const BODY_MAX_BYTES: usize = 3 * 1024 * 1024;
@@ -145,7 +145,8 @@ fn impersonated(user: User, incomer: &Incomer, mirror: &Mirror) -> Result<User, 
             may("", "serviceaccounts", "", namespace, account)?;
             if groups.is_empty() {
                 let namespace = namespace.to_owned();
-                target.groups = vec!["system:serviceaccounts".into(), format!("system:serviceaccounts:{namespace}").into()];
+                target.groups =
+                    vec!["system:serviceaccounts".into(), format!("system:serviceaccounts:{namespace}").into()];
             }
         }
         None => may("", "users", "", "", &name)?,
@@ -181,7 +182,8 @@ async fn handle(server: &Arc<Server>, auth: &Authorized, incomer: Incomer) -> Re
         });
         return if known { Err(no_such_resource()) } else { Ok(body::text(404, "404 page not found\n")) };
     };
-    if kind.names.namespaced && info.namespace.is_empty() && !matches!(info.verb, "list" | "watch" | "deletecollection") {
+    if kind.names.namespaced && info.namespace.is_empty() && !matches!(info.verb, "list" | "watch" | "deletecollection")
+    {
         return match info.verb {
             "create" => Err(not_allowed()),
             _ => Err(no_such_resource()),
@@ -368,13 +370,19 @@ async fn wait_for(server: &Server, revision: Revision) {
     let _ = tokio::time::timeout(PATIENCE, server.storage.mirror().reached(revision)).await;
 }
 
-async fn watch(server: &Arc<Server>, auth: &Authorized, kind: &Arc<Kind>, incomer: &Incomer) -> Result<Response, Status> {
+async fn watch(
+    server: &Arc<Server>,
+    auth: &Authorized,
+    kind: &Arc<Kind>,
+    incomer: &Incomer,
+) -> Result<Response, Status> {
     let accept = accept_of(incomer, true, true)?;
     let query = &incomer.query;
     let mut filter = Filter::of(query, kind)?;
     // The deprecated path of one object: /watch/namespaces/x/pods/NAME.
     if !auth.info.name.is_empty() {
-        let term = meta::labels::FieldTerm { field: "metadata.name".into(), value: auth.info.name.clone(), equal: true };
+        let term =
+            meta::labels::FieldTerm { field: "metadata.name".into(), value: auth.info.name.clone(), equal: true };
         filter.fields.0.push(term);
     }
     let version = query.text("resourceVersion");
@@ -395,7 +403,8 @@ async fn watch(server: &Arc<Server>, auth: &Authorized, kind: &Arc<Kind>, income
     if since > current {
         wait_for(server, since).await;
     }
-    let initial = (sends_initial || since == Revision::ZERO && query.get("sendInitialEvents").is_none()).then_some(view);
+    let initial =
+        (sends_initial || since == Revision::ZERO && query.get("sendInitialEvents").is_none()).then_some(view);
     if initial.is_none() && since > Revision::ZERO && since < current {
         // Known at once, so that the client gets an HTTP status and not a frame.
         if mirror.since(kind.resource, since, 1).is_err() {
@@ -567,11 +576,13 @@ async fn plain(server: &Arc<Server>, auth: &Authorized, incomer: Incomer) -> Res
         ["version"] => Ok(body::json(200, &version())),
         ["api"] | ["apis"] => {
             let core = parts[0] == "api";
-            let aggregated = incomer.header(header::ACCEPT).is_some_and(|accept| accept.contains("APIGroupDiscoveryList"));
+            let aggregated =
+                incomer.header(header::ACCEPT).is_some_and(|accept| accept.contains("APIGroupDiscoveryList"));
             if aggregated {
                 return Ok(aggregated_discovery(&registry, core, &incomer));
             }
-            let plain = if core { discovery::core_versions(&server.options.advertise) } else { discovery::groups(&registry) };
+            let plain =
+                if core { discovery::core_versions(&server.options.advertise) } else { discovery::groups(&registry) };
             discovery_answer(&incomer, &plain)
         }
         ["api", version] => {
@@ -587,7 +598,9 @@ async fn plain(server: &Arc<Server>, auth: &Authorized, incomer: Incomer) -> Res
             None => Ok(body::text(404, "404 page not found\n")),
         },
         ["openapi", ..] => crate::subresource::openapi::answer(&registry, &parts, &incomer),
-        ["openid", "v1", "jwks"] => Ok(body::answer(200, "application/jwk-set+json", server.authn.tokens.key_set().to_json())),
+        ["openid", "v1", "jwks"] => {
+            Ok(body::answer(200, "application/jwk-set+json", server.authn.tokens.key_set().to_json()))
+        }
         [".well-known", "openid-configuration"] => Ok(body::json(
             200,
             &json!({
@@ -600,11 +613,20 @@ async fn plain(server: &Arc<Server>, auth: &Authorized, incomer: Incomer) -> Res
         ["metrics"] => Ok(body::text(200, metrics(server))),
         ["join", "ca"] => Ok(body::text(200, server.ca.pem().to_owned())),
         [""] | [] => {
-            let paths: Vec<Value> =
-                ["/api", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]
-                    .into_iter()
-                    .map(Value::from)
-                    .collect();
+            let paths: Vec<Value> = [
+                "/api",
+                "/apis",
+                "/healthz",
+                "/livez",
+                "/metrics",
+                "/openapi/v2",
+                "/openapi/v3",
+                "/readyz",
+                "/version",
+            ]
+            .into_iter()
+            .map(Value::from)
+            .collect();
             Ok(body::json(200, &json!({"paths": paths})))
         }
         _ => Ok(body::text(404, "404 page not found\n")),

@@ -6,14 +6,32 @@ use std::path::PathBuf;
 
 #[derive(Debug)]
 pub enum Error {
-    Certificate { what: String, why: String },
-    File { what: &'static str, path: PathBuf, error: io::Error },
+    Certificate {
+        what: String,
+        why: String,
+    },
+    File {
+        what: &'static str,
+        path: PathBuf,
+        error: io::Error,
+    },
     /// The address cannot be listened on.
-    Listen { address: String, error: io::Error },
-    Store { what: &'static str, why: String },
+    Listen {
+        address: String,
+        error: io::Error,
+    },
+    Store {
+        what: &'static str,
+        why: String,
+    },
     /// Objects that every cluster has could not be written.
-    Bootstrap { what: String, why: String },
-    Tls { why: String },
+    Bootstrap {
+        what: String,
+        why: String,
+    },
+    Tls {
+        why: String,
+    },
 }
 
 impl fmt::Display for Error {

@@ -96,8 +96,11 @@ impl Server {
         backend: Arc<dyn store::Backend>,
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<Server>, Error> {
-        std::fs::create_dir_all(&options.dir)
-            .map_err(|error| Error::File { what: "create", path: options.dir.clone(), error })?;
+        std::fs::create_dir_all(&options.dir).map_err(|error| Error::File {
+            what: "create",
+            path: options.dir.clone(),
+            error,
+        })?;
         let ca = ca::Ca::open(&options.dir)?;
         let tokens = tokens::Tokens::open(&options.dir)?;
         let join_token = bootstrap::join_token(&options.dir)?;

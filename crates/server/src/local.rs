@@ -88,10 +88,10 @@ pub async fn call(server: &Arc<Server>, user: &User, request: Request) -> Result
             subresource::create_or_review(server, &call, complete(value)?).await?
         }
         Action::Create(value) => subresource::post_value(server, &call, value).await?,
-        Action::Update(value) => change(server, &call, &Replace { value: complete(value)?, warnings: Vec::new() }).await?,
-        Action::Patch(kind, value) => {
-            patch(server, &call, Patch { kind, patch: value }).await?
+        Action::Update(value) => {
+            change(server, &call, &Replace { value: complete(value)?, warnings: Vec::new() }).await?
         }
+        Action::Patch(kind, value) => patch(server, &call, Patch { kind, patch: value }).await?,
         Action::Delete => {
             let options = DeleteOptions {
                 dry_run: request.options.dry_run,

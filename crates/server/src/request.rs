@@ -56,10 +56,9 @@ impl Query {
     pub fn number(&self, key: &str) -> Result<Option<i64>, Status> {
         match self.get(key) {
             None | Some("") => Ok(None),
-            Some(text) => text
-                .parse()
-                .map(Some)
-                .map_err(|_| Status::bad_request(format!("unable to convert the query parameter {key}={text:?} to a number"))),
+            Some(text) => text.parse().map(Some).map_err(|_| {
+                Status::bad_request(format!("unable to convert the query parameter {key}={text:?} to a number"))
+            }),
         }
     }
 }
@@ -194,7 +193,11 @@ mod tests {
         check("DELETE", "/apis/apps/v1/namespaces/a/deployments", "deletecollection apps/v1 a deployments");
         check("GET", "/api/v1/namespaces/a/pods/b/proxy/x/y%20z", "get /v1 a pods b proxy x/y z");
         check("GET", "/api/v1/watch/namespaces/a/pods", "watch /v1 a pods");
-        check("GET", "/apis/rbac.authorization.k8s.io/v1/clusterroles/system%3Anode", "get rbac.authorization.k8s.io/v1  clusterroles system:node");
+        check(
+            "GET",
+            "/apis/rbac.authorization.k8s.io/v1/clusterroles/system%3Anode",
+            "get rbac.authorization.k8s.io/v1  clusterroles system:node",
+        );
         check("GET", "/healthz", "get /");
     }
 }

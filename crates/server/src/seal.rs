@@ -25,7 +25,10 @@ impl Seal {
     pub fn open(dir: &Path) -> Result<Seal, Error> {
         let path = dir.join("seal.key");
         let random = SystemRandom::new();
-        let bad = |why: &str| Error::Certificate { what: "read the key for encryption at rest".to_owned(), why: why.to_owned() };
+        let bad = |why: &str| Error::Certificate {
+            what: "read the key for encryption at rest".to_owned(),
+            why: why.to_owned(),
+        };
         let key = if path.exists() {
             std::fs::read(&path).map_err(|error| Error::File { what: "read", path: path.clone(), error })?
         } else {

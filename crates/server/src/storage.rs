@@ -67,7 +67,10 @@ pub enum Write {
 #[derive(Debug)]
 pub enum WriteError {
     /// Something was at another revision than expected.
-    Stale { resource: Option<Resource>, found: Revision },
+    Stale {
+        resource: Option<Resource>,
+        found: Revision,
+    },
     Failed(Status),
 }
 
@@ -219,7 +222,9 @@ fn status_of(error: &StoreError) -> Status {
         StoreError::Busy => {
             Status::new(Reason::TooManyRequests, "too many writes are waiting, please try again later").retry_after(1)
         }
-        StoreError::Disk { full: true, .. } => Status::new(Reason::ServiceUnavailable, error.to_string()).retry_after(5),
+        StoreError::Disk { full: true, .. } => {
+            Status::new(Reason::ServiceUnavailable, error.to_string()).retry_after(5)
+        }
         StoreError::Invalid(_) => Status::new(Reason::RequestEntityTooLarge, error.to_string()),
         StoreError::Closed | StoreError::Unknown(_) => Status::new(Reason::ServiceUnavailable, error.to_string()),
         error => Status::internal(error),
@@ -247,8 +252,8 @@ impl Decoder {
         }
         let bytes = self.seal.unseal(key, &version.value)?;
         let damaged = |why: String| Error::Store { what: "decode an object of the store", why };
-        let mut value = Value::parse(&bytes)
-            .map_err(|error| damaged(format!("{}: {error}", String::from_utf8_lossy(key))))?;
+        let mut value =
+            Value::parse(&bytes).map_err(|error| damaged(format!("{}: {error}", String::from_utf8_lossy(key))))?;
         value.set(&["metadata", "resourceVersion"], version.mod_revision.to_string());
         let mut facts = Facts::of(resource, &value);
         let registry = self.registry.read().unwrap_or_else(PoisonError::into_inner).clone();

@@ -5,7 +5,9 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use meta::{Str, Value, json};
 use ring::rand::SystemRandom;
-use ring::signature::{ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, UnparsedPublicKey};
+use ring::signature::{
+    ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, UnparsedPublicKey,
+};
 use std::path::Path;
 
 use crate::ca::write_private;
@@ -90,7 +92,8 @@ impl Tokens {
             "sub": (format!("system:serviceaccount:{}:{}", grant.namespace, grant.account)),
         });
         let header = json!({"alg": "ES256", "kid": (&self.key_id)});
-        let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_json()), URL_SAFE_NO_PAD.encode(claims.to_json()));
+        let signed =
+            format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_json()), URL_SAFE_NO_PAD.encode(claims.to_json()));
         let signature = self
             .key
             .sign(&SystemRandom::new(), signed.as_bytes())

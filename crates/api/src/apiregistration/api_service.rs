@@ -33,10 +33,13 @@ impl Rules for ApiService {
             object.take(&["status"]);
             // A service of this server itself is there as soon as it is registered.
             if object.at(&["spec", "service"]).is_null() {
-                object.set(&["status", "conditions"], json!([{
-                    "type": "Available", "status": "True", "reason": "Local",
-                    "message": "Served by this server.", "lastTransitionTime": (cx.change.now.rfc3339()),
-                }]));
+                object.set(
+                    &["status", "conditions"],
+                    json!([{
+                        "type": "Available", "status": "True", "reason": "Local",
+                        "message": "Served by this server.", "lastTransitionTime": (cx.change.now.rfc3339()),
+                    }]),
+                );
             }
         }
         Ok(())
@@ -70,7 +73,10 @@ impl Rules for ApiService {
                 errors.invalid(&spec.field("caBundle"), "local APIServices may not have a caBundle");
             }
             if spec.field("insecureSkipTLSVerify").value.is_true() {
-                errors.invalid(&spec.field("insecureSkipTLSVerify"), "local APIServices may not have insecureSkipTLSVerify");
+                errors.invalid(
+                    &spec.field("insecureSkipTLSVerify"),
+                    "local APIServices may not have insecureSkipTLSVerify",
+                );
             }
             return;
         }

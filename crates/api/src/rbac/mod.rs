@@ -124,9 +124,9 @@ impl PolicyRule {
         }
         if !part.urls.is_empty() {
             return part.urls.iter().all(|url| {
-                self.urls.iter().any(|mine| {
-                    mine == url || mine.strip_suffix('*').is_some_and(|prefix| url.starts_with(prefix))
-                })
+                self.urls
+                    .iter()
+                    .any(|mine| mine == url || mine.strip_suffix('*').is_some_and(|prefix| url.starts_with(prefix)))
             });
         }
         let covers_resource = |resource: &Str| {
@@ -205,7 +205,8 @@ mod tests {
 
     #[test]
     fn rules_allow_and_cover() {
-        let rule = PolicyRule::of(&json!({"verbs": ["get", "list"], "apiGroups": [""], "resources": ["pods", "*/scale"]}));
+        let rule =
+            PolicyRule::of(&json!({"verbs": ["get", "list"], "apiGroups": [""], "resources": ["pods", "*/scale"]}));
         let ask = |verb, resource, subresource| Ask { verb, group: "", resource, subresource, name: "", url: None };
         assert!(rule.allows(&ask("get", "pods", "")));
         assert!(!rule.allows(&ask("get", "pods", "log")));

@@ -23,7 +23,10 @@ impl Rules for Role {
         if aggregation.is_set() {
             let selectors = aggregation.field("clusterRoleSelectors");
             if selectors.is_empty() {
-                errors.required(&selectors.path, "at least one clusterRoleSelector required if aggregationRule is non-nil");
+                errors.required(
+                    &selectors.path,
+                    "at least one clusterRoleSelector required if aggregationRule is non-nil",
+                );
             }
         }
     }

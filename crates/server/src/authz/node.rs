@@ -59,15 +59,12 @@ pub fn decide(attributes: &Attributes<'_>, view: &View) -> Decision {
                 return Decision::NoOpinion("can only read namespaced object of this type".to_owned());
             }
             graph(pods_of(view, node).any(|pod| {
-                pod.namespace() == attributes.namespace
-                    && refers(&pod.value(), attributes.resource, attributes.name)
+                pod.namespace() == attributes.namespace && refers(&pod.value(), attributes.resource, attributes.name)
             }))
         }
-        ("", "persistentvolumeclaims", "") if attributes.verb == "get" => {
-            graph(claims_of(view, node).any(|(namespace, name)| {
-                namespace == attributes.namespace && name == attributes.name
-            }))
-        }
+        ("", "persistentvolumeclaims", "") if attributes.verb == "get" => graph(
+            claims_of(view, node).any(|(namespace, name)| namespace == attributes.namespace && name == attributes.name),
+        ),
         ("", "persistentvolumes", "") if attributes.verb == "get" => {
             graph(claims_of(view, node).any(|(namespace, name)| {
                 let claim = view.one(CLAIMS, &namespace, &name);

@@ -38,8 +38,7 @@ pub fn decide(attributes: &Attributes<'_>, view: &View) -> Decision {
 /// until it returns false.
 fn visit(user: &User, namespace: &str, view: &View, each: &mut dyn FnMut(&Object, &[PolicyRule]) -> bool) {
     let cluster = view.list(CLUSTER_ROLE_BINDINGS, "");
-    let namespaced =
-        (!namespace.is_empty()).then(|| view.list(ROLE_BINDINGS, namespace)).into_iter().flatten();
+    let namespaced = (!namespace.is_empty()).then(|| view.list(ROLE_BINDINGS, namespace)).into_iter().flatten();
     for binding in cluster.chain(namespaced) {
         let Some(facts) = binding.own::<BindingFacts>() else { continue };
         if !facts.binds(&user.name, groups(user)) {

@@ -54,10 +54,8 @@ pub async fn run(server: &Arc<Server>) -> Result<(), Error> {
         });
     }
     while let Some(done) = tasks.join_next().await {
-        let (object, result) = done.map_err(|error| Error::Bootstrap {
-            what: "the default objects".to_owned(),
-            why: error.to_string(),
-        })?;
+        let (object, result) =
+            done.map_err(|error| Error::Bootstrap { what: "the default objects".to_owned(), why: error.to_string() })?;
         result.map_err(|status| failed(&object, &status))?;
     }
     Ok(())
@@ -67,7 +65,10 @@ async fn ensure(server: &Arc<Server>, object: Value) -> Result<(), Status> {
     let (group, version) = split_version(object["apiVersion"].text());
     let registry = server.storage.registry();
     let Some(kind) = registry.by_kind(group, version, object["kind"].text()) else {
-        return Err(Status::internal(format!("the default objects have a kind that is not served: {}", object["kind"].text())));
+        return Err(Status::internal(format!(
+            "the default objects have a kind that is not served: {}",
+            object["kind"].text()
+        )));
     };
     let meta = &object["metadata"];
     let (namespace, name) = (meta["namespace"].text(), meta["name"].text());
@@ -82,7 +83,8 @@ async fn ensure(server: &Arc<Server>, object: Value) -> Result<(), Status> {
 
 /// Default roles regain rules that were taken from them; nothing that was added is removed.
 async fn restore(server: &Arc<Server>, resource: meta::Resource, found: &Value, wanted: &Value) -> Result<(), Status> {
-    let keeps_itself = found.at(&["metadata", "annotations", "rbac.authorization.kubernetes.io/autoupdate"]).text() == "true";
+    let keeps_itself =
+        found.at(&["metadata", "annotations", "rbac.authorization.kubernetes.io/autoupdate"]).text() == "true";
     if !keeps_itself || wanted.get("aggregationRule").is_some() {
         return Ok(());
     }

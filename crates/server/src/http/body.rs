@@ -37,7 +37,9 @@ impl hyper::body::Body for Body {
 
     fn size_hint(&self) -> hyper::body::SizeHint {
         match self {
-            Body::Full(bytes) => hyper::body::SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Body::Full(bytes) => {
+                hyper::body::SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
             Body::Incoming(incoming) => incoming.size_hint(),
             _ => hyper::body::SizeHint::default(),
         }

@@ -20,7 +20,10 @@ impl Edit for Bind {
         let conflict = |why: String| Err(Status::conflict("", "pods/binding", name, why));
         let uid = meta["uid"].text();
         if !uid.is_empty() && uid != old.at(&["metadata", "uid"]).text() {
-            return conflict(format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", old.at(&["metadata", "uid"]).text()));
+            return conflict(format!(
+                "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                old.at(&["metadata", "uid"]).text()
+            ));
         }
         if old.at(&["metadata", "deletionTimestamp"]).as_str().is_some() {
             return conflict(format!("pod {name} is being deleted, cannot be assigned to a host"));
@@ -99,4 +102,3 @@ fn check(call: &Call<'_>, binding: &Value) -> Result<(), Status> {
     }
     Ok(())
 }
-

@@ -20,12 +20,13 @@ pub async fn evict(server: &Arc<Server>, call: &Call<'_>, eviction: Value) -> Re
     let body = &eviction["deleteOptions"];
     let mut options = DeleteOptions::of(&crate::request::Query::default(), (!body.is_null()).then_some(body))?;
     options.dry_run |= call.options.dry_run;
-    let pod = server
-        .one(call.kind.resource, call.namespace(), name)
-        .ok_or_else(|| Status::not_found("", "pods", name))?;
+    let pod =
+        server.one(call.kind.resource, call.namespace(), name).ok_or_else(|| Status::not_found("", "pods", name))?;
     let asked = eviction.at(&["metadata", "name"]).text();
     if asked != name {
-        return Err(Status::bad_request(format!("name in URL does not match name in Eviction object: {name} != {asked}")));
+        return Err(Status::bad_request(format!(
+            "name in URL does not match name in Eviction object: {name} != {asked}"
+        )));
     }
     if !passes_freely(&pod) {
         take_from_budget(server, call, &pod, options.dry_run).await?;
@@ -40,7 +41,8 @@ pub async fn evict(server: &Arc<Server>, call: &Call<'_>, eviction: Value) -> Re
 /// Pods that serve nothing (finished, never started, going already) are outside of any budget.
 fn passes_freely(pod: &Object) -> bool {
     let value = pod.value();
-    pod.facts().deleting.is_some() || matches!(value.at(&["status", "phase"]).text(), "Succeeded" | "Failed" | "Pending" | "")
+    pod.facts().deleting.is_some()
+        || matches!(value.at(&["status", "phase"]).text(), "Succeeded" | "Failed" | "Pending" | "")
 }
 
 fn is_ready(pod: &Object) -> bool {
@@ -61,7 +63,8 @@ async fn take_from_budget(server: &Arc<Server>, call: &Call<'_>, pod: &Object, d
             [] => return Ok(()),
             [budget] => budget,
             _ => {
-                let message = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
+                let message =
+                    "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
                 return Err(Status::new(Reason::InternalError, message));
             }
         };
@@ -82,7 +85,12 @@ async fn take_from_budget(server: &Arc<Server>, call: &Call<'_>, pod: &Object, d
         }
         let allowed = status["disruptionsAllowed"].as_int().unwrap_or(0);
         if allowed < 0 {
-            return Err(Status::forbidden("policy", "poddisruptionbudgets", budget.name(), "pdb disruptions allowed is negative"));
+            return Err(Status::forbidden(
+                "policy",
+                "poddisruptionbudgets",
+                budget.name(),
+                "pdb disruptions allowed is negative",
+            ));
         }
         if allowed == 0 {
             let message = format!(
@@ -113,9 +121,7 @@ async fn take_from_budget(server: &Arc<Server>, call: &Call<'_>, pod: &Object, d
 }
 
 fn refused(message: &str) -> Status {
-    let status = Status::new(
-        Reason::TooManyRequests,
-        "Cannot evict pod as it would violate the pod's disruption budget.",
-    );
+    let status =
+        Status::new(Reason::TooManyRequests, "Cannot evict pod as it would violate the pod's disruption budget.");
     status.caused("DisruptionBudget", "", message)
 }

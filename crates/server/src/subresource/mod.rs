@@ -112,11 +112,8 @@ async fn post(
     let mut outcome = post_value(server, &call, value).await?;
     outcome.warnings.splice(0..0, warnings);
     let status = outcome.value["kind"].text() == "Status";
-    let of = if status {
-        api::schema::builtin().named("io.k8s.apimachinery.pkg.apis.meta.v1.Status")
-    } else {
-        Some(of)
-    };
+    let of =
+        if status { api::schema::builtin().named("io.k8s.apimachinery.pkg.apis.meta.v1.Status") } else { Some(of) };
     let mut response = body::answer(outcome.code, content_type(accept.media), codec::write(accept, &outcome.value, of));
     codec::add_warnings(&mut response, &outcome.warnings);
     Ok(response)

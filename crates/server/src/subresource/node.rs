@@ -40,7 +40,8 @@ impl Kubelets {
         for certificate in CertificateDer::pem_slice_iter(ca.pem().as_bytes()) {
             roots.add(certificate.map_err(|error| bad(&error))?).map_err(|error| bad(&error))?;
         }
-        let identity = ca.issue("kube-apiserver-kubelet-client", &["system:masters"], &[], Usage::Client, crate::ca::LEAF_DAYS)?;
+        let identity =
+            ca.issue("kube-apiserver-kubelet-client", &["system:masters"], &[], Usage::Client, crate::ca::LEAF_DAYS)?;
         let (chain, key) = identity.rustls()?;
         let config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()
@@ -141,7 +142,9 @@ fn container_of(pod: &Value, query: &crate::request::Query, name: &str, subresou
     let default = pod.at(&["metadata", "annotations", "kubectl.kubernetes.io/default-container"]).text();
     match all.as_slice() {
         [one] => Ok(one.clone()),
-        _ if !default.is_empty() && all.iter().any(|name| name == default) && subresource != "log" => Ok(default.to_owned()),
+        _ if !default.is_empty() && all.iter().any(|name| name == default) && subresource != "log" => {
+            Ok(default.to_owned())
+        }
         [] => Err(Status::bad_request(format!("pod {name} has no containers"))),
         many => {
             let mut message =
@@ -192,17 +195,23 @@ fn service_proxy(server: &Server, auth: &Authorized) -> Result<Target, Status> {
             "" => ports.len() == 1,
             port => entry["name"].text() == port || number.is_some_and(|number| entry["port"].as_int() == Some(number)),
         })
-        .ok_or_else(|| Status::new(Reason::ServiceUnavailable, format!("no service port {port:?} found for service {name:?}")))?;
+        .ok_or_else(|| {
+            Status::new(Reason::ServiceUnavailable, format!("no service port {port:?} found for service {name:?}"))
+        })?;
     let view = server.storage.mirror().view();
     for slice in view.list(SLICES, namespace) {
         if slice.labels().get("kubernetes.io/service-name") != Some(name) {
             continue;
         }
         let slice = slice.value();
-        let Some(port) = slice["ports"].items().iter().find(|entry| entry["name"].text() == wanted["name"].text()) else {
+        let Some(port) = slice["ports"].items().iter().find(|entry| entry["name"].text() == wanted["name"].text())
+        else {
             continue;
         };
-        let ready = slice["endpoints"].items().iter().find(|endpoint| endpoint.at(&["conditions", "ready"]).as_bool() != Some(false));
+        let ready = slice["endpoints"]
+            .items()
+            .iter()
+            .find(|endpoint| endpoint.at(&["conditions", "ready"]).as_bool() != Some(false));
         if let (Some(endpoint), Some(port)) = (ready, port["port"].as_int().and_then(|port| u16::try_from(port).ok())) {
             let host = endpoint["addresses"][0].text().to_owned();
             return Ok(Target { host, port, tls, path: format!("/{}", auth.info.tail) });
@@ -233,7 +242,8 @@ async fn dial(server: &Server, target: &Target) -> Result<Box<dyn Wire>, Status>
 /// Sends the request on and the answer back; upgraded connections become a tunnel.
 async fn pass(server: &Arc<Server>, target: Target, mut incomer: Incomer) -> Result<Response, Status> {
     let wire = dial(server, &target).await?;
-    let failed = |error: hyper::Error| Status::new(Reason::ServiceUnavailable, format!("the node did not answer: {error}"));
+    let failed =
+        |error: hyper::Error| Status::new(Reason::ServiceUnavailable, format!("the node did not answer: {error}"));
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(wire)).await.map_err(failed)?;
     tokio::spawn(connection.with_upgrades());
     let upgrades = incomer.headers.contains_key(header::UPGRADE);
@@ -245,8 +255,10 @@ async fn pass(server: &Arc<Server>, target: Target, mut incomer: Incomer) -> Res
     if let Some(headers) = request.headers_mut() {
         for (name, value) in &incomer.headers {
             // What proves the caller to us is not the node's to see; the user was authorized here.
-            let ours = matches!(*name, header::AUTHORIZATION | header::HOST | header::CONTENT_LENGTH | header::TRANSFER_ENCODING)
-                || name.as_str().starts_with("impersonate-");
+            let ours = matches!(
+                *name,
+                header::AUTHORIZATION | header::HOST | header::CONTENT_LENGTH | header::TRANSFER_ENCODING
+            ) || name.as_str().starts_with("impersonate-");
             if !ours {
                 headers.append(name.clone(), value.clone());
             }

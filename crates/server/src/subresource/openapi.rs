@@ -1,6 +1,5 @@
 //! `/openapi/v2` and `/openapi/v3`: the schema table as OpenAPI documents.
 
-
 use bytes::Bytes;
 use http::header;
 use meta::Status;

@@ -14,10 +14,10 @@ use crate::codec;
 use crate::dispatch::{Incomer, accept_of, no_such_resource};
 use crate::http::negotiate::{content, content_type};
 use crate::http::{Response, body};
+use crate::verbs::Call;
 use crate::verbs::options::WriteOptions;
 use crate::verbs::patch::patch_type;
 use crate::verbs::update::{Edit, Edited, change};
-use crate::verbs::Call;
 
 /// Where in an object its scale stands; paths as lists of members.
 pub struct Places {
@@ -32,7 +32,11 @@ fn places(kind: &Kind) -> Places {
         Some((spec, status, selector)) => {
             Places { spec: path(spec), status: path(status), selector: selector.map(path) }
         }
-        None => Places { spec: path("spec.replicas"), status: path("status.replicas"), selector: Some(path("spec.selector")) },
+        None => Places {
+            spec: path("spec.replicas"),
+            status: path("status.replicas"),
+            selector: Some(path("spec.selector")),
+        },
     }
 }
 

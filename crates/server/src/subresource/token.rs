@@ -48,21 +48,30 @@ pub fn request(server: &Arc<Server>, call: &Call<'_>, mut request: Value) -> Res
             "Pod" => "pods",
             "Secret" => "secrets",
             "Node" => "nodes",
-            other => return Err(Status::bad_request(format!("cannot bind token for serviceaccount to object of type {other:?}"))),
+            other => {
+                return Err(Status::bad_request(format!(
+                    "cannot bind token for serviceaccount to object of type {other:?}"
+                )));
+            }
         };
         let namespace = if resource == "nodes" { "" } else { info.namespace.as_str() };
         let object = server
             .one(Resource::intern(resource), namespace, name)
             .ok_or_else(|| Status::not_found("", resource, name))?;
         if !uid.is_empty() && uid != object.uid() {
-            let why = format!("the UID in the bound object reference ({uid}) does not match the UID in record. \
-                               The object might have been deleted and then recreated");
+            let why = format!(
+                "the UID in the bound object reference ({uid}) does not match the UID in record. \
+                               The object might have been deleted and then recreated"
+            );
             return Err(Status::conflict("", resource, name, why));
         }
         if resource == "pods" {
             let pod = object.value();
             if pod.at(&["spec", "serviceAccountName"]).text() != info.name {
-                let why = format!("cannot bind token for serviceaccount {:?} to pod running with different serviceaccount name.", info.name);
+                let why = format!(
+                    "cannot bind token for serviceaccount {:?} to pod running with different serviceaccount name.",
+                    info.name
+                );
                 return Err(Status::forbidden("", "serviceaccounts", &info.name, why));
             }
             node = server

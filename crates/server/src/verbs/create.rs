@@ -140,4 +140,3 @@ fn check_place(call: &Call<'_>, value: &Value) -> Result<(), Status> {
     }
     Ok(())
 }
-

@@ -116,8 +116,7 @@ async fn attempt(
             return Ok(Some(Deleted::Gone(gone)));
         }
         let (namespace, name) = (current.facts().namespace.clone(), current.facts().name.clone());
-        let mut writes =
-            vec![Write::Delete { resource: kind.resource, namespace, name, expect: current.revision() }];
+        let mut writes = vec![Write::Delete { resource: kind.resource, namespace, name, expect: current.revision() }];
         for companion in kind.rules.released(&gone) {
             writes.push(CompanionWrite::of(companion).write(server, call.now)?);
         }

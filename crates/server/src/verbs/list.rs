@@ -106,7 +106,8 @@ struct Token {
 
 impl Token {
     fn encode(&self) -> String {
-        let token = json!({"v": "meta.k8s.io/v1", "rv": (i64::try_from(self.revision.0).unwrap_or(0)), "start": (&self.after)});
+        let token =
+            json!({"v": "meta.k8s.io/v1", "rv": (i64::try_from(self.revision.0).unwrap_or(0)), "start": (&self.after)});
         URL_SAFE_NO_PAD.encode(token.to_json())
     }
 
@@ -144,7 +145,12 @@ impl Wanted {
         };
         if !rule.is_empty() {
             if !query.text("continue").is_empty() {
-                return Err(invalid("resourceVersionMatch", rule, "resourceVersionMatch is forbidden when continue is provided", true));
+                return Err(invalid(
+                    "resourceVersionMatch",
+                    rule,
+                    "resourceVersionMatch is forbidden when continue is provided",
+                    true,
+                ));
             }
             if !matches!(rule, "Exact" | "NotOlderThan") {
                 let mut errors = meta::Errors::default();
@@ -154,18 +160,27 @@ impl Wanted {
                 return Err(Status::invalid("meta.k8s.io", "ListOptions", "", &errors));
             }
             if version.is_empty() && query.get("sendInitialEvents").is_none() {
-                return Err(invalid("resourceVersionMatch", rule, "resourceVersionMatch is forbidden unless resourceVersion is provided", true));
+                return Err(invalid(
+                    "resourceVersionMatch",
+                    rule,
+                    "resourceVersionMatch is forbidden unless resourceVersion is provided",
+                    true,
+                ));
             }
             if rule == "Exact" && version == "0" {
-                return Err(invalid("resourceVersionMatch", rule, "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"", true));
+                return Err(invalid(
+                    "resourceVersionMatch",
+                    rule,
+                    "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+                    true,
+                ));
             }
         }
         if version.is_empty() {
             return Ok(Wanted::Newest);
         }
-        let number: u64 = version
-            .parse()
-            .map_err(|_| invalid("resourceVersion", version, "must be a number", false))?;
+        let number: u64 =
+            version.parse().map_err(|_| invalid("resourceVersion", version, "must be a number", false))?;
         Ok(match (rule, number) {
             ("Exact", number) => Wanted::Exactly(Revision(number)),
             (_, 0) => Wanted::Newest,
@@ -209,7 +224,10 @@ pub fn page(
             if revision > view.at() {
                 too_new(revision, view.at())
             } else {
-                Status::new(Reason::Expired, "The provided resource version is too old to display a consistent list result.")
+                Status::new(
+                    Reason::Expired,
+                    "The provided resource version is too old to display a consistent list result.",
+                )
             }
         })?,
         (None, Wanted::AtLeast(revision)) if revision > view.at() => return Err(too_new(revision, view.at())),

@@ -85,7 +85,8 @@ pub fn check(kind: &Kind, at: &At<'_>, old: Option<&Value>, errors: &mut Errors)
         }
         _ => {}
     }
-    if let Some(prefix) = meta.field("generateName").value.as_str().filter(|prefix| !prefix.is_empty() && old.is_none()) {
+    if let Some(prefix) = meta.field("generateName").value.as_str().filter(|prefix| !prefix.is_empty() && old.is_none())
+    {
         // The prefix may end in a dash, which the letters to come make valid.
         let masked = format!("{}a", prefix.trim_end_matches('-'));
         for why in kind.rules.check_name(&masked) {
@@ -142,7 +143,11 @@ fn check_finalizers(finalizers: &At<'_>, errors: &mut Errors) {
             errors.invalid_value(&finalizers.path, name, why);
         }
         if !name.contains('/') && !matches!(name, "orphan" | "foregroundDeletion" | "kubernetes") {
-            errors.invalid_value(&finalizers.path, name, "name is neither a standard finalizer name nor is it fully qualified");
+            errors.invalid_value(
+                &finalizers.path,
+                name,
+                "name is neither a standard finalizer name nor is it fully qualified",
+            );
         }
         has.0 |= name == "orphan";
         has.1 |= name == "foregroundDeletion";
@@ -191,12 +196,20 @@ fn check_change(meta: &At<'_>, old: &Value, errors: &mut Errors) {
     // While it is being deleted, no finalizer may be added.
     if old.get("deletionTimestamp").is_some() {
         let before = old["finalizers"].items();
-        let added: Vec<&str> = meta.field("finalizers").value.items().iter()
-            .filter(|finalizer| !before.contains(finalizer)).map(Value::text).collect();
+        let added: Vec<&str> = meta
+            .field("finalizers")
+            .value
+            .items()
+            .iter()
+            .filter(|finalizer| !before.contains(finalizer))
+            .map(Value::text)
+            .collect();
         if !added.is_empty() {
             errors.forbidden(
                 &meta.field("finalizers").path,
-                format!("no new finalizers can be added if the object is being deleted, found new finalizers {added:?}"),
+                format!(
+                    "no new finalizers can be added if the object is being deleted, found new finalizers {added:?}"
+                ),
             );
         }
     }

@@ -7,7 +7,6 @@ use meta::{Errors, Path, Status, Str, Value};
 
 use crate::request::Query;
 
-
 #[derive(Clone, Debug, Default)]
 pub struct WriteOptions {
     pub dry_run: bool,

@@ -17,9 +17,17 @@ const TRIES: usize = 64;
 #[derive(Clone, Debug)]
 pub enum CompanionWrite {
     Create(Resource, Value),
-    Delete { resource: Resource, namespace: Str, name: Str },
+    Delete {
+        resource: Resource,
+        namespace: Str,
+        name: Str,
+    },
     /// Replaces an object that must still be at this revision (a quota's use).
-    Replace { resource: Resource, object: Value, expect: Revision },
+    Replace {
+        resource: Resource,
+        object: Value,
+        expect: Revision,
+    },
 }
 
 impl CompanionWrite {
@@ -43,7 +51,9 @@ impl CompanionWrite {
                 let expect = found.map_or(Revision::ZERO, |object| object.revision());
                 Write::Delete { resource, namespace, name, expect }
             }
-            CompanionWrite::Replace { resource, object, expect } => Write::Put { resource, object, expect, lease: None },
+            CompanionWrite::Replace { resource, object, expect } => {
+                Write::Put { resource, object, expect, lease: None }
+            }
         })
     }
 }

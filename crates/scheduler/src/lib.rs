@@ -1,0 +1,472 @@
+//! The scheduler: which pod runs on which node. Pure: it is told what changed, and asked for a [`Plan`].
+//!
+//! Not here: writing the plan (a shell does), the clock, any IO.
+//!
+//! How it works: nodes lie in columns; pods of one template share a class; for every pod all nodes are looked at, by
+//! plugins that each pass over whole columns. A pod that was placed counts at once ("assumed"), until the view shows it
+//! bound or the shell reports that it could not be.
+//!
+//! Invariants: same inputs, same plan; a pod is in the queue, or assumed, or resident, never in two of these; no plan
+//! places a pod on a node that any plugin refuses at that moment.
+
+pub mod class;
+pub mod nodes;
+pub mod plugins;
+pub mod preempt;
+pub mod queue;
+pub mod score;
+pub mod terms;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use base::Time;
+use cache::{Event, View};
+use meta::{Object, Resource, Str, Value};
+
+use class::{Class, Classes};
+use nodes::{Nodes, Resident};
+use plugins::{GONE, Mask, PLUGINS, REASONS, Snapshot};
+use queue::{Queue, Wake};
+use terms::Terms;
+
+pub const PODS: Resource = Resource("pods");
+pub const NODES: Resource = Resource("nodes");
+pub const NAMESPACES: Resource = Resource("namespaces");
+/// What the scheduler must be told of.
+pub const WATCHES: &[Resource] = &[NODES, NAMESPACES, PODS];
+/// The name that pods ask for when they ask for nobody else.
+pub const NAME: &str = "default-scheduler";
+/// Classes whose static checks are kept.
+const CHECKS_MAX: usize = 4096;
+
+/// What shall happen, complete: the doer has nothing left to choose.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Plan {
+    pub placements: Vec<Placement>,
+    pub refusals: Vec<Refusal>,
+}
+
+/// A pod and its node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// `namespace/name`.
+    pub key: Str,
+    pub namespace: Str,
+    pub name: Str,
+    pub uid: Str,
+    pub node: Str,
+}
+
+/// A pod that fits nowhere now, and why.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Refusal {
+    pub key: Str,
+    pub namespace: Str,
+    pub name: Str,
+    pub uid: Str,
+    /// `Unschedulable` or `SchedulingGated`.
+    pub reason: &'static str,
+    /// For the condition and the event.
+    pub message: String,
+    /// Where it will go once the victims are gone.
+    pub nominated: Option<Str>,
+    /// Pods that must be deleted first: keys and uids.
+    pub victims: Vec<(Str, Str)>,
+}
+
+/// A pod that waits.
+struct Pending {
+    class: Arc<Class>,
+    object: Object,
+}
+
+/// A class's checks that no pod changes.
+struct StaticMask {
+    class: std::sync::Weak<Class>,
+    version: u64,
+    mask: Mask,
+}
+
+#[derive(Default)]
+pub struct Scheduler {
+    nodes: Nodes,
+    terms: Terms,
+    classes: Classes,
+    queue: Queue,
+    pending: BTreeMap<Str, Pending>,
+    /// Where each counted pod is: place and uid, by key.
+    residence: BTreeMap<Str, (Str, Str)>,
+    /// Pods placed by us that the view does not show bound yet.
+    assumed: BTreeSet<Str>,
+    /// Pods on nodes that do not exist (yet), by node.
+    homeless: BTreeMap<Str, BTreeMap<Str, Resident>>,
+    nominated: BTreeMap<Str, (usize, i64)>,
+    checks: BTreeMap<usize, StaticMask>,
+    /// Where the search for the best begins, so that equals share the load.
+    turn: usize,
+}
+
+impl Scheduler {
+    pub fn new() -> Scheduler {
+        Scheduler::default()
+    }
+
+    /// Takes in everything that exists.
+    pub fn start(&mut self, view: &View, now: Time) {
+        for resource in WATCHES {
+            for object in view.list(*resource, "") {
+                let event = Event { revision: view.at(), old: None, new: Some(object.clone()) };
+                self.observe(*resource, &event, now);
+            }
+        }
+    }
+
+    /// Takes in one change.
+    pub fn observe(&mut self, resource: Resource, event: &Event, now: Time) {
+        match resource {
+            NODES => self.observe_node(event, now),
+            NAMESPACES => self.observe_namespace(event),
+            PODS => self.observe_pod(event, now),
+            _ => {}
+        }
+    }
+
+    fn observe_node(&mut self, event: &Event, now: Time) {
+        match (&event.new, &event.old) {
+            (Some(node), _) => {
+                let (at, changed) = self.nodes.put(node);
+                if let Some(residents) = self.homeless.remove(node.name()) {
+                    self.terms.refresh(&self.nodes);
+                    for (_, resident) in residents {
+                        self.terms.count(at, &resident.class, 1);
+                        self.nodes.admit(at, resident);
+                    }
+                }
+                if changed {
+                    self.terms.refresh(&self.nodes);
+                    self.queue.wake(Wake::Node, now);
+                }
+            }
+            (None, Some(old)) => {
+                let place = self.nodes.place(old.name());
+                for resident in self.nodes.remove(old.name()) {
+                    if let Some(at) = place {
+                        self.terms.count(at, &resident.class, -1);
+                    }
+                    self.homeless.entry(old.name().into()).or_default().insert(resident.uid.clone(), resident);
+                }
+                self.terms.refresh(&self.nodes);
+            }
+            (None, None) => {}
+        }
+    }
+
+    fn observe_namespace(&mut self, event: &Event) {
+        match (&event.new, &event.old) {
+            (Some(namespace), _) => {
+                self.terms.namespaces.insert(namespace.name().into(), namespace.labels().clone());
+            }
+            (None, Some(old)) => {
+                self.terms.namespaces.remove(old.name());
+            }
+            (None, None) => {}
+        }
+    }
+
+    fn observe_pod(&mut self, event: &Event, now: Time) {
+        let Some(pod) = event.new.as_ref().or(event.old.as_ref()) else { return };
+        let key = key_of(pod);
+        let facts = api::core::pod_facts::of(pod);
+        let gone = event.new.is_none() || facts.phase.is_final();
+        // The same name, made anew: what is known belongs to the pod that is gone.
+        if self.residence.get(&key).is_some_and(|(_, uid)| uid != pod.uid()) {
+            self.forget(&key, now);
+        }
+        if gone {
+            self.pending.remove(&key);
+            self.queue.remove(&key);
+            self.nominated.remove(&key);
+            self.forget(&key, now);
+            return;
+        }
+        if facts.node.is_empty() {
+            if !self.assumed.contains(&key) {
+                self.wait(key, pod, facts.gated);
+            }
+            return;
+        }
+        self.pending.remove(&key);
+        self.queue.remove(&key);
+        self.nominated.remove(&key);
+        self.assumed.remove(&key);
+        let known = self.residence.get(&key).is_some_and(|(node, _)| *node == facts.node);
+        let relabelled = event.old.as_ref().is_some_and(|old| old.labels() != pod.labels());
+        let resized = event.old.as_ref().is_some_and(|old| old.facts().generation != pod.facts().generation);
+        let leaving = pod.facts().deleting.is_some();
+        if known && !relabelled && !resized && !leaving {
+            return;
+        }
+        if self.residence.contains_key(&key) {
+            self.forget(&key, now);
+        }
+        let class = self.class_of(&pod.value());
+        self.settle(&key, &facts.node.clone(), pod, class);
+        self.queue.wake(Wake::PodCame, now);
+    }
+
+    fn wait(&mut self, key: Str, pod: &Object, gated: bool) {
+        let facts = api::core::pod_facts::of(pod);
+        if facts.scheduler != NAME || pod.facts().deleting.is_some() {
+            self.pending.remove(&key);
+            self.queue.remove(&key);
+            return;
+        }
+        let changed = self.pending.get(&key).is_none_or(|known| {
+            known.object.facts().generation != pod.facts().generation || known.object.labels() != pod.labels()
+        });
+        if changed {
+            let class = self.class_of(&pod.value());
+            self.queue.remove(&key);
+            self.pending.insert(key.clone(), Pending { class, object: pod.clone() });
+        } else if let Some(known) = self.pending.get_mut(&key) {
+            known.object = pod.clone();
+        }
+        if gated {
+            self.queue.remove(&key);
+        } else {
+            self.queue.add(&key, facts.priority, pod.facts().created);
+        }
+    }
+
+    fn class_of(&mut self, pod: &Value) -> Arc<Class> {
+        let (terms, nodes) = (&mut self.terms, &self.nodes);
+        self.classes.of(pod, || {
+            Class::of(pod, &mut |term, namespace, labels, of| terms.intern(term, namespace, labels, of, nodes))
+        })
+    }
+
+    /// Counts a pod on its node.
+    fn settle(&mut self, key: &Str, node: &Str, pod: &Object, class: Arc<Class>) {
+        let resident = Resident {
+            key: key.clone(),
+            uid: pod.uid().into(),
+            class,
+            leaving: pod.facts().deleting.is_some(),
+            started: pod.facts().created.0,
+        };
+        self.residence.insert(key.clone(), (node.clone(), resident.uid.clone()));
+        match self.nodes.place(node) {
+            Some(at) => {
+                self.terms.count(at, &resident.class, 1);
+                self.nodes.admit(at, resident);
+            }
+            None => {
+                self.homeless.entry(node.clone()).or_default().insert(resident.uid.clone(), resident);
+            }
+        }
+    }
+
+    /// No longer counts a pod anywhere.
+    fn forget(&mut self, key: &Str, now: Time) {
+        self.assumed.remove(key);
+        let Some((node, uid)) = self.residence.remove(key) else { return };
+        if let Some(at) = self.nodes.place(&node)
+            && let Some(resident) = self.nodes.dismiss(at, &uid)
+        {
+            self.terms.count(at, &resident.class, -1);
+        }
+        if let Some(residents) = self.homeless.get_mut(&node) {
+            residents.remove(&uid);
+            if residents.is_empty() {
+                self.homeless.remove(&node);
+            }
+        }
+        self.queue.wake(Wake::PodGone, now);
+    }
+
+    /// Places up to `max` waiting pods.
+    pub fn plan(&mut self, view: &View, now: Time, max: usize) -> Plan {
+        let mut plan = Plan::default();
+        self.queue.flush(now);
+        self.terms.refresh(&self.nodes);
+        while plan.placements.len() + plan.refusals.len() < max {
+            let Some(key) = self.queue.pop(now) else { break };
+            let Some(pending) = self.pending.get(&key) else {
+                self.queue.remove(&key);
+                continue;
+            };
+            let (class, pod) = (pending.class.clone(), pending.object.clone());
+            let mut mask = self.filter(&class);
+            self.reserve_nominated(&key, &class, &mut mask);
+            let (namespace, name, uid) =
+                (pod.facts().namespace.clone(), pod.facts().name.clone(), pod.facts().uid.clone());
+            match self.best(&class, &mask) {
+                Some(at) => {
+                    let node = self.nodes.names[at].clone();
+                    self.queue.remove(&key);
+                    self.pending.remove(&key);
+                    self.nominated.remove(&key);
+                    self.settle(&key, &node, &pod, class);
+                    self.assumed.insert(key.clone());
+                    plan.placements.push(Placement { key, namespace, name, uid, node });
+                }
+                None => {
+                    let (message, plugins) = self.explain(&mask);
+                    let eviction = self.preempt(&key, &class, &mask, view);
+                    let (nominated, victims) = match eviction {
+                        Some(eviction) => (Some(self.nodes.names[eviction.place].clone()), eviction.victims),
+                        None => (None, Vec::new()),
+                    };
+                    self.queue.park(&key, plugins, now);
+                    let reason = "Unschedulable";
+                    plan.refusals.push(Refusal { key, namespace, name, uid, reason, message, nominated, victims });
+                }
+            }
+        }
+        plan
+    }
+
+    /// Why each node refuses the class; 0 where none does.
+    fn filter(&mut self, class: &Arc<Class>) -> Mask {
+        let identity = Arc::as_ptr(class) as usize;
+        let nodes = &self.nodes;
+        let snapshot = Snapshot { nodes, terms: &self.terms };
+        let fresh = |known: &StaticMask| {
+            known.version == nodes.version
+                && known.mask.len() == nodes.len()
+                && known.class.upgrade().is_some_and(|of| Arc::ptr_eq(&of, class))
+        };
+        if !self.checks.get(&identity).is_some_and(fresh) {
+            let mut mask: Mask = nodes.present.iter().map(|present| if *present { 0 } else { GONE }).collect();
+            for plugin in PLUGINS.iter().filter(|plugin| plugin.is_static()) {
+                plugin.filter(class, &snapshot, &mut mask);
+            }
+            if self.checks.len() >= CHECKS_MAX {
+                self.checks.retain(|_, known| known.class.strong_count() > 0 && known.version == nodes.version);
+                if self.checks.len() >= CHECKS_MAX {
+                    self.checks.clear();
+                }
+            }
+            self.checks.insert(identity, StaticMask { class: Arc::downgrade(class), version: nodes.version, mask });
+        }
+        let mut mask = self.checks[&identity].mask.clone();
+        for plugin in PLUGINS.iter().filter(|plugin| !plugin.is_static()) {
+            plugin.filter(class, &snapshot, &mut mask);
+        }
+        mask
+    }
+
+    /// Keeps the room that preemption made for other pods of the same or higher priority.
+    fn reserve_nominated(&self, key: &Str, class: &Class, mask: &mut Mask) {
+        for (other, (place, priority)) in &self.nominated {
+            if other == key || *priority < class.priority || mask.get(*place) != Some(&0) {
+                continue;
+            }
+            let Some(pending) = self.pending.get(other) else { continue };
+            let asked = &pending.class.requests;
+            let nodes = &self.nodes;
+            let lacks = |has: i64, used: i64, theirs: i64, ours: i64| ours > 0 && used + theirs + ours > has;
+            if lacks(nodes.cpu[*place], nodes.cpu_used[*place], asked.cpu, class.requests.cpu) {
+                mask[*place] = plugins::NO_CPU;
+            } else if lacks(nodes.memory[*place], nodes.memory_used[*place], asked.memory, class.requests.memory) {
+                mask[*place] = plugins::NO_MEMORY;
+            } else if lacks(nodes.pods[*place], nodes.pods_used[*place], 1, 1) {
+                mask[*place] = plugins::TOO_MANY_PODS;
+            }
+        }
+    }
+
+    /// The best of the nodes that pass; among equals the next in turn.
+    fn best(&mut self, class: &Class, mask: &Mask) -> Option<usize> {
+        if !mask.contains(&0) {
+            return None;
+        }
+        let scores = score::scores(class, &Snapshot { nodes: &self.nodes, terms: &self.terms }, mask);
+        let count = mask.len();
+        let start = self.turn % count;
+        let mut best: Option<usize> = None;
+        for at in (start..count).chain(0..start) {
+            if mask[at] == 0 && best.is_none_or(|best| scores[at] > scores[best]) {
+                best = Some(at);
+            }
+        }
+        self.turn = best.map_or(self.turn, |best| best + 1);
+        best
+    }
+
+    /// `0/3 nodes are available: 2 Insufficient cpu, 1 …`, what would help, and the plugins that refused.
+    fn explain(&self, mask: &Mask) -> (String, BTreeSet<&'static str>) {
+        let total = self.nodes.count();
+        if total == 0 {
+            return ("no nodes available to schedule pods".to_owned(), BTreeSet::new());
+        }
+        let mut counts: BTreeMap<u8, usize> = BTreeMap::new();
+        for (reason, _) in mask.iter().zip(&self.nodes.present).filter(|(_, present)| **present) {
+            *counts.entry(*reason).or_default() += 1;
+        }
+        let row = |reason: &u8| &REASONS[usize::from(*reason)];
+        let mut parts: Vec<String> =
+            counts.iter().map(|(reason, count)| format!("{count} {}", row(reason).words)).collect();
+        parts.sort();
+        let help: BTreeSet<&str> = counts.keys().map(|reason| row(reason).help).collect();
+        let help: Vec<&str> = help.into_iter().collect();
+        let message =
+            format!("0/{total} nodes are available: {}. What would help: {}.", parts.join(", "), help.join("; "));
+        (message, counts.keys().map(|reason| row(reason).plugin).collect())
+    }
+
+    fn preempt(&mut self, key: &Str, class: &Arc<Class>, mask: &Mask, view: &View) -> Option<preempt::Eviction> {
+        // It already waits for room that is being made.
+        if let Some((place, _)) = self.nominated.get(key)
+            && self.nodes.residents[*place]
+                .iter()
+                .any(|resident| resident.leaving && resident.class.priority < class.priority)
+        {
+            return None;
+        }
+        let eviction = preempt::find(class, &mut self.nodes, &mut self.terms, mask, view)?;
+        self.nominated.insert(key.clone(), (eviction.place, class.priority));
+        Some(eviction)
+    }
+
+    /// The placement could not be written. `pod` is the pod as it is now; if it still waits, it is tried again later.
+    pub fn failed(&mut self, placement: &Placement, pod: Option<&Object>, now: Time) {
+        if !self.assumed.contains(&placement.key) {
+            return;
+        }
+        self.forget(&placement.key, now);
+        let Some(pod) = pod.filter(|pod| pod.uid() == placement.uid) else { return };
+        let facts = api::core::pod_facts::of(pod);
+        if facts.node.is_empty() && !facts.phase.is_final() {
+            self.wait(placement.key.clone(), pod, facts.gated);
+            self.queue.delay(&placement.key, now);
+        }
+    }
+
+    /// Whether [`Scheduler::plan`] has something to do now.
+    pub fn is_ready(&self) -> bool {
+        self.queue.is_ready()
+    }
+
+    pub fn wake_at(&self) -> Option<Time> {
+        self.queue.wake_at()
+    }
+
+    /// Pods that wait for a node.
+    pub fn waiting(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Pods that hold back by their own gates.
+    pub fn gated(&self) -> impl Iterator<Item = &Object> {
+        self.pending.values().map(|pending| &pending.object).filter(|pod| api::core::pod_facts::of(pod).gated)
+    }
+}
+
+fn key_of(pod: &Object) -> Str {
+    cache::Key::of(pod.namespace(), pod.name()).0
+}
+
+#[cfg(test)]
+mod tests;

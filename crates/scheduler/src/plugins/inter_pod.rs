@@ -1,0 +1,61 @@
+//! Required affinity and anti-affinity between pods, in both directions.
+
+use super::{AFFINITY, ANTI_AFFINITY, EXISTING_ANTI_AFFINITY, Mask, Plugin, Snapshot};
+use crate::class::Class;
+use crate::terms::{NOWHERE, TermId};
+
+pub struct InterPodAffinity;
+
+impl Plugin for InterPodAffinity {
+    fn name(&self) -> &'static str {
+        "InterPodAffinity"
+    }
+
+    fn filter(&self, class: &Class, snapshot: &Snapshot<'_>, mask: &mut Mask) {
+        let terms = snapshot.terms;
+        require(class, snapshot, mask);
+        for id in &class.anti_affinity {
+            let topology = terms.topology_of(*id);
+            let sums = topology.sums(&terms.get(*id).matching, |_| true);
+            for (reason, domain) in mask.iter_mut().zip(&topology.domain) {
+                if *reason == 0 && *domain != NOWHERE && sums[*domain as usize] > 0 {
+                    *reason = ANTI_AFFINITY;
+                }
+            }
+        }
+        for (id, term) in terms.iter() {
+            if term.holders_total == 0 || !terms.looks_for(id, class) {
+                continue;
+            }
+            let topology = terms.topology_of(id);
+            let sums = topology.sums(&term.holders, |_| true);
+            for (reason, domain) in mask.iter_mut().zip(&topology.domain) {
+                if *reason == 0 && *domain != NOWHERE && sums[*domain as usize] > 0 {
+                    *reason = EXISTING_ANTI_AFFINITY;
+                }
+            }
+        }
+    }
+}
+
+/// Every required term must be met in the node's domain; the first pod of a group that seeks itself may begin anywhere.
+fn require(class: &Class, snapshot: &Snapshot<'_>, mask: &mut Mask) {
+    if class.affinity.is_empty() {
+        return;
+    }
+    let terms = snapshot.terms;
+    let sums: Vec<(TermId, Vec<i64>)> = class
+        .affinity
+        .iter()
+        .map(|id| (*id, terms.topology_of(*id).sums(&terms.get(*id).matching, |_| true)))
+        .collect();
+    let nobody = sums.iter().all(|(_, sums)| sums.iter().all(|sum| *sum == 0));
+    let may_begin = nobody && class.affinity.iter().all(|id| terms.looks_for(*id, class));
+    for (id, sums) in &sums {
+        for (reason, domain) in mask.iter_mut().zip(&terms.topology_of(*id).domain) {
+            if *reason == 0 && (*domain == NOWHERE || (!may_begin && sums[*domain as usize] == 0)) {
+                *reason = AFFINITY;
+            }
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! The checks a pod must pass on a node, one file each, and the table of them.
+//!
+//! A plugin looks at a whole column of nodes at once: it marks the nodes that it refuses with its own reason. Plugins
+//! that depend on the class and the nodes alone run once per class and are kept until a node changes.
+
+pub mod inter_pod;
+pub mod node_affinity;
+pub mod node_name;
+pub mod ports;
+pub mod resources;
+pub mod spread;
+pub mod taints;
+pub mod unschedulable;
+
+use crate::class::Class;
+use crate::nodes::Nodes;
+use crate::terms::Terms;
+
+/// Why a node was refused: a row of [`REASONS`]; 0 is "not refused".
+pub type Reason = u8;
+/// One reason per node.
+pub type Mask = Vec<Reason>;
+
+/// What a plugin looks at.
+pub struct Snapshot<'a> {
+    pub nodes: &'a Nodes,
+    pub terms: &'a Terms,
+}
+
+/// A check of all nodes for pods of one class.
+pub trait Plugin: Sync {
+    fn name(&self) -> &'static str;
+
+    /// Whether the answer depends on nothing but the class and the nodes themselves.
+    fn is_static(&self) -> bool {
+        false
+    }
+
+    /// Marks the nodes in `mask` that are not yet refused and that it refuses.
+    fn filter(&self, class: &Class, snapshot: &Snapshot<'_>, mask: &mut Mask);
+}
+
+/// All plugins, in the order in which they are asked.
+pub const PLUGINS: &[&dyn Plugin] = &[
+    &unschedulable::NodeUnschedulable,
+    &node_name::NodeName,
+    &taints::TaintToleration,
+    &node_affinity::NodeAffinity,
+    &ports::NodePorts,
+    &resources::NodeResourcesFit,
+    &spread::PodTopologySpread,
+    &inter_pod::InterPodAffinity,
+];
+
+/// What each reason means to people, which plugin gives it, and whether taking pods away could help.
+pub struct ReasonRow {
+    pub plugin: &'static str,
+    pub words: &'static str,
+    pub preemptible: bool,
+    /// What could make it pass, in words that tell what would help.
+    pub help: &'static str,
+}
+
+pub const GONE: Reason = 255;
+pub const UNSCHEDULABLE: Reason = 1;
+pub const OTHER_NODE: Reason = 2;
+pub const TAINTED: Reason = 3;
+pub const NO_AFFINITY: Reason = 4;
+pub const NO_PORT: Reason = 5;
+pub const NO_CPU: Reason = 6;
+pub const NO_MEMORY: Reason = 7;
+pub const NO_EPHEMERAL: Reason = 8;
+pub const TOO_MANY_PODS: Reason = 9;
+pub const NO_EXTENDED: Reason = 10;
+pub const SPREAD: Reason = 11;
+pub const SPREAD_LABEL: Reason = 12;
+pub const AFFINITY: Reason = 13;
+pub const ANTI_AFFINITY: Reason = 14;
+pub const EXISTING_ANTI_AFFINITY: Reason = 15;
+
+macro_rules! rows {
+    ($($plugin:literal $words:literal $preemptible:literal $help:literal;)*) => {
+        &[$(ReasonRow { plugin: $plugin, words: $words, preemptible: $preemptible, help: $help }),*]
+    };
+}
+
+pub const REASONS: &[ReasonRow] = rows! {
+    "" "" false "";
+    "NodeUnschedulable" "node(s) were unschedulable" false "uncordon a node";
+    "NodeName" "node(s) didn't match the requested node name" false "add the node that the pod names";
+    "TaintToleration" "node(s) had untolerated taint(s)" false "add a toleration, or remove the taint";
+    "NodeAffinity" "node(s) didn't match Pod's node affinity/selector" false "label a node as the pod asks";
+    "NodePorts" "node(s) didn't have free ports for the requested pod ports" true "free the host port";
+    "NodeResourcesFit" "Insufficient cpu" true "lower the cpu request, or add a node";
+    "NodeResourcesFit" "Insufficient memory" true "lower the memory request, or add a node";
+    "NodeResourcesFit" "Insufficient ephemeral-storage" true "lower the ephemeral-storage request, or add a node";
+    "NodeResourcesFit" "Too many pods" true "add a node";
+    "NodeResourcesFit" "Insufficient extended resources" true "add a node that has the resource";
+    "PodTopologySpread" "node(s) didn't match pod topology spread constraints" true "add nodes in the emptier domains";
+    "PodTopologySpread" "node(s) didn't match pod topology spread constraints (missing required label)" false "label the nodes with the topology key";
+    "InterPodAffinity" "node(s) didn't match pod affinity rules" false "run a pod that the affinity looks for";
+    "InterPodAffinity" "node(s) didn't match pod anti-affinity rules" true "add nodes in other domains";
+    "InterPodAffinity" "node(s) didn't satisfy existing pods anti-affinity rules" true "add nodes in other domains";
+};

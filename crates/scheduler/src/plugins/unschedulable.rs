@@ -1,0 +1,29 @@
+//! Cordoned nodes take no pods but those that tolerate it.
+
+use super::{Mask, Plugin, Snapshot, UNSCHEDULABLE};
+use crate::class::{Class, Taint};
+
+pub struct NodeUnschedulable;
+
+impl Plugin for NodeUnschedulable {
+    fn name(&self) -> &'static str {
+        "NodeUnschedulable"
+    }
+
+    fn is_static(&self) -> bool {
+        true
+    }
+
+    fn filter(&self, class: &Class, snapshot: &Snapshot<'_>, mask: &mut Mask) {
+        let taint =
+            Taint { key: "node.kubernetes.io/unschedulable".into(), value: "".into(), effect: "NoSchedule".into() };
+        if class.tolerates(&taint) {
+            return;
+        }
+        for (reason, unschedulable) in mask.iter_mut().zip(&snapshot.nodes.unschedulable) {
+            if *reason == 0 && *unschedulable {
+                *reason = UNSCHEDULABLE;
+            }
+        }
+    }
+}

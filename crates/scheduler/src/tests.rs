@@ -1,0 +1,208 @@
+use super::*;
+use base::Revision;
+use cache::{Cache, Change, Index};
+use meta::{Facts, json};
+
+/// A small cluster: the scheduler, the cache it is fed from, and the plans carried out at once.
+struct Lab {
+    scheduler: Scheduler,
+    cache: Cache,
+    revision: u64,
+    now: Time,
+}
+
+impl Lab {
+    fn new() -> Lab {
+        let index = api::INDEXES.iter().map(|(resource, name, of)| Index { resource: *resource, name, of: *of });
+        let cache = Cache::new(index.collect::<Vec<_>>());
+        Lab { scheduler: Scheduler::new(), cache, revision: 0, now: Time::from_seconds(1_000) }
+    }
+
+    fn put(&mut self, resource: Resource, mut value: Value) {
+        self.revision += 1;
+        value.set(&["metadata", "resourceVersion"], self.revision.to_string());
+        let mut facts = Facts::of(resource, &value);
+        if resource == PODS {
+            facts.own = api::core::pod_facts::facts(&value);
+        }
+        let new = Some(Object::new(facts, value.to_json().into()));
+        self.change(resource, new, None);
+    }
+
+    fn change(&mut self, resource: Resource, new: Option<Object>, old: Option<Object>) {
+        let revision = Revision(self.revision);
+        self.cache.apply(revision, [Change { revision, new, old }]);
+        for event in self.cache.since(resource, Revision(self.revision - 1), 9).unwrap() {
+            self.scheduler.observe(resource, &event, self.now);
+        }
+    }
+
+    fn delete(&mut self, name: &str) {
+        self.revision += 1;
+        let old = self.cache.one(PODS, "ns", name).cloned();
+        self.change(PODS, None, old);
+    }
+
+    fn node(&mut self, name: &str, cpu: &str, zone: &str, more: Value) {
+        let mut node = json!({
+            "metadata": {"name": name, "labels": {"zone": zone, "kubernetes.io/hostname": name}},
+            "status": {"allocatable": {"cpu": cpu, "memory": "10Gi", "pods": "10"}},
+        });
+        if !more.is_null() {
+            meta::patch::merge_patch(&mut node, &more);
+        }
+        self.put(NODES, node);
+    }
+
+    fn pod(&mut self, name: &str, cpu: &str, more: Value) {
+        let mut pod = json!({
+            "metadata": {"name": name, "namespace": "ns", "uid": name, "labels": {"app": "a"}},
+            "spec": {"schedulerName": NAME, "containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]},
+        });
+        if !more.is_null() {
+            meta::patch::merge_patch(&mut pod, &more);
+        }
+        self.put(PODS, pod);
+    }
+
+    /// Plans, binds what was placed, and prints it: `pod>node` or `pod!message`.
+    fn run(&mut self) -> Vec<String> {
+        let plan = self.scheduler.plan(&self.cache.view(), self.now, 1000);
+        let mut lines = Vec::new();
+        for placement in &plan.placements {
+            let mut pod = self.cache.one(PODS, "ns", &placement.name).unwrap().value();
+            pod.set(&["spec", "nodeName"], &placement.node);
+            self.put(PODS, pod);
+            lines.push(format!("{}>{}", placement.name, placement.node));
+        }
+        for refusal in &plan.refusals {
+            let victims: Vec<&str> = refusal.victims.iter().map(|(key, _)| key.as_str()).collect();
+            lines.push(format!("{}!{} {victims:?}", refusal.name, refusal.message.split('.').next().unwrap()));
+        }
+        lines
+    }
+}
+
+#[test]
+fn spreads_by_load_and_says_why_not() {
+    let mut lab = Lab::new();
+    lab.node("n1", "2", "z1", Value::Null);
+    lab.node("n2", "2", "z1", Value::Null);
+    for name in ["p1", "p2", "p3", "p4"] {
+        lab.pod(name, "1", Value::Null);
+    }
+    let placed = lab.run();
+    assert_eq!(placed.iter().filter(|line| line.ends_with("n1")).count(), 2, "{placed:?}");
+    lab.pod("p5", "1", Value::Null);
+    assert_eq!(lab.run(), ["p5!0/2 nodes are available: 2 Insufficient cpu []"]);
+    assert!(lab.run().is_empty(), "nothing changed, nothing is tried");
+    lab.delete("p1");
+    lab.now = lab.now.plus_ms(2_000);
+    assert_eq!(lab.run().len(), 1);
+}
+
+#[test]
+fn selectors_taints_and_cordons() {
+    let mut lab = Lab::new();
+    lab.node("n1", "4", "z1", json!({"spec": {"taints": [{"key": "k", "value": "v", "effect": "NoSchedule"}]}}));
+    lab.node("n2", "4", "z2", json!({"spec": {"unschedulable": true}}));
+    lab.node("n3", "4", "z3", Value::Null);
+    lab.pod("a", "1", json!({"spec": {"nodeSelector": {"zone": "z1"}}}));
+    let tolerations = json!([{"key": "k", "operator": "Exists"}]);
+    lab.pod("b", "1", json!({"spec": {"nodeSelector": {"zone": "z1"}, "tolerations": tolerations}}));
+    let lines = lab.run();
+    assert_eq!(lines[0], "b>n1");
+    assert!(
+        lines[1].contains("1 node(s) had untolerated taint(s)") && lines[1].contains("1 node(s) were unschedulable"),
+        "{lines:?}"
+    );
+}
+
+#[test]
+fn affinity_anti_affinity_and_spread() {
+    let mut lab = Lab::new();
+    for (name, zone) in [("n1", "z1"), ("n2", "z1"), ("n3", "z2")] {
+        lab.node(name, "9", zone, Value::Null);
+    }
+    let selector = json!({"matchLabels": {"app": "a"}});
+    let term = json!([{"topologyKey": "zone", "labelSelector": (selector.clone())}]);
+    let apart = json!({"spec": {"affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": (term.clone())}}}});
+    for name in ["a1", "a2", "a3"] {
+        lab.pod(name, "1", apart.clone());
+    }
+    let lines = lab.run();
+    assert!(lines[2].contains("3 node(s) didn't match pod anti-affinity rules"), "{lines:?}");
+    lab.pod("plain", "1", Value::Null);
+    let lines = lab.run();
+    assert!(lines[0].contains("existing pods anti-affinity"), "both directions: {lines:?}");
+
+    let mut lab = Lab::new();
+    for (name, zone) in [("n1", "z1"), ("n2", "z1"), ("n3", "z2")] {
+        lab.node(name, "9", zone, Value::Null);
+    }
+    let together =
+        json!({"spec": {"affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": term}}}});
+    for name in ["t1", "t2", "t3"] {
+        lab.pod(name, "1", together.clone());
+    }
+    let zones: BTreeSet<bool> = lab.run().iter().map(|line| line.ends_with("n3")).collect();
+    assert_eq!(zones.len(), 1, "all in one zone");
+
+    let mut lab = Lab::new();
+    for (name, zone) in [("n1", "z1"), ("n2", "z1"), ("n3", "z2")] {
+        lab.node(name, "9", zone, Value::Null);
+    }
+    let even = json!({"spec": {"topologySpreadConstraints": [
+        {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule", "labelSelector": selector}]}});
+    for at in 0..6 {
+        lab.pod(&format!("s{at}"), "1", even.clone());
+    }
+    let lines = lab.run();
+    assert_eq!(lines.iter().filter(|line| line.ends_with("n3")).count(), 3, "{lines:?}");
+}
+
+#[test]
+fn ports_are_taken_once_a_node() {
+    let mut lab = Lab::new();
+    lab.node("n1", "9", "z", Value::Null);
+    let ports = json!({"spec": {"containers": [{"name": "c", "ports": [{"hostPort": 80, "containerPort": 80}]}]}});
+    lab.pod("a", "0", ports.clone());
+    lab.pod("b", "0", ports);
+    let lines = lab.run();
+    assert_eq!(lines[0], "a>n1");
+    assert!(lines[1].contains("free ports"), "{lines:?}");
+}
+
+#[test]
+fn the_important_push_out_the_least() {
+    let mut lab = Lab::new();
+    lab.node("n1", "2", "z", Value::Null);
+    lab.node("n2", "2", "z", Value::Null);
+    for (name, priority) in [("low1", 1), ("low2", 1), ("mid1", 5), ("mid2", 5)] {
+        lab.pod(name, "1", json!({"spec": {"priority": priority}}));
+        lab.run();
+    }
+    lab.pod("high", "1", json!({"spec": {"priority": 10}}));
+    let lines = lab.run();
+    assert!(lines[0].contains("[\"ns/low"), "{lines:?}");
+    lab.pod("never", "1", json!({"spec": {"priority": 10, "preemptionPolicy": "Never"}}));
+    assert!(lab.run()[0].ends_with("[]"));
+    lab.delete("low1");
+    lab.delete("low2");
+    lab.now = lab.now.plus_ms(3_000);
+    assert!(lab.run().iter().any(|line| line.starts_with("high>")));
+}
+
+#[test]
+fn a_lost_bind_is_undone_and_tried_again() {
+    let mut lab = Lab::new();
+    lab.node("n1", "1", "z", Value::Null);
+    lab.pod("a", "1", Value::Null);
+    let plan = lab.scheduler.plan(&lab.cache.view(), lab.now, 10);
+    assert_eq!(plan.placements.len(), 1);
+    let pod = lab.cache.one(PODS, "ns", "a").cloned();
+    lab.scheduler.failed(&plan.placements[0], pod.as_ref(), lab.now);
+    assert!(lab.run().is_empty(), "it pauses");
+    lab.now = lab.now.plus_ms(1_500);
+    assert_eq!(lab.run(), ["a>n1"]);
+}
