@@ -56,7 +56,34 @@ fn measure_services(count: u32) {
     println!("  removed in {:?}", start.elapsed());
 }
 
+fn measure_names(count: u32) {
+    use net::dns::{ServiceNames, Transport, Zone, answer};
+    let mut zone = Zone::new("cluster.local", &[], &[]).expect("a zone");
+    let start = Instant::now();
+    for n in 0..count {
+        let service =
+            ServiceNames { addresses: vec![IpAddr::from((0x0a60_0000 + n).to_be_bytes())], ..Default::default() };
+        zone.set_service("default", &format!("service-{n}"), Some(service));
+    }
+    println!("{count} services named in {:?}", start.elapsed());
+    let queries: Vec<Vec<u8>> = (0..1000)
+        .map(|n| {
+            let name = format!("service-{}.default.svc.cluster.local", n * 7919 % count);
+            let labels = name.split('.').flat_map(|label| [&[label.len() as u8], label.as_bytes()].concat());
+            [0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0].into_iter().chain(labels).chain([0, 0, 1, 0, 1]).collect()
+        })
+        .collect();
+    let (start, mut out) = (Instant::now(), Vec::new());
+    for round in 0..1000u32 {
+        for query in &queries {
+            answer(&zone, query, Transport::Udp, round, &mut out);
+        }
+    }
+    println!("  {:?} per answer of {} bytes", start.elapsed() / 1_000_000, out.len());
+}
+
 fn main() {
+    measure_names(10_000);
     let dir = std::env::temp_dir().join(format!("net-measure-{}", std::process::id()));
     std::fs::create_dir_all(&dir).expect("a folder");
     let node = Netns::create(&dir.join("node")).expect("a namespace");

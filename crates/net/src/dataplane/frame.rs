@@ -164,13 +164,13 @@ impl Frame {
         }
         batch.add_rule("filter-in", |rule| {
             new_connections(rule);
-            self.from_outside(rule);
+            self.unless_from_pod(rule);
             self.front(rule, 0);
             verdict_of(rule, SetId::RefusedOutsideServices);
         });
         batch.add_rule("filter-in", |rule| {
             new_connections(rule);
-            self.from_outside(rule);
+            self.unless_from_pod(rule);
             local_destination(rule);
             port_front(rule, 0);
             verdict_of(rule, SetId::RefusedOutsidePorts);
@@ -201,12 +201,12 @@ impl Frame {
         });
         batch.add_base_chain("translate-in", ChainKind::Nat, Hook::Prerouting, -100);
         batch.add_rule("translate-in", |rule| {
-            self.from_outside(rule);
+            self.unless_from_pod(rule);
             self.front(rule, 0);
             verdict_of(rule, SetId::OutsideServices);
         });
         batch.add_rule("translate-in", |rule| {
-            self.from_outside(rule);
+            self.unless_from_pod(rule);
             local_destination(rule);
             port_front(rule, 0);
             verdict_of(rule, SetId::OutsidePorts);
@@ -241,7 +241,7 @@ impl Frame {
         batch.add_rule(chain, |rule| {
             rule.meta(reg(0), META_MARK).bitwise(reg(0), &MASQUERADE_MARK.to_ne_bytes(), &[0; 4]);
             rule.compare(reg(0), false, &[0; 4]);
-            self.from_outside(rule);
+            self.unless_from_pod(rule);
             rule.masquerade();
         });
         for pods in &self.pod_cidrs {
@@ -332,7 +332,7 @@ impl Frame {
     }
 
     /// The rule goes on only for packets that do not come from a pod of the cluster.
-    fn from_outside(&self, rule: &mut Rule<'_>) {
+    fn unless_from_pod(&self, rule: &mut Rule<'_>) {
         if let Some(cidr) = &self.cluster_cidr {
             self.source_in(rule, cidr, false);
         }

@@ -311,10 +311,13 @@ pub(crate) fn front_of(port: &HostPort) -> (FrontKey, Arc<Front>) {
     (key, Arc::new(Front { inside, outside: None }))
 }
 
+/// What an element was, and what it shall be.
+pub(crate) type BeforeAfter = (Option<Data>, Option<Data>);
+
 /// What changes in the sets: for each touched element what it was and what it shall be.
 #[derive(Default)]
 pub(crate) struct Delta {
-    pub elements: BTreeMap<(Family, SetId, Vec<u8>), (Option<Data>, Option<Data>)>,
+    pub elements: BTreeMap<(Family, SetId, Vec<u8>), BeforeAfter>,
     pub chains: std::collections::BTreeSet<(Family, PickChain)>,
     /// Fronts whose endpoints changed: before and after.
     pub moved: Vec<(FrontKey, Arc<Front>, Option<Arc<Front>>)>,

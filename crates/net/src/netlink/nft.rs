@@ -354,6 +354,9 @@ impl Rule<'_> {
     }
 }
 
+/// Key and data.
+pub(crate) type Element = (Vec<u8>, Data);
+
 /// A socket of one network namespace.
 pub(crate) struct Nft(Socket);
 
@@ -372,7 +375,7 @@ impl Nft {
     }
 
     /// All elements of a set. `None` when there is no such table or set.
-    pub fn elements(&mut self, family: u8, table: &str, set: &str) -> Result<Option<Vec<(Vec<u8>, Data)>>, Error> {
+    pub fn elements(&mut self, family: u8, table: &str, set: &str) -> Result<Option<Vec<Element>>, Error> {
         let found = RefCell::new(Vec::new());
         let make = |m: &mut Messages| {
             m.begin(GETSETELEM, NLM_F_DUMP, &[family, 0, 0, 0]);
