@@ -44,7 +44,7 @@ impl History {
             return Err(Compacted { at: self.complete_after });
         }
         let start = self.events.partition_point(|event| event.revision <= since);
-        let mut end = (start + max).min(self.events.len());
+        let mut end = start.saturating_add(max).min(self.events.len());
         // All changes of one revision go together, so that a cursor can be a revision.
         while end > start && end < self.events.len() && self.events[end].revision == self.events[end - 1].revision {
             end += 1;

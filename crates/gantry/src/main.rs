@@ -1,5 +1,6 @@
 //! The one binary: arguments, configuration, the real clock and disk, and the wiring of all rooms.
 
+mod parts;
 mod server;
 
 use std::process::ExitCode;

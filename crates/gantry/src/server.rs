@@ -8,8 +8,12 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use clap::Args;
 use server::ca::{LEAF_DAYS, Usage, write_private};
+use server::identity::User;
+use server::local::Local;
 use server::{Options, Server, SystemClock};
 use tokio::net::TcpListener;
+
+use crate::parts::{self, events::Recorder};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -60,6 +64,7 @@ async fn serve(args: ServerArgs) -> Result<(), Failure> {
     let tls = server::http::serve::tls(&identity, server.ca.pem())?;
     write_kubeconfig(&server, &args.data, &address)?;
     tracing::info!("the API answers on https://{address}");
+    start_parts(&server, &args.parts);
     let handler = {
         let server = server.clone();
         move |request, user| server::dispatch::answer(server.clone(), request, user)
@@ -76,6 +81,20 @@ async fn serve(args: ServerArgs) -> Result<(), Failure> {
     };
     server::http::serve::run(listener, tls, handler, stop).await;
     Ok(())
+}
+
+/// Starts the parts that act, each with an identity of its own.
+fn start_parts(server: &Arc<Server>, parts: &[Part]) {
+    let mirror = server.storage.mirror();
+    let door = |name: &str, groups: &[&str]| -> Arc<dyn client::Api> {
+        Arc::new(Local { server: server.clone(), user: User::new(name, groups) })
+    };
+    let clock = server.clock.clone();
+    if parts.contains(&Part::Scheduler) {
+        let api = door("system:kube-scheduler", &[]);
+        let recorder = Recorder::new(api.clone(), clock.clone());
+        tokio::spawn(parts::scheduler::run(mirror.clone(), api, clock.clone(), recorder));
+    }
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {

@@ -1,0 +1,153 @@
+//! Runs reconcilers: each has its own task, which turns its jobs into calls of the API.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::{Clock, Revision, Time};
+use client::{Action, Api, Mirror, PatchType, Propagation, Request};
+use meta::{Reason, Resource, Status, Str, Value, json};
+use reconcile::{Done, Driver, Effect, Reconciler};
+use tokio::sync::{Semaphore, mpsc};
+
+use super::Cursor;
+use super::events::Recorder;
+
+/// Calls under way at once for one controller.
+const CALLS_MAX: usize = 64;
+
+/// Runs one reconciler for as long as the process lives.
+pub async fn run(reconciler: Box<dyn Reconciler>, mirror: Arc<Mirror>, api: Arc<dyn Api>, clock: Arc<dyn Clock>, recorder: Recorder) {
+    let manager: Str = reconciler.name().into();
+    let resources: Vec<Resource> = reconciler.watches().to_vec();
+    let mut changed = mirror.subscribe();
+    let mut cursor = Cursor::new(&resources, mirror.revision());
+    let mut driver = Driver::new(reconciler);
+    driver.start(&mirror.view());
+    let calls = Arc::new(Semaphore::new(CALLS_MAX));
+    let (done, mut results) = mpsc::unbounded_channel::<(Str, Done)>();
+    loop {
+        changed.borrow_and_update();
+        let (events, view) = cursor.pull(&mirror);
+        match events {
+            Some(events) => events.iter().for_each(|(resource, event)| driver.observe(*resource, event, &view)),
+            None => driver.start(&view),
+        }
+        while let Ok((key, result)) = results.try_recv() {
+            driver.done(key, result, clock.now());
+        }
+        while let Some(job) = driver.next(&view, clock.now()) {
+            let (api, recorder, calls, done) = (api.clone(), recorder.clone(), calls.clone(), done.clone());
+            let manager = manager.clone();
+            tokio::spawn(async move {
+                let result = carry_out(job.effects, &manager, &api, &recorder, &calls).await;
+                // The receiver goes only with the whole task.
+                let _ = done.send((job.key, result));
+            });
+        }
+        let wake = driver.wake_at().map_or(Duration::from_secs(3600), |at| pause(at, clock.now()));
+        tokio::select! {
+            _ = changed.changed() => {}
+            Some((key, result)) = results.recv() => driver.done(key, result, clock.now()),
+            () = tokio::time::sleep(wake) => {}
+        }
+    }
+}
+
+fn pause(until: Time, now: Time) -> Duration {
+    Duration::from_millis(until.ms_since(now).max(1))
+}
+
+/// Performs all effects of a job at once; the job is done when all are.
+async fn carry_out(
+    effects: Vec<Effect>,
+    manager: &Str,
+    api: &Arc<dyn Api>,
+    recorder: &Recorder,
+    calls: &Arc<Semaphore>,
+) -> Done {
+    let mut tasks = tokio::task::JoinSet::new();
+    for effect in effects {
+        if let Effect::Record(record) = effect {
+            let recorder = recorder.clone();
+            tokio::spawn(async move { recorder.record(record).await });
+            continue;
+        }
+        let (api, calls, manager) = (api.clone(), calls.clone(), manager.clone());
+        tasks.spawn(async move {
+            let _permit = calls.acquire_owned().await;
+            perform(effect, &manager, &*api).await
+        });
+    }
+    let (mut latest, mut failed) = (Revision::ZERO, false);
+    while let Some(result) = tasks.join_next().await {
+        match result {
+            Ok(Ok(revision)) => latest = latest.max(revision),
+            Ok(Err(status)) => {
+                failed = true;
+                tracing::debug!("{manager}: {status}");
+            }
+            Err(error) => {
+                failed = true;
+                tracing::error!("{manager}: {error}");
+            }
+        }
+    }
+    if failed { Done::Failed(latest) } else { Done::Written(latest) }
+}
+
+async fn perform(effect: Effect, manager: &Str, api: &dyn Api) -> Result<Revision, Status> {
+    let (request, tolerated) = request_of(effect);
+    let Some(request) = request else { return Ok(Revision::ZERO) };
+    let request = request.with(|options| options.manager = manager.clone());
+    match api.call(request).await {
+        Ok(answer) => Ok(answer.revision),
+        Err(status) if Some(status.reason()) == tolerated => Ok(Revision::ZERO),
+        Err(status) => Err(status),
+    }
+}
+
+/// The call that an effect is, and the refusal that counts as done.
+pub fn request_of(effect: Effect) -> (Option<Request>, Option<Reason>) {
+    match effect {
+        Effect::Create { resource, object } => (Some(Request::create(resource, object)), Some(Reason::AlreadyExists)),
+        Effect::Update { resource, object } => (Some(Request::update(resource, object)), None),
+        Effect::UpdateSub { resource, subresource, object } => {
+            (Some(Request::update(resource, object).on(subresource)), None)
+        }
+        Effect::Patch { resource, subresource, namespace, name, uid, mut patch } => {
+            if !uid.is_empty() {
+                patch.set(&["metadata", "uid"], uid);
+            }
+            let request = Request::patch(resource, &namespace, &name, PatchType::Merge, patch).on(subresource);
+            (Some(request), Some(Reason::NotFound))
+        }
+        Effect::Post { resource, subresource, namespace, name, body } => {
+            let mut request = Request::get(resource, &namespace, &name).on(subresource);
+            request.action = Action::Create(body);
+            (Some(request), None)
+        }
+        Effect::Delete { resource, namespace, name, uid, revision, propagation, grace_seconds } => {
+            let request = Request::delete(resource, &namespace, &name).with(|options| {
+                options.uid = (!uid.is_empty()).then_some(uid);
+                options.revision = revision;
+                options.grace_seconds = grace_seconds;
+                options.propagation = match propagation {
+                    "Foreground" => Some(Propagation::Foreground),
+                    "Orphan" => Some(Propagation::Orphan),
+                    "Background" => Some(Propagation::Background),
+                    _ => None,
+                };
+            });
+            (Some(request), Some(Reason::NotFound))
+        }
+        Effect::Record(_) => (None, None),
+    }
+}
+
+/// A reference to an object for an event about it.
+pub fn about(api_version: &str, kind: &str, object: &meta::Object) -> Value {
+    json!({
+        "apiVersion": api_version, "kind": kind, "namespace": (object.namespace()), "name": (object.name()),
+        "uid": (object.uid()), "resourceVersion": (object.revision().to_string()),
+    })
+}
