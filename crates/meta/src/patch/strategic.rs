@@ -87,7 +87,8 @@ fn map(original: &Map, patch: &Map, of: Option<TypeRef<'_>>) -> Result<Map, Patc
             continue;
         }
         let inner = member(of, key);
-        if result.get(key).is_none() && change[DIRECTIVE].text() == "delete" {
+        // There is nothing that it could replace or delete.
+        if result.get(key).is_none_or(Value::is_null) && change.entries().contains(DIRECTIVE) {
             continue;
         }
         let replaces = inner.field.is_some_and(|field| field.patch_replace);
@@ -116,11 +117,11 @@ fn map(original: &Map, patch: &Map, of: Option<TypeRef<'_>>) -> Result<Map, Patc
     Ok(result)
 }
 
-/// The value with nothing in it that only a patch can say; `None` when it says to delete.
+/// The value with nothing in it that only a patch can say; `None` when it is a directive itself.
 fn without_directives(value: &Value) -> Option<Value> {
     match value {
         Value::Map(map) => {
-            if map.get(DIRECTIVE).is_some_and(|directive| directive.text() == "delete") {
+            if map.contains(DIRECTIVE) {
                 return None;
             }
             let plain = |key: &str| {
@@ -330,7 +331,11 @@ Volume
         check(env, r#"{"env":null}"#, "{}");
         check(env, r#"{"env":[{"value":"x"}]}"#, "Malformed");
         check(r#"{"args":["a"]}"#, r#"{"args":["b"]}"#, r#"{"args":["b"]}"#);
-        check("{}", r#"{"env":[{"name":"a","value":null,"$patch":"merge"}]}"#, r#"{"env":[{"name":"a"}]}"#);
+        check(
+            "{}",
+            r#"{"env":[{"name":"a","value":null},{"name":"b","$patch":"merge"}]}"#,
+            r#"{"env":[{"name":"a"}]}"#,
+        );
     }
 
     #[test]
@@ -363,7 +368,8 @@ Volume
         );
         check(r#"{"labels":{"a":"1"}}"#, r#"{"labels":{"$patch":"delete"}}"#, r#"{"labels":{}}"#);
         check(r#"{"labels":{"a":"1","b":"2"}}"#, r#"{"labels":{"a":null}}"#, r#"{"labels":{"b":"2"}}"#);
-        check("{}", r#"{"labels":{"$patch":"x"}}"#, "Malformed");
+        check("{}", r#"{"labels":{"$patch":"replace","a":"1"}}"#, "{}");
+        check(r#"{"labels":{}}"#, r#"{"labels":{"$patch":"x"}}"#, "Malformed");
     }
 
     #[test]
