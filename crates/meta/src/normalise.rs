@@ -1,5 +1,6 @@
-//! What a round trip through Kubernetes' Go types makes of a JSON value: unknown members go, wrong types are refused,
-//! empty values go or are written as each field has it, and quantities, times, durations and bytes get their one spelling.
+//! What a round trip through Kubernetes' Go types makes of a JSON value: unknown members go, wrong types are
+//! refused, empty values go or are written as each field has it, and quantities, times, durations and bytes get
+//! their one spelling.
 //!
 //! Custom resources keep their values as they were written, except for what their schema does not know; their types are
 //! checked by `schema::check`, after defaults.

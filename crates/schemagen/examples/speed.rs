@@ -1,5 +1,5 @@
-//! Times the generic steps on one object: `cargo run --release -p schemagen --example speed -- FILE`, where FILE holds one
-//! JSON object of a built-in kind. Prints microseconds of CPU per operation.
+//! Times the generic steps on one object: `cargo run --release -p schemagen --example speed -- FILE`, where FILE
+//! holds one JSON object of a built-in kind. Prints microseconds of CPU per operation.
 
 use std::hint::black_box;
 use std::time::Instant;

@@ -242,9 +242,9 @@ fn is_reset(entries: &Value) -> bool {
     }
 }
 
-/// Records in `new.metadata.managedFields` what changed from `old` (`None`: the object is created) to `new`, and who did
-/// it. An empty list of managers in `new` forgets all owners, as does one empty entry; otherwise owners that `new` brings
-/// count, and those of `old` where it brings none.
+/// Records in `new.metadata.managedFields` what changed from `old` (`None`: the object is created) to `new`, and who
+/// did it. An empty list of managers in `new` forgets all owners, as does one empty entry; otherwise owners that
+/// `new` brings count, and those of `old` where it brings none.
 pub fn track_update(old: Option<&Value>, new: &mut Value, of: TypeRef<'_>, writer: &Writer<'_>) {
     let zero;
     let sent = new.take(&["metadata", "managedFields"]).unwrap_or_default();

@@ -1,5 +1,5 @@
-//! `FieldsV1`: the JSON form of a set. `f:` starts a field, `k:` a key, `v:` a value, `i:` a place; `.` stands for the path
-//! itself where something lies below it too.
+//! `FieldsV1`: the JSON form of a set. `f:` starts a field, `k:` a key, `v:` a value, `i:` a place; `.` stands for
+//! the path itself where something lies below it too.
 
 use super::set::{Entry, Set, Step};
 use crate::value::{Map, Str, Value};

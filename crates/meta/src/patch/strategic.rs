@@ -1,8 +1,8 @@
 //! Strategic merge: a merge that knows which lists are merged by key, with directives for what a merge cannot say.
 //!
-//! `$patch: replace|delete` in a map or as an item of a merged list; `$retainKeys: [..]` drops all members not listed;
-//! `$deleteFromPrimitiveList/F: [..]` takes items out of a merged list of scalars; `$setElementOrder/F: [..]` says in which
-//! order the items of list `F` stand.
+//! `$patch: replace|delete` in a map or as an item of a merged list; `$retainKeys: [..]` drops all members not
+//! listed; `$deleteFromPrimitiveList/F: [..]` takes items out of a merged list of scalars; `$setElementOrder/F:
+//! [..]` says in which order the items of list `F` stand.
 
 use super::PatchError;
 use crate::schema::{Field, Node, TypeRef};

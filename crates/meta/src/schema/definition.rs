@@ -165,7 +165,8 @@ fn types(at: &At<'_>, place: Place, errors: &mut Errors) {
             errors.invalid(&of_type, "must be object if x-kubernetes-embedded-resource is true");
         }
         if !keeps && at.value["properties"].entries().is_empty() {
-            let why = "must not be empty if x-kubernetes-embedded-resource is true without x-kubernetes-preserve-unknown-fields";
+            let why = "must not be empty if x-kubernetes-embedded-resource is true \
+                without x-kubernetes-preserve-unknown-fields";
             errors.required(&at.path.field("properties"), why);
         }
     }

@@ -1,7 +1,7 @@
 //! Schemas: which fields an object may have, of which types, and how each is merged, owned and written.
 //!
-//! One [`Schema`] is a set of struct types. The built-in kinds share one, read from a table (`table`); a custom resource
-//! has one of its own, made from its `openAPIV3Schema` (`custom`) with value rules beside it (`rules`).
+//! One [`Schema`] is a set of struct types. The built-in kinds share one, read from a table (`table`); a custom
+//! resource has one of its own, made from its `openAPIV3Schema` (`custom`) with value rules beside it (`rules`).
 //!
 //! Invariants: a schema never changes after it was made; a struct's fields are sorted by name; every [`NodeId`] of a
 //! schema is valid in it, so walking a type cannot fail.

@@ -1,10 +1,11 @@
 //! Reads the table of the built-in kinds.
 //!
-//! `package P` starts a package; a line without indent is a struct (`NAME [atomic] [GROUP/VERSION[/KIND]]…`), an indented
-//! one a field: `NAME NUMBER TYPE [FLAGS] [KEY=VALUE]…`. A number may be a path (`2.5`) into embedded messages, `-` where
-//! protobuf lacks the field. A type is a scalar's word or a struct (`Pod`, or `core.v1.Pod` from another package) after any
-//! of `*` (pointer), `[]` (list), `w[]` (list that is a message in protobuf), `{}` (map). Flags: `a` atomic, `o` left out
-//! when empty, `r` required, `z` left out when zero. Keys: `d` default, `l` list type, `k` merge key, `s` patch strategy.
+//! `package P` starts a package; a line without indent is a struct (`NAME [atomic] [GROUP/VERSION[/KIND]]…`), an
+//! indented one a field: `NAME NUMBER TYPE [FLAGS] [KEY=VALUE]…`. A number may be a path (`2.5`) into embedded
+//! messages, `-` where protobuf lacks the field. A type is a scalar's word or a struct (`Pod`, or `core.v1.Pod` from
+//! another package) after any of `*` (pointer), `[]` (list), `w[]` (list that is a message in protobuf), `{}` (map).
+//! Flags: `a` atomic, `o` left out when empty, `r` required, `z` left out when zero. Keys: `d` default, `l` list
+//! type, `k` merge key, `s` patch strategy.
 
 use std::collections::HashMap;
 

@@ -7,8 +7,8 @@ use crate::field::{At, Errors, Fault};
 use crate::schema::{ListKind, Node, TypeRef};
 use crate::value::Value;
 
-/// Adds all that is wrong with the value at `at`: its rules (`clause`), and items that stand twice in lists that are sets
-/// or maps (`of`).
+/// Adds all that is wrong with the value at `at`: its rules (`clause`), and items that stand twice in lists that are
+/// sets or maps (`of`).
 pub fn check(at: &At<'_>, of: TypeRef<'_>, clause: &Clause, errors: &mut Errors) {
     value(at, clause, errors);
     doubles(at, of, errors);
