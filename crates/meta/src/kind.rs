@@ -232,6 +232,11 @@ pub trait Rules: Send + Sync {
         None
     }
 
+    /// The `openAPIV3Schema` of a custom resource.
+    fn openapi(&self) -> Option<&Value> {
+        None
+    }
+
     /// Seconds after which an object goes by itself (events).
     fn ttl_seconds(&self) -> Option<u64> {
         None

@@ -5,9 +5,13 @@ use std::sync::Arc;
 
 use meta::{Kind, Resource, Str};
 
+use crate::subresource::openapi::Documents;
+
 /// An immutable set of served kinds. Replaced as a whole when a definition changes.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub struct Registry {
+    /// OpenAPI of these kinds.
+    pub documents: Documents,
     /// By group, version and plural.
     by_path: BTreeMap<(Str, Str, Str), Arc<Kind>>,
     /// All, in discovery's order.

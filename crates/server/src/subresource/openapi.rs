@@ -1,31 +1,101 @@
-//! `/openapi/v2` and `/openapi/v3`: the schema table as OpenAPI documents.
+//! `/openapi/v2` and `/openapi/v3`: the schema table as OpenAPI documents, made when first asked for.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use http::header;
-use meta::Status;
+use meta::openapi::{Served, v2, v3, v3_index};
+use meta::{Kind, Status};
 
 use crate::dispatch::Incomer;
 use crate::http::{Response, body};
 use crate::registry::Registry;
 
+/// Documents of one registry, by path; `""` is v2.
+#[derive(Default)]
+pub struct Documents {
+    made: Mutex<BTreeMap<String, Document>>,
+}
+
+#[derive(Clone)]
+struct Document {
+    text: Bytes,
+    tag: String,
+}
+
+fn served(kind: &Kind) -> Served<'_> {
+    Served {
+        names: &kind.names,
+        verbs: &kind.verbs,
+        subresources: &kind.subresources,
+        custom: kind.rules.openapi(),
+    }
+}
+
+/// The path of a group and version: `api/v1`, `apis/apps/v1`.
+fn path_of(kind: &Kind) -> String {
+    match kind.names.group.as_str() {
+        "" => format!("api/{}", kind.names.version),
+        group => format!("apis/{group}/{}", kind.names.version),
+    }
+}
+
+impl Documents {
+    fn get(&self, path: &str, make: impl FnOnce() -> meta::Value) -> Document {
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(document) = made.get(path) {
+            return document.clone();
+        }
+        let text: Bytes = make().to_json().into();
+        let document = Document { tag: format!("{:016X}", base::hash64(&text)), text };
+        made.insert(path.to_owned(), document.clone());
+        document
+    }
+
+    fn group_version(&self, registry: &Registry, path: &str) -> Option<Document> {
+        let kinds: Vec<&Arc<Kind>> = registry.kinds().iter().filter(|kind| path_of(kind) == path).collect();
+        if kinds.is_empty() {
+            return None;
+        }
+        Some(self.get(path, || {
+            let served: Vec<Served<'_>> = kinds.iter().map(|kind| served(kind)).collect();
+            v3(&served, api::schema::builtin(), &api::descriptions::description, VERSION)
+        }))
+    }
+}
+
+const VERSION: &str = "v1.37.0";
+
 /// Answers a path below `/openapi`.
 pub fn answer(registry: &Registry, parts: &[&str], incomer: &Incomer) -> Result<Response, Status> {
-    let _ = registry;
+    let documents = &registry.documents;
     let document = match parts {
-        ["openapi", "v2"] => meta::Value::map(),
-        ["openapi", "v3"] => meta::Value::map(),
-        ["openapi", "v3", path @ ..] => match path.first().map(|_| meta::Value::map()) {
+        ["openapi", "v2"] => documents.get("", || {
+            let served: Vec<Served<'_>> = registry.kinds().iter().map(|kind| served(kind)).collect();
+            v2(&served, api::schema::builtin(), &api::descriptions::description, VERSION)
+        }),
+        ["openapi", "v3"] => {
+            let mut paths: Vec<String> = registry.kinds().iter().map(|kind| path_of(kind)).collect();
+            paths.sort();
+            paths.dedup();
+            let hashed = paths.into_iter().filter_map(|path| {
+                let tag = documents.group_version(registry, &path)?.tag;
+                Some((path, tag))
+            });
+            return Ok(body::json(200, &v3_index(&hashed.collect::<Vec<_>>())));
+        }
+        ["openapi", "v3", path @ ..] => match documents.group_version(registry, &path.join("/")) {
             Some(document) => document,
             None => return Ok(body::text(404, "404 page not found\n")),
         },
         _ => return Ok(body::text(404, "404 page not found\n")),
     };
-    let text = document.to_json();
-    let tag = format!("\"{:016X}\"", base::hash64(&text));
+    let tag = format!("\"{}\"", document.tag);
     if incomer.header(header::IF_NONE_MATCH) == Some(tag.as_str()) {
         return Ok(body::answer(304, "application/json", Bytes::new()));
     }
-    let mut response = body::answer(200, "application/json", text);
+    let mut response = body::answer(200, "application/json", document.text);
     if let Ok(tag) = header::HeaderValue::from_str(&tag) {
         response.headers_mut().insert(header::ETAG, tag);
     }
