@@ -6,6 +6,7 @@ pub mod address;
 pub mod apiregistration;
 pub mod columns;
 pub mod core;
+pub mod custom;
 pub mod descriptions;
 pub mod kinds;
 pub mod rbac;

@@ -12,6 +12,7 @@ pub mod authz;
 pub mod bootstrap;
 pub mod ca;
 pub mod codec;
+pub mod definitions;
 pub mod discovery;
 pub mod dispatch;
 pub mod error;
@@ -122,6 +123,7 @@ impl Server {
             leases: Mutex::default(),
             kubelets,
         });
+        definitions::follow(&server);
         bootstrap::run(&server).await?;
         server.ready.store(true, std::sync::atomic::Ordering::Release);
         Ok(server)
