@@ -12,11 +12,8 @@ use crate::schema::meta_v1;
 
 const STATUS: Subresource =
     Subresource { name: "status", body: ("", "", ""), verbs: &[Verb::Get, Verb::Patch, Verb::Update] };
-const SCALE: Subresource = Subresource {
-    name: "scale",
-    body: ("autoscaling", "v1", "Scale"),
-    verbs: &[Verb::Get, Verb::Patch, Verb::Update],
-};
+const SCALE: Subresource =
+    Subresource { name: "scale", body: ("autoscaling", "v1", "Scale"), verbs: &[Verb::Get, Verb::Patch, Verb::Update] };
 
 /// A path of members and conditions into an object: `.status.conditions[?(@.type=="Ready")].status`.
 #[derive(Clone, Debug, PartialEq)]
@@ -91,7 +88,8 @@ fn kind(definition: &Value, version: &Value, stored_name: &str) -> Kind {
         served.push(SCALE);
         let path = |key: &str| places[key].text().trim_start_matches('.').to_owned();
         let selector = path("labelSelectorPath");
-        scale = Some((path("specReplicasPath"), path("statusReplicasPath"), (!selector.is_empty()).then_some(selector)));
+        scale =
+            Some((path("specReplicasPath"), path("statusReplicasPath"), (!selector.is_empty()).then_some(selector)));
     }
     let (columns, shown) = columns(version);
     let kind_name = names["kind"].text();
@@ -205,7 +203,9 @@ impl Rules for Custom {
                 None => Value::Null,
                 Some(_) if shown.path == parse(".metadata.creationTimestamp") => age(object, now),
                 Some(value) if shown.is_date => since(value, now),
-                Some(Value::Map(_) | Value::List(_)) => String::from_utf8_lossy(&found[0].to_json()).into_owned().into(),
+                Some(Value::Map(_) | Value::List(_)) => {
+                    String::from_utf8_lossy(&found[0].to_json()).into_owned().into()
+                }
                 Some(Value::Int(number)) if column.of_type == "string" => number.to_string().into(),
                 Some(value) => (*value).clone(),
             }

@@ -72,7 +72,7 @@ const KINDS: &[Row] = &[
     Row("", "v1", "Node", "nodes", "no", "", false, ALL, &[PROXY, STATUS], plain),
     Row("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims", "pvc", "", true, ALL, &[STATUS], plain),
     Row("", "v1", "PersistentVolume", "persistentvolumes", "pv", "", false, ALL, &[STATUS], plain),
-    Row("", "v1", "Pod", "pods", "po", "all", true, ALL, &[ATTACH, BINDING, EPHEMERALCONTAINERS, EVICTION, EXEC, LOG, PORTFORWARD, PROXY_OF_PODS, RESIZE, STATUS], plain),
+    Row("", "v1", "Pod", "pods", "po", "all", true, ALL, &[ATTACH, BINDING, EPHEMERALCONTAINERS, EVICTION, EXEC, LOG, PORTFORWARD, PROXY_OF_PODS, RESIZE, STATUS], || Arc::new(core::pod::Pod::new())),
     Row("", "v1", "PodTemplate", "podtemplates", "", "", true, ALL, &[], plain),
     Row("", "v1", "ReplicationController", "replicationcontrollers", "rc", "all", true, ALL, &[SCALE, STATUS], plain),
     Row("", "v1", "ResourceQuota", "resourcequotas", "quota", "", true, ALL, &[STATUS], plain),

@@ -1,0 +1,178 @@
+//! Pods as objects: what the system sets, what may change, how they are shown.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use base::Time;
+use meta::{At, Change, Column, Errors, Prepare, Quantity, Rules, Status, Str, Value};
+
+use super::pod_spec::{self, defaults};
+use super::{pod_cells, pod_facts};
+use crate::columns::column;
+
+pub struct Pod {
+    columns: Vec<Column>,
+}
+
+impl Pod {
+    pub fn new() -> Pod {
+        Pod {
+            columns: vec![
+                column("Ready", "string", 0),
+                column("Status", "string", 0),
+                column("Restarts", "string", 0),
+                column("Age", "string", 0),
+                column("IP", "string", 1),
+                column("Node", "string", 1),
+                column("Nominated Node", "string", 1),
+                column("Readiness Gates", "string", 1),
+            ],
+        }
+    }
+}
+
+impl Default for Pod {
+    fn default() -> Pod {
+        Pod::new()
+    }
+}
+
+/// Grace of a pod that does not say.
+const GRACE_SECONDS: i64 = 30;
+
+impl Rules for Pod {
+    fn defaults(&self, object: &mut Value) {
+        let spec = object.make(&["spec"]);
+        defaults::spec(spec);
+        defaults::pod_only(spec);
+    }
+
+    fn prepare(&self, cx: &mut Prepare<'_>, object: &mut Value) -> Result<(), Status> {
+        match (cx.change.old, cx.change.subresource) {
+            (None, _) => {
+                let class = qos_class(&object["spec"]);
+                object.set(&["status"], meta::json!({"phase": "Pending", "qosClass": (class)}));
+                if !object.at(&["spec", "schedulingGates"]).items().is_empty() {
+                    let condition = meta::json!({
+                        "type": "PodScheduled", "status": "False", "reason": "SchedulingGated",
+                        "message": "Scheduling is blocked due to non-empty scheduling gates",
+                        "lastProbeTime": (Value::Null), "lastTransitionTime": (cx.change.now.rfc3339()),
+                    });
+                    object.set(&["status", "conditions"], vec![condition]);
+                }
+            }
+            (Some(old), "status") => {
+                for key in ["qosClass", "resourceClaimStatuses"] {
+                    if object.at(&["status", key]).is_null() && !old.at(&["status", key]).is_null() {
+                        object.set(&["status", key], old.at(&["status", key]).clone());
+                    }
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn check(&self, _: &Change<'_>, _: &At<'_>, _: &mut Errors) {}
+
+    fn grace_seconds(&self, object: &Value, asked: Option<i64>) -> Option<i64> {
+        let own = object.at(&["spec", "terminationGracePeriodSeconds"]).as_int();
+        let seconds = asked.or(own).unwrap_or(GRACE_SECONDS);
+        let finished = matches!(object.at(&["status", "phase"]).text(), "Succeeded" | "Failed");
+        if object.at(&["spec", "nodeName"]).text().is_empty() || finished {
+            return Some(0);
+        }
+        // A negative wish asks for the shortest grace there is.
+        Some(if seconds < 0 { 1 } else { seconds })
+    }
+
+    fn answers_deletion_with_object(&self) -> bool {
+        true
+    }
+
+    fn columns(&self) -> &[Column] {
+        &self.columns
+    }
+
+    fn cells(&self, object: &Value, now: Time) -> Vec<Value> {
+        pod_cells::cells(object, now)
+    }
+
+    fn selectable(&self, object: &Value, field: &str) -> Option<Str> {
+        let (spec, status) = (&object["spec"], &object["status"]);
+        Some(match field {
+            "spec.nodeName" => spec["nodeName"].text().into(),
+            "spec.restartPolicy" => spec["restartPolicy"].text().into(),
+            "spec.schedulerName" => spec["schedulerName"].text().into(),
+            "spec.serviceAccountName" => spec["serviceAccountName"].text().into(),
+            "spec.hostNetwork" => if spec["hostNetwork"].is_true() { "true" } else { "false" }.into(),
+            "status.phase" => status["phase"].text().into(),
+            "status.podIP" => match status["podIPs"].items() {
+                [first, ..] => first["ip"].text().into(),
+                [] => status["podIP"].text().into(),
+            },
+            "status.nominatedNodeName" => status["nominatedNodeName"].text().into(),
+            _ => return None,
+        })
+    }
+
+    fn facts(&self, object: &Value) -> Option<Arc<dyn Any + Send + Sync>> {
+        pod_facts::facts(object)
+    }
+
+    fn has_generation(&self) -> bool {
+        true
+    }
+}
+
+/// `Guaranteed` when limits and requests of cpu and memory are there and equal, `BestEffort` without any, else
+/// `Burstable`.
+pub fn qos_class(spec: &Value) -> &'static str {
+    const COMPUTE: [&str; 2] = ["cpu", "memory"];
+    let positive = |value: &Value| Quantity::of(value).is_ok_and(|quantity| quantity.sign() > 0);
+    let mut any = false;
+    let mut guaranteed = true;
+    let mut look = |resources: &Value| {
+        for name in COMPUTE {
+            let (request, limit) = (&resources["requests"][name], &resources["limits"][name]);
+            any |= positive(request) || positive(limit);
+            let equal = match (Quantity::of(request), Quantity::of(limit)) {
+                (Ok(request), Ok(limit)) => request.compare(&limit).is_eq() && limit.sign() > 0,
+                _ => false,
+            };
+            guaranteed &= equal;
+        }
+    };
+    if spec["resources"].is_null() || spec["resources"].entries().is_empty() {
+        pod_spec::containers(spec).for_each(|container| look(&container["resources"]));
+    } else {
+        look(&spec["resources"]);
+    }
+    match (any, guaranteed) {
+        (false, _) => "BestEffort",
+        (true, true) => "Guaranteed",
+        (true, false) => "Burstable",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use meta::json;
+
+    #[test]
+    fn classes_of_service() {
+        for (resources, class) in [
+            (json!({}), "BestEffort"),
+            (json!({"requests": {"cpu": "1"}}), "Burstable"),
+            (
+                json!({"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"cpu": "1000m", "memory": "1Gi"}}),
+                "Guaranteed",
+            ),
+            (json!({"requests": {"cpu": "1"}, "limits": {"cpu": "1"}}), "Burstable"),
+            (json!({"requests": {"example.com/gpu": "1"}}), "BestEffort"),
+        ] {
+            assert_eq!(qos_class(&json!({"containers": [{"resources": (resources)}]})), class);
+        }
+    }
+}
