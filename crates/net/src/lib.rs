@@ -19,6 +19,7 @@ mod links;
 mod netlink;
 mod netns;
 mod nodenet;
+pub mod plan;
 
 pub use address::{Addresses, Cidr, Mac, NotACidr};
 pub use dataplane::{Applied, Dataplane, VXLAN_LINK};

@@ -114,10 +114,13 @@ fn condition(definition: &mut Value, of_type: &str, (status, reason, message): (
         if known["status"].text() == status {
             return;
         }
-        *known = json!({"type": of_type, "status": status, "reason": reason, "message": message, "lastTransitionTime": now});
+        *known =
+            json!({"type": of_type, "status": status, "reason": reason, "message": message, "lastTransitionTime": now});
         return;
     }
-    conditions.push(json!({"type": of_type, "status": status, "reason": reason, "message": message, "lastTransitionTime": now}));
+    conditions.push(
+        json!({"type": of_type, "status": status, "reason": reason, "message": message, "lastTransitionTime": now}),
+    );
 }
 
 /// Why the definition's names cannot be served: another kind of the group has them.
@@ -140,9 +143,10 @@ fn conflict(server: &Server, definition: &Value, own_name: &str, all: &[Object])
         .map(Object::value)
         .filter(|other| other.at(&["spec", "group"]).text() == group && is_true(other, "NamesAccepted"))
         .find(|other| {
-            ["plural", "kind", "singular"]
-                .iter()
-                .any(|key| !names[*key].text().is_empty() && other.at(&["status", "acceptedNames", key]).text() == names[*key].text())
+            ["plural", "kind", "singular"].iter().any(|key| {
+                !names[*key].text().is_empty()
+                    && other.at(&["status", "acceptedNames", key]).text() == names[*key].text()
+            })
         })
         .map(|other| format!("the names are already in use by {:?}", other.at(&["metadata", "name"]).text()))
 }

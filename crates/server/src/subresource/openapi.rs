@@ -25,12 +25,7 @@ struct Document {
 }
 
 fn served(kind: &Kind) -> Served<'_> {
-    Served {
-        names: &kind.names,
-        verbs: &kind.verbs,
-        subresources: &kind.subresources,
-        custom: kind.rules.openapi(),
-    }
+    Served { names: &kind.names, verbs: &kind.verbs, subresources: &kind.subresources, custom: kind.rules.openapi() }
 }
 
 /// The path of a group and version: `api/v1`, `apis/apps/v1`.

@@ -1,0 +1,264 @@
+//! From a view of the cluster to the network of one node, and to the names of its DNS: pure functions.
+//!
+//! Which endpoints serve: the ready ones; when a service has none left, those that still serve while terminating.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use cache::View;
+use meta::{Object, Resource, Value};
+
+use crate::address::Cidr;
+use crate::dns::{EndpointName, PortName, ServiceNames};
+use crate::nodenet::{Endpoint, HostPort, NodeNet, Protocol, Via, Vip, VipKey, Vxlan};
+
+pub const SERVICES: Resource = Resource("services");
+pub const SLICES: Resource = Resource("endpointslices.discovery.k8s.io");
+pub const NODES: Resource = Resource("nodes");
+pub const PODS: Resource = Resource("pods");
+pub const NAMESPACES: Resource = Resource("namespaces");
+/// What the plan of a node looks at.
+pub const WATCHES: &[Resource] = &[SERVICES, SLICES, NODES, PODS, NAMESPACES];
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// Seconds that session affinity lasts when the service does not say.
+const AFFINITY_S: u32 = 10_800;
+
+/// What the cluster's owner decided.
+#[derive(Clone, Debug)]
+pub struct PlanOptions {
+    /// Addresses of all pods, of all nodes.
+    pub cluster_cidrs: Vec<Cidr>,
+    pub service_cidrs: Vec<Cidr>,
+    /// Nodes share one link; otherwise packets between them are wrapped.
+    pub same_link: bool,
+}
+
+/// The network of `node`, whole.
+pub fn node_net(view: &View, node: &str, options: &PlanOptions) -> NodeNet {
+    let mut net = NodeNet {
+        cluster_cidrs: options.cluster_cidrs.iter().copied().collect(),
+        service_cidrs: options.service_cidrs.iter().copied().collect(),
+        ..NodeNet::default()
+    };
+    routes(view, node, options, &mut net);
+    let slices = slices_by_service(view);
+    for service in view.list(SERVICES, "") {
+        let none = Vec::new();
+        let slices = slices.get(&(service.namespace(), service.name())).unwrap_or(&none);
+        vips(service, slices, node, &mut net);
+    }
+    for pod in view.by(PODS, "node", node) {
+        host_ports(pod, &mut net);
+    }
+    net
+}
+
+type ByService<'a> = BTreeMap<(&'a str, &'a str), Vec<&'a Object>>;
+
+fn slices_by_service(view: &View) -> ByService<'_> {
+    let mut found: ByService<'_> = BTreeMap::new();
+    for slice in view.list(SLICES, "") {
+        if let Some(name) = slice.labels().get(SERVICE_NAME) {
+            found.entry((slice.namespace(), name)).or_default().push(slice);
+        }
+    }
+    found
+}
+
+fn routes(view: &View, own: &str, options: &PlanOptions, net: &mut NodeNet) {
+    for node in view.list(NODES, "") {
+        let value = node.value();
+        let cidrs = cidrs_of(&value);
+        let address = address_of(&value);
+        if node.name() == own {
+            net.pod_cidrs.extend(cidrs.iter().copied());
+            if let (false, Some(local), Some(cidr)) = (options.same_link, address, cidrs.first()) {
+                net.vxlan = Some(Vxlan { id: 7, port: 8472, local, address: cidr.nth(0) });
+            }
+            continue;
+        }
+        let Some(address) = address else { continue };
+        for cidr in cidrs {
+            if cidr.is_ipv6() == address.is_ipv6() {
+                let via = if options.same_link { Via::Node(address) } else { Via::Vxlan { node: address } };
+                net.routes.insert(cidr, via);
+            }
+        }
+    }
+}
+
+/// A node's pod networks.
+pub fn cidrs_of(node: &Value) -> Vec<Cidr> {
+    let spec = &node["spec"];
+    let many: Vec<Cidr> = spec["podCIDRs"].items().iter().filter_map(|cidr| cidr.text().parse().ok()).collect();
+    if many.is_empty() { spec["podCIDR"].text().parse().into_iter().collect() } else { many }
+}
+
+/// A node's own address.
+pub fn address_of(node: &Value) -> Option<IpAddr> {
+    let addresses = node.at(&["status", "addresses"]).items();
+    addresses.iter().find(|address| address["type"].text() == "InternalIP")?["address"].text().parse().ok()
+}
+
+fn protocol_of(text: &str) -> Protocol {
+    match text {
+        "UDP" => Protocol::Udp,
+        "SCTP" => Protocol::Sctp,
+        _ => Protocol::Tcp,
+    }
+}
+
+fn port_of(value: &Value) -> Option<u16> {
+    value.as_int().and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0)
+}
+
+fn addresses(values: &Value) -> Vec<IpAddr> {
+    values.items().iter().filter_map(|address| address.text().parse().ok()).collect()
+}
+
+/// The cluster addresses of a service; none for headless ones and external names.
+pub fn cluster_addresses(spec: &Value) -> Vec<IpAddr> {
+    if spec["type"].text() == "ExternalName" {
+        return Vec::new();
+    }
+    let many = addresses(&spec["clusterIPs"]);
+    if many.is_empty() { spec["clusterIP"].text().parse().into_iter().collect() } else { many }
+}
+
+fn vips(service: &Object, slices: &[&Object], node: &str, net: &mut NodeNet) {
+    let value = service.value();
+    let spec = &value["spec"];
+    let cluster = cluster_addresses(spec);
+    if cluster.is_empty() {
+        return;
+    }
+    let slices: Vec<Value> = slices.iter().map(|slice| slice.value()).collect();
+    let affinity_s = (spec["sessionAffinity"].text() == "ClientIP").then(|| {
+        let seconds = spec.at(&["sessionAffinityConfig", "clientIP", "timeoutSeconds"]).as_int();
+        seconds.and_then(|seconds| u32::try_from(seconds).ok()).unwrap_or(AFFINITY_S)
+    });
+    let mut external: BTreeSet<IpAddr> = addresses(&spec["externalIPs"]).into_iter().collect();
+    let ingress = value.at(&["status", "loadBalancer", "ingress"]).items();
+    external.extend(ingress.iter().filter_map(|ingress| ingress["ip"].text().parse::<IpAddr>().ok()));
+    for port in spec["ports"].items() {
+        let Some(number) = port_of(&port["port"]) else { continue };
+        let protocol = protocol_of(port["protocol"].text());
+        for address in &cluster {
+            let same_family = |other: &IpAddr| other.is_ipv6() == address.is_ipv6();
+            let vip = Vip {
+                name: format!("{}/{}:{}", service.namespace(), service.name(), port["name"].text()),
+                endpoints: endpoints(&slices, port["name"].text(), protocol, address.is_ipv6(), node),
+                affinity_s,
+                node_port: port_of(&port["nodePort"]),
+                external: external.iter().copied().filter(same_family).collect(),
+                internal_local: spec["internalTrafficPolicy"].text() == "Local",
+                external_local: spec["externalTrafficPolicy"].text() == "Local",
+            };
+            net.vips.insert(VipKey { address: *address, protocol, port: number }, Arc::new(vip));
+        }
+    }
+}
+
+fn condition(endpoint: &Value, name: &str) -> Option<bool> {
+    endpoint.at(&["conditions", name]).as_bool()
+}
+
+/// The endpoints of one port: all ready ones, or else those that serve while they terminate.
+fn endpoints(slices: &[Value], port_name: &str, protocol: Protocol, ipv6: bool, node: &str) -> Vec<Endpoint> {
+    let (mut ready, mut serving) = (BTreeSet::new(), BTreeSet::new());
+    for slice in slices {
+        if slice["addressType"].text() != if ipv6 { "IPv6" } else { "IPv4" } {
+            continue;
+        }
+        let port = slice["ports"]
+            .items()
+            .iter()
+            .find(|port| port["name"].text() == port_name && protocol_of(port["protocol"].text()) == protocol);
+        let Some(number) = port.and_then(|port| port_of(&port["port"])) else { continue };
+        for endpoint in slice["endpoints"].items() {
+            let Ok(address) = endpoint["addresses"][0].text().parse() else { continue };
+            let found = Endpoint { address, port: number, local: endpoint["nodeName"].text() == node };
+            if condition(endpoint, "ready") != Some(false) {
+                ready.insert(found);
+            } else if condition(endpoint, "serving") == Some(true) && condition(endpoint, "terminating") == Some(true) {
+                serving.insert(found);
+            }
+        }
+    }
+    if ready.is_empty() { serving } else { ready }.into_iter().collect()
+}
+
+fn host_ports(pod: &Object, net: &mut NodeNet) {
+    let facts = api::core::pod_facts::of(pod);
+    if facts.phase.is_final() {
+        return;
+    }
+    let value = pod.value();
+    let spec = &value["spec"];
+    let Ok(address) = value.at(&["status", "podIP"]).text().parse::<IpAddr>() else { return };
+    if spec["hostNetwork"].is_true() {
+        return;
+    }
+    let containers = spec["containers"].items().iter().chain(spec["initContainers"].items());
+    for port in containers.flat_map(|container| container["ports"].items()) {
+        if let (Some(host), Some(pod_port)) = (port_of(&port["hostPort"]), port_of(&port["containerPort"])) {
+            let on = port["hostIP"].text().parse::<IpAddr>().ok().filter(|address| !address.is_unspecified());
+            let protocol = protocol_of(port["protocol"].text());
+            net.host_ports.insert(HostPort { address: on, protocol, port: host, pod: address, pod_port });
+        }
+    }
+}
+
+/// The names of one service; `None` when it is gone.
+pub fn service_names(view: &View, namespace: &str, name: &str) -> Option<ServiceNames> {
+    let service = view.one(SERVICES, namespace, name)?.value();
+    let spec = &service["spec"];
+    if spec["type"].text() == "ExternalName" {
+        let external = Some(spec["externalName"].text().to_owned());
+        return Some(ServiceNames { external, ..ServiceNames::default() });
+    }
+    let ports = spec["ports"].items().iter().filter_map(port_name).collect();
+    let addresses = cluster_addresses(spec);
+    let mut names = ServiceNames { addresses, ports, ..ServiceNames::default() };
+    if names.addresses.is_empty() {
+        let all = spec["publishNotReadyAddresses"].is_true();
+        for slice in view.list(SLICES, namespace).filter(|slice| slice.labels().get(SERVICE_NAME) == Some(name)) {
+            names.endpoints.extend(endpoint_names(&slice.value(), all));
+        }
+    }
+    Some(names)
+}
+
+fn port_name(port: &Value) -> Option<PortName> {
+    Some(PortName {
+        name: port["name"].text().to_owned(),
+        protocol: protocol_of(port["protocol"].text()),
+        port: port_of(&port["port"])?,
+    })
+}
+
+fn endpoint_names(slice: &Value, all: bool) -> Vec<EndpointName> {
+    let ports: Vec<PortName> = slice["ports"].items().iter().filter_map(port_name).collect();
+    let endpoints = slice["endpoints"].items().iter();
+    let ready = endpoints.filter(|endpoint| all || condition(endpoint, "ready") != Some(false));
+    ready
+        .flat_map(|endpoint| {
+            let hostname = endpoint["hostname"].as_str().map(str::to_owned);
+            addresses(&endpoint["addresses"]).into_iter().map(move |address| (address, hostname.clone()))
+        })
+        .map(|(address, hostname)| EndpointName { address, hostname, ports: ports.clone() })
+        .collect()
+}
+
+/// The service that a change of one of these objects may rename: `(namespace, name)`.
+pub fn service_of(resource: Resource, object: &Object) -> Option<(String, String)> {
+    match resource {
+        SERVICES => Some((object.namespace().to_owned(), object.name().to_owned())),
+        SLICES => object.labels().get(SERVICE_NAME).map(|name| (object.namespace().to_owned(), name.to_owned())),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;
