@@ -11,6 +11,7 @@ pub mod descriptions;
 pub mod kinds;
 pub mod rbac;
 pub mod schema;
+pub mod usage;
 
 use meta::{Object, Resource, Str};
 
@@ -18,4 +19,7 @@ use meta::{Object, Resource, Str};
 pub type IndexRow = (Resource, &'static str, fn(&Object) -> Option<Str>);
 
 /// The indexes that readers may count on.
-pub const INDEXES: &[IndexRow] = &[(Resource("pods"), "node", core::pod_facts::node_of)];
+pub const INDEXES: &[IndexRow] = &[
+    (Resource("pods"), "node", core::pod_facts::node_of),
+    (Resource("pods"), "orphans", core::pod_facts::orphan_of),
+];

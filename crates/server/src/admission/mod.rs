@@ -4,7 +4,17 @@
 //! validation, and then the validating steps. All are pure over a view; what must change together with the object
 //! (a quota's use) is a companion of the same commit.
 
+pub mod default_tolerations;
+pub mod limit_ranger;
 pub mod namespace_lifecycle;
+pub mod node_restriction;
+pub mod pod_security;
+pub mod priority;
+pub mod rbac_escalation;
+pub mod resource_quota;
+pub mod runtime_class;
+pub mod service_account;
+pub mod taint_nodes;
 
 use cache::View;
 use meta::{Resource, Status, Value};
@@ -53,7 +63,19 @@ pub trait Admission: Sync {
 }
 
 /// All rules, in upstream's order.
-pub const RULES: &[&dyn Admission] = &[&namespace_lifecycle::NamespaceLifecycle];
+pub const RULES: &[&dyn Admission] = &[
+    &namespace_lifecycle::NamespaceLifecycle,
+    &limit_ranger::LimitRanger,
+    &service_account::ServiceAccount,
+    &node_restriction::NodeRestriction,
+    &taint_nodes::TaintNodesByCondition,
+    &pod_security::PodSecurity,
+    &priority::Priority,
+    &default_tolerations::DefaultTolerationSeconds,
+    &runtime_class::RuntimeClass,
+    &rbac_escalation::RbacEscalation,
+    &resource_quota::ResourceQuota,
+];
 
 impl<'a> Review<'a> {
     pub fn new(server: &'a Server, call: &'a Call<'a>, view: &'a View, old: Option<&'a Value>, object: Value) -> Self {
