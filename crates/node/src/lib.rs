@@ -1,0 +1,1 @@
+//! The node agent: the pod machine, volumes, probes, the kubelet endpoints.
