@@ -482,6 +482,35 @@ mod tests {
         assert!(Cgroups::from_mounts("proc /proc proc rw 0 0\n").is_err());
     }
 
+    /// Needs root and a mounted cgroup2 tree, with or without controllers.
+    #[test]
+    fn version_2_devices_are_limited_by_the_kernel() {
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+        let root = mounts.lines().find_map(|l| {
+            let mut fields = l.split(' ').skip(1);
+            let target = fields.next()?;
+            (fields.next() == Some("cgroup2")).then_some(target)
+        });
+        let cgroups = Cgroups::v2_at(root.expect("a mounted cgroup2 tree"));
+        let path = format!("/gantry-devices-{}", std::process::id());
+        cgroups.create(&path).unwrap();
+        let rule = |major, minor, access: &str| DeviceRule {
+            kind: 'c',
+            major: Some(major),
+            minor: Some(minor),
+            access: access.to_owned(),
+        };
+        // null whole, zero for reading, full not at all.
+        let rules = [rule(1, 3, "rwm"), rule(1, 5, "r")];
+        cgroups.allow_devices(&path, &rules).unwrap();
+        let script = "echo 0 > \"$1\"; for d in null zero full; do \
+            (: < /dev/$d) 2>/dev/null && echo r $d; (: > /dev/$d) 2>/dev/null && echo w $d; done; true";
+        let procs = cgroups.join_files(&path).remove(0);
+        let output = std::process::Command::new("sh").args(["-c", script, "sh"]).arg(procs).output().unwrap();
+        cgroups.remove(&path).unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "r null\nw null\nr zero\n");
+    }
+
     #[test]
     fn version_2_files_hold_the_limits() {
         let dir = tempfile::tempdir().unwrap();

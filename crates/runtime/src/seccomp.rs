@@ -8,6 +8,9 @@
 //! is needed, and a profile that cannot be compiled fails before anything is started. Calls of another architecture
 //! (32-bit programs) get the profile's default action.
 
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
 use base64::Engine;
 use serde::Deserialize;
 
@@ -124,8 +127,23 @@ struct Rule {
     action: u32,
 }
 
-/// The default filter for a container with these capabilities, as base64 of its instructions.
+/// The default filter for a container with these capabilities, as base64 of its instructions. Containers have few
+/// different sets of capabilities, so the compiled filters are kept.
 pub(crate) fn default_filter(capabilities: u64) -> Result<String, Error> {
+    const KEPT_MAX: usize = 64;
+    static KEPT: Mutex<BTreeMap<u64, String>> = Mutex::new(BTreeMap::new());
+    if let Some(filter) = crate::lock(&KEPT).get(&capabilities) {
+        return Ok(filter.clone());
+    }
+    let filter = compile_default(capabilities)?;
+    let mut kept = crate::lock(&KEPT);
+    if kept.len() < KEPT_MAX {
+        kept.insert(capabilities, filter.clone());
+    }
+    Ok(filter)
+}
+
+fn compile_default(capabilities: u64) -> Result<String, Error> {
     let mut rules = Vec::new();
     let mut add = |names: &str, conditions: &[Condition], action: u32| {
         let calls = names.split_whitespace().filter_map(number);

@@ -145,6 +145,12 @@ pub(crate) fn close_on_exec_from_3() -> Result<()> {
     check(unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) }).map(drop)
 }
 
+/// Closes every descriptor of a forked child that will never execute anything.
+pub(crate) fn close_everything() {
+    // SAFETY: the caller is a forked child that goes on without any descriptor; nothing in it is dropped later.
+    unsafe { libc::syscall(libc::SYS_close_range, 0, u32::MAX, 0) };
+}
+
 /// Gives back the default action for every signal, and unblocks all.
 pub(crate) fn reset_signals() {
     for signal in 1..=64 {

@@ -60,6 +60,11 @@ pub(super) fn container(s: Sources<'_>) -> Result<(ContainerPlan, Vec<DeviceRule
     };
     let process = process(s.host, s.cgroups, s.cgroup, spec, s.image, argv)?;
     let mounts = mounts(&s)?;
+    let mut read_only_paths: Vec<PathBuf> = masked(&READ_ONLY);
+    if !s.cgroups.is_v2() && !spec.security.privileged {
+        // It had to be writable until the hierarchies were mounted in it.
+        read_only_paths.push(PathBuf::from("/sys/fs/cgroup"));
+    }
     let plan = ContainerPlan {
         id: s.id.to_owned(),
         process,
@@ -67,7 +72,7 @@ pub(super) fn container(s: Sources<'_>) -> Result<(ContainerPlan, Vec<DeviceRule
         mounts,
         devices,
         masked: masked(&MASKED),
-        read_only_paths: masked(&READ_ONLY),
+        read_only_paths,
         pid: spec.pid.clone(),
         stdin_once: spec.stdin_once,
         log: spec.log.as_ref().map(|l| LogPlan {

@@ -353,7 +353,7 @@ impl Embedded {
             let run = greeting.records.iter().find(|r| r.container == record.id).cloned();
             let run = run.or_else(|| read_json::<Record>(&dir.join(exit_file(&record.id))));
             let lost = run.is_none() && !alive && record.start_error.is_none();
-            if !run.as_ref().is_some_and(|r| r.finished_us == 0) {
+            if run.as_ref().is_none_or(|r| r.finished_us != 0) {
                 dead.push(record.cgroup.clone());
             }
             containers.push(Container::new(record, run, lost));

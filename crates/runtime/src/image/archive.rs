@@ -172,7 +172,6 @@ impl Members {
                 }
             }
         }
-        drop(archive);
         Ok(Members { file: Arc::new(file), at, name })
     }
 

@@ -219,10 +219,9 @@ impl Images {
                 Some(known) => known,
                 None => {
                     fresh = true;
-                    self.unpack_layer(&dirs, layer).map(|made| {
-                        lock(&self.index).layers.insert(chain.clone(), made.clone());
-                        made
-                    })?
+                    let made = self.unpack_layer(&dirs, layer)?;
+                    lock(&self.index).layers.insert(chain.clone(), made.clone());
+                    made
                 }
             };
             size += layer.bytes;

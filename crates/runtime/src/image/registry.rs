@@ -50,6 +50,8 @@ pub(super) struct Registry {
     name: ImageName,
     credentials: Option<Credentials>,
     token: Mutex<Option<String>>,
+    /// The scheme that worked.
+    scheme: Mutex<Option<&'static str>>,
     tls: Arc<rustls::ClientConfig>,
 }
 
@@ -62,6 +64,7 @@ impl Registry {
             name: name.clone(),
             credentials,
             token: Mutex::new(None),
+            scheme: Mutex::new(None),
             tls: tls_config(&config.roots)?,
         })
     }
@@ -73,19 +76,25 @@ impl Registry {
     /// GET below `/v2/REPOSITORY/`, authenticated when the registry wants it.
     pub async fn get(&self, path: &str, accept: &str, from: u64) -> Result<Response<Incoming>, Error> {
         let path = format!("/v2/{}/{path}", self.name.repository);
-        let schemes: &[&str] = match (self.plain, self.name.is_loopback()) {
-            (true, _) | (_, true) => &["https", "http"],
-            (false, false) => &["https"],
+        let known = *lock(&self.scheme);
+        let schemes: &[&str] = match known {
+            Some("http") => &["http"],
+            Some(_) => &["https"],
+            None if self.plain || self.name.is_loopback() => &["https", "http"],
+            None => &["https"],
         };
         let mut last = None;
-        for scheme in schemes {
+        for scheme in schemes.iter().copied() {
             let uri: Uri = format!("{scheme}://{}{path}", self.host)
                 .parse()
                 .map_err(|_| self.unreachable(format!("{} makes no address", self.host)))?;
             match self.get_authorized(&uri, accept, from).await {
-                Err(Failure::Connect(error)) => last = Some(error),
+                Err(Failure::Connect(error)) => last = last.or(Some(error)),
                 Err(Failure::Other(error)) => return Err(error),
-                Ok(response) => return Ok(response),
+                Ok(response) => {
+                    *lock(&self.scheme) = Some(scheme);
+                    return Ok(response);
+                }
             }
         }
         Err(last.unwrap_or_else(|| self.unreachable("no way to reach it")))
@@ -100,7 +109,7 @@ impl Registry {
         let challenge = auth::challenge(values.iter().filter_map(|v| v.to_str().ok()));
         let header = self.authorization(challenge).await?;
         *lock(&self.token) = Some(header);
-        Ok(self.follow(uri, accept, from).await?)
+        self.follow(uri, accept, from).await
     }
 
     /// Follows redirects. Only requests to the registry itself carry the authorization.
@@ -234,6 +243,10 @@ impl Registry {
         let connect = |why: String| Failure::Connect(self.unreachable(format!("{shown}: {why}")));
         let stream = match tokio::time::timeout(Duration::from_millis(CONNECT_MS), connecting).await {
             Err(_) => return Err(connect("no connection in time".to_owned())),
+            // A wrong certificate is no reason to go on without one.
+            Ok(Err(error)) if is_certificate(&error) => {
+                return Err(Failure::Other(self.unreachable(format!("{shown}: {error}"))));
+            }
             Ok(Err(error)) => return Err(connect(error.to_string())),
             Ok(Ok(stream)) => stream,
         };
@@ -256,6 +269,11 @@ impl Registry {
             Ok(Ok(response)) => Ok(response),
         }
     }
+}
+
+fn is_certificate(error: &std::io::Error) -> bool {
+    let tls = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
+    matches!(tls, Some(rustls::Error::InvalidCertificate(_)))
 }
 
 /// Whether another scheme may be tried.

@@ -11,6 +11,8 @@ use crate::plan::LogPlan;
 
 /// Longest piece of text in one log line.
 pub(super) const LINE_MAX_BYTES: usize = 16 << 10;
+/// What a line has besides its text: time, stream, tag, spaces and newline.
+const HEAD_BYTES: u64 = 41;
 
 pub(super) struct LogWriter {
     plan: LogPlan,
@@ -80,6 +82,12 @@ impl LogWriter {
     }
 
     fn line(&mut self, stream: usize, tag: u8, text: &[u8]) {
+        let limit = self.plan.max_bytes;
+        let before = self.written + self.out.len() as u64;
+        if limit > 0 && before > 0 && before + HEAD_BYTES + text.len() as u64 > limit {
+            self.flush();
+            self.rotate();
+        }
         let (seconds, nanoseconds) = now();
         stamp(&mut self.out, seconds, nanoseconds);
         self.out.extend_from_slice(if stream == 0 { b" stdout " } else { b" stderr " });
@@ -95,10 +103,6 @@ impl LogWriter {
     fn flush(&mut self) {
         if self.out.is_empty() {
             return;
-        }
-        let limit = self.plan.max_bytes;
-        if limit > 0 && self.written > 0 && self.written + self.out.len() as u64 > limit {
-            self.rotate();
         }
         // A full disk must not stop the container; the lines are lost and the next reopen tries again.
         self.failed = self.file.write_all(&self.out).is_err();

@@ -263,10 +263,8 @@ impl Shim {
         let Some(Role::Streams { task, stdin }) = role else { return };
         let Some(task) = self.tasks.iter_mut().find(|t| t.key == task && !t.ended) else { return };
         match kind {
-            frame::STDIN if stdin && !task.stdin_ends => {
-                if task.stdin.is_some() || task.terminal.is_some() {
-                    task.stdin_waiting.extend_from_slice(payload);
-                }
+            frame::STDIN if stdin && !task.stdin_ends && (task.stdin.is_some() || task.terminal.is_some()) => {
+                task.stdin_waiting.extend_from_slice(payload);
             }
             frame::STDIN_END if stdin => task.end_stdin(),
             frame::RESIZE => {

@@ -26,6 +26,7 @@ use crate::sys::{self, Instruction};
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// What a child may say about its failure.
 const FAILURE_MAX_BYTES: u64 = 8 << 10;
+/// As many as the masks can hold, so that one a newer kernel adds is dropped too.
 const LAST_CAPABILITY: u64 = 63;
 
 type Done<T = ()> = Result<T, String>;
@@ -212,10 +213,10 @@ fn give_up_rights(plan: &ProcessPlan, who: &user::Identity, cwd: &OwnedFd) -> Do
     let Capabilities { bounding, permitted, effective, inheritable, ambient } = plan.capabilities;
     for capability in (0..=LAST_CAPABILITY).filter(|c| bounding & (1 << c) == 0) {
         match sys::prctl(libc::PR_CAPBSET_DROP, capability, 0) {
-            Err(error) if error.raw_os_error() != Some(libc::EINVAL) => {
-                return Err(why("drop a capability")(error));
-            }
-            _ => {}
+            Ok(()) => {}
+            // Past the last one that this kernel knows.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => break,
+            Err(error) => return Err(why("drop a capability")(error)),
         }
     }
     if plan.tty {
@@ -379,6 +380,8 @@ pub(super) fn reaper() -> std::io::Result<(i32, OwnedFd)> {
             // An ignored SIGCHLD makes the kernel reap.
             sys::ignore_signal(libc::SIGCHLD);
             let _ = rustix::process::setsid();
+            // Above all the pipe on which the agent waits for the shim.
+            sys::close_everything();
             loop {
                 let _ = rustix::thread::nanosleep(&rustix::time::Timespec { tv_sec: i64::MAX / 4, tv_nsec: 0 });
             }

@@ -93,7 +93,7 @@ async fn logs_rotate_by_size_and_on_request() {
     }
     let files = std::fs::read_dir(lab.log_path().parent().unwrap()).unwrap().count();
     assert_eq!(files, 3);
-    assert!(std::fs::metadata(lab.log_path()).unwrap().len() <= 4_000 + 64 * 1024);
+    assert!(std::fs::metadata(lab.log_path()).unwrap().len() <= 4_000);
     let moved = lab.log_path().with_extension("moved");
     std::fs::rename(lab.log_path(), &moved).unwrap();
     lab.runtime.reopen_log(&id).await.unwrap();
@@ -167,7 +167,7 @@ async fn a_command_that_takes_too_long_is_killed() {
 async fn networks_are_made_joined_or_the_hosts() {
     let lab = Lab::new().await;
     let first = lab.sandbox("first").await;
-    let server = "echo -e 'HTTP/1.0 200 OK\\r\\n\\r\\nhello' | nc -l -p 8080 -s 127.0.0.1";
+    let server = "echo -e 'HTTP/1.0 200 OK\\r\\n\\r\\nhello' | nc -l -p 8080";
     let id = lab.run(lab.shell(&first.id, server)).await;
     let mut joined = lab.sandbox_spec("second");
     joined.network = NetworkNamespace::Path(first.network.clone().unwrap());
@@ -181,6 +181,7 @@ async fn networks_are_made_joined_or_the_hosts() {
     let mut text = String::new();
     tokio::io::AsyncReadExt::read_to_string(&mut stream, &mut text).await.unwrap();
     assert!(text.ends_with("hello\n"), "{text}");
+    drop(stream);
     assert!(lab.runtime.connect(&first.id, 8081).await.is_err());
     lab.ended(&id).await;
     let mut host = lab.sandbox_spec("host");

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use runtime::testing::TestImage;
+use runtime::testing::{Compression, TestImage};
 use runtime::{
     Config, ContainerSpec, ContainerStatus, Embedded, LogSpec, Output, Runtime, SandboxSpec, SandboxStatus, Session,
     State,
@@ -26,7 +26,9 @@ impl Lab {
     pub async fn new() -> Lab {
         let lab = Lab::empty().await;
         let archive = lab.dir.path().join("busybox.tar");
-        TestImage::busybox().write_oci(&archive, IMAGE).unwrap();
+        // Packing is slow in test builds; the tests of registries do it.
+        let image = TestImage { compression: Compression::None, ..TestImage::busybox() };
+        image.write_oci(&archive, IMAGE).unwrap();
         lab.runtime.load(archive).await.unwrap();
         lab
     }
@@ -41,6 +43,14 @@ impl Lab {
 
     pub fn config(dir: &Path) -> Config {
         Config::new(dir.join("root"), dir.join("state"))
+    }
+
+    /// Opens the same directories with other settings.
+    pub fn replace(&mut self, change: impl FnOnce(&mut Config)) {
+        let mut config = Lab::config(self.dir.path());
+        change(&mut config);
+        self.embedded = Embedded::open(config).unwrap();
+        self.runtime = Arc::new(self.embedded.clone());
     }
 
     pub fn sandbox_spec(&self, name: &str) -> SandboxSpec {
@@ -108,6 +118,10 @@ impl Lab {
 
     /// Ends everything and counts what is left.
     pub async fn close(self) {
+        self.clear().await;
+    }
+
+    async fn clear(&self) {
         for sandbox in self.runtime.sandboxes().await.unwrap() {
             self.runtime.remove_sandbox(&sandbox.id).await.unwrap();
         }
@@ -123,6 +137,26 @@ impl Lab {
             let left: Vec<_> = std::fs::read_dir(self.dir.path().join(dir)).unwrap().collect();
             assert!(left.is_empty(), "{dir} is not empty: {left:?}");
         }
+    }
+}
+
+impl Drop for Lab {
+    /// A test that failed must not leave its containers to the next one.
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let (config, cgroup) = (Lab::config(self.dir.path()), self.cgroup.clone());
+        let clearing = std::thread::spawn(move || {
+            tokio::runtime::Runtime::new().unwrap().block_on(async {
+                let runtime = Embedded::open(config).unwrap();
+                for sandbox in runtime.found().await.unwrap().sandboxes {
+                    let _ = runtime.remove_sandbox(&sandbox.id).await;
+                }
+                let _ = runtime.cgroups().remove(&cgroup);
+            });
+        });
+        let _ = clearing.join();
     }
 }
 
@@ -146,7 +180,7 @@ pub fn shims(dir: &str) -> Vec<String> {
 /// `stdout F text` per line, without the time.
 pub fn log_lines(path: &Path) -> Vec<String> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
-    text.lines().map(|l| l.split_once(' ').unwrap().1.to_owned()).collect()
+    text.split_terminator('\n').map(|l| l.split_once(' ').unwrap().1.to_owned()).collect()
 }
 
 /// Only the text of complete stdout lines.
