@@ -4,6 +4,7 @@
 
 pub mod address;
 pub mod apiregistration;
+pub mod check;
 pub mod columns;
 pub mod core;
 pub mod custom;
@@ -19,7 +20,5 @@ use meta::{Object, Resource, Str};
 pub type IndexRow = (Resource, &'static str, fn(&Object) -> Option<Str>);
 
 /// The indexes that readers may count on.
-pub const INDEXES: &[IndexRow] = &[
-    (Resource("pods"), "node", core::pod_facts::node_of),
-    (Resource("pods"), "orphans", core::pod_facts::orphan_of),
-];
+pub const INDEXES: &[IndexRow] =
+    &[(Resource("pods"), "node", core::pod_facts::node_of), (Resource("pods"), "orphans", core::pod_facts::orphan_of)];

@@ -175,9 +175,9 @@ pub fn is_best_effort(spec: &Value) -> bool {
     all.all(|resources| {
         ["requests", "limits"].iter().all(|kind| {
             let amounts = resources[*kind].entries().iter();
-            amounts.filter(|(name, _)| matches!(*name, "cpu" | "memory")).all(|(_, amount)| {
-                Quantity::of(amount).is_ok_and(|amount| amount.is_zero())
-            })
+            amounts
+                .filter(|(name, _)| matches!(*name, "cpu" | "memory"))
+                .all(|(_, amount)| Quantity::of(amount).is_ok_and(|amount| amount.is_zero()))
         })
     })
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use base::Time;
 use meta::{At, Change, Column, Errors, Prepare, Quantity, Rules, Status, Str, Value};
 
-use super::pod_spec::{self, defaults};
-use super::{pod_cells, pod_facts};
+use super::pod_spec::{self, Context, defaults};
+use super::{pod_cells, pod_facts, pod_update};
 use crate::columns::column;
 
 pub struct Pod {
@@ -68,12 +68,37 @@ impl Rules for Pod {
                     }
                 }
             }
+            (Some(old), "ephemeralcontainers") => {
+                let added = object.at(&["spec", "ephemeralContainers"]).clone();
+                object.set(&["spec"], old["spec"].clone());
+                if !added.is_null() {
+                    object.set(&["spec", "ephemeralContainers"], added);
+                }
+            }
             _ => {}
         }
         Ok(())
     }
 
-    fn check(&self, _: &Change<'_>, _: &At<'_>, _: &mut Errors) {}
+    fn check(&self, change: &Change<'_>, at: &At<'_>, errors: &mut Errors) {
+        let spec = at.field("spec");
+        let meta = at.field("metadata");
+        let name = meta.field("name");
+        match (change.old, change.subresource) {
+            (_, "status") => pod_update::check_status(at, errors),
+            (_, "binding") => {}
+            (old, subresource) => {
+                let cx = Context::pod(spec.value, name.text());
+                pod_spec::check_spec(&spec, &cx, errors);
+                match (old, subresource) {
+                    (None, _) => check_new(&spec, errors),
+                    (Some(old), "ephemeralcontainers") => pod_update::check_ephemeral(at, old, errors),
+                    (Some(old), "resize") => pod_update::check_resize(at, old, errors),
+                    (Some(old), _) => pod_update::check(at, old, errors),
+                }
+            }
+        }
+    }
 
     fn grace_seconds(&self, object: &Value, asked: Option<i64>) -> Option<i64> {
         let own = object.at(&["spec", "terminationGracePeriodSeconds"]).as_int();
@@ -122,6 +147,18 @@ impl Rules for Pod {
 
     fn has_generation(&self) -> bool {
         true
+    }
+}
+
+/// What only a new pod must keep to.
+fn check_new(spec: &At<'_>, errors: &mut Errors) {
+    let ephemeral = spec.field("ephemeralContainers");
+    if !ephemeral.is_empty() {
+        errors.forbidden(&ephemeral.path, "cannot be set on create");
+    }
+    let gated = !spec.field("schedulingGates").is_empty();
+    if gated && !spec.field("nodeName").is_empty() {
+        errors.forbidden(&spec.field("nodeName").path, "cannot be set until all schedulingGates have been cleared");
     }
 }
 

@@ -100,3 +100,8 @@ pub fn node_of(pod: &Object) -> Option<Str> {
     let node = &of(pod).node;
     (!node.is_empty()).then(|| node.clone())
 }
+
+/// The namespace of a pod that no controller owns, for the index.
+pub fn orphan_of(pod: &Object) -> Option<Str> {
+    pod.facts().controller().is_none().then(|| pod.facts().namespace.clone())
+}
