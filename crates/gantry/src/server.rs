@@ -90,6 +90,22 @@ fn start_parts(server: &Arc<Server>, parts: &[Part]) {
         Arc::new(Local { server: server.clone(), user: User::new(name, groups) })
     };
     let clock = server.clock.clone();
+    if parts.contains(&Part::Controllers) {
+        let settings = controllers::Settings {
+            root_ca_pem: server.ca.pem().to_owned(),
+            cluster_domain: server.options.cluster_domain.clone(),
+            service_cidr: server.options.service_cidr.clone(),
+            ..controllers::Settings::default()
+        };
+        for make in controllers::CONTROLLERS {
+            let controller = make(&settings);
+            let user = format!("system:serviceaccount:kube-system:{}", controller.name());
+            let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system", "system:authenticated"];
+            let api = door(&user, &groups);
+            let recorder = Recorder::new(api.clone(), clock.clone());
+            tokio::spawn(parts::controllers::run(controller, mirror.clone(), api, clock.clone(), recorder));
+        }
+    }
     if parts.contains(&Part::Scheduler) {
         let api = door("system:kube-scheduler", &[]);
         let recorder = Recorder::new(api.clone(), clock.clone());

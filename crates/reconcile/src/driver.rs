@@ -6,7 +6,7 @@ use base::{Backoff, Revision, Rng, Time, hash64};
 use cache::{Event, View};
 use meta::{Resource, Str};
 
-use crate::{Context, Effect, Outcome, Reconciler};
+use crate::{Context, EVERYTHING, Effect, Outcome, Reconciler};
 
 /// Pauses of a key whose effects fail, or that is blocked.
 pub const RETRY: Backoff = Backoff::new(5, 60_000);
@@ -38,6 +38,8 @@ struct KeyState {
     /// Something changed while it ran.
     dirty: bool,
     again: Option<Time>,
+    /// Why writes of its last job were refused.
+    refused: Vec<String>,
 }
 
 /// The queue and the reconciler it serves.
@@ -61,7 +63,9 @@ impl Driver {
 
     /// Queues everything that exists: on start, and when a watch was lost.
     pub fn start(&mut self, view: &View) {
-        for resource in self.reconciler.watches().to_vec() {
+        let watched = self.reconciler.watches().to_vec();
+        let watched = if watched.contains(&EVERYTHING) { view.resources().collect() } else { watched };
+        for resource in watched {
             for object in view.list(resource, "") {
                 let event = Event { revision: view.at(), old: None, new: Some(object.clone()) };
                 self.observe(resource, &event, view);
@@ -112,6 +116,7 @@ impl Driver {
             state.not_before = Revision::ZERO;
             let seed = hash64(self.reconciler.name().as_bytes()) ^ hash64(key.as_bytes()).rotate_left(17) ^ view.at().0;
             let mut cx = Context::new(now, Rng::new(seed));
+            cx.refused = state.refused.clone();
             let outcome = self.reconciler.reconcile(&key, view, &mut cx);
             self.blocked.remove(&key);
             let state = self.keys.entry(key.clone()).or_default();
@@ -139,6 +144,11 @@ impl Driver {
         job
     }
 
+    /// Notes why writes of the key's running job were refused, for its next look. Call it before [`Driver::done`].
+    pub fn refused(&mut self, key: &Str, why: Vec<String>) {
+        self.keys.entry(key.clone()).or_default().refused = why;
+    }
+
     /// Takes the result of a job.
     pub fn done(&mut self, key: Str, result: Done, now: Time) {
         let state = self.keys.entry(key.clone()).or_default();
@@ -146,6 +156,7 @@ impl Driver {
         match result {
             Done::Written(revision) => {
                 state.failures = 0;
+                state.refused.clear();
                 state.not_before = state.not_before.max(revision);
             }
             Done::Failed(revision) => {

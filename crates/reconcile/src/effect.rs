@@ -28,7 +28,9 @@ pub enum Effect {
         propagation: &'static str,
         grace_seconds: Option<i64>,
     },
-    /// Tells the user something. Never waited for; repeated records are counted, not stored again.
+    /// Tells the user something. Never waited for; repeated records are counted, not stored again. Directly after a
+    /// write it tells of that write: it is stored once the write went well. When the write was refused, a record
+    /// `SuccessfulX` becomes a warning `FailedX`, and any other is dropped.
     Record(EventRecord),
 }
 

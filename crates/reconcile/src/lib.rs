@@ -38,7 +38,12 @@ pub struct Context {
     pub now: Time,
     pub rng: Rng,
     pub effects: Vec<Effect>,
+    /// Why writes of the key's last job were refused; empty when it went well.
+    pub refused: Vec<String>,
 }
+
+/// As a watched resource: all resources that have objects.
+pub const EVERYTHING: Resource = Resource("*");
 
 /// What is left to do for a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,7 +58,7 @@ pub enum Outcome {
 
 impl Context {
     pub fn new(now: Time, rng: Rng) -> Context {
-        Context { now, rng, effects: Vec::new() }
+        Context { now, rng, effects: Vec::new(), refused: Vec::new() }
     }
 
     pub fn push(&mut self, effect: Effect) {

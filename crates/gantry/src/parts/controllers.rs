@@ -6,7 +6,7 @@ use std::time::Duration;
 use base::{Clock, Revision, Time};
 use client::{Action, Api, Mirror, PatchType, Propagation, Request};
 use meta::{Reason, Resource, Status, Str, Value, json};
-use reconcile::{Done, Driver, Effect, Reconciler};
+use reconcile::{Done, Driver, Effect, EventRecord, Reconciler};
 use tokio::sync::{Semaphore, mpsc};
 
 use super::Cursor;
@@ -24,7 +24,7 @@ pub async fn run(reconciler: Box<dyn Reconciler>, mirror: Arc<Mirror>, api: Arc<
     let mut driver = Driver::new(reconciler);
     driver.start(&mirror.view());
     let calls = Arc::new(Semaphore::new(CALLS_MAX));
-    let (done, mut results) = mpsc::unbounded_channel::<(Str, Done)>();
+    let (done, mut results) = mpsc::unbounded_channel::<Finished>();
     loop {
         changed.borrow_and_update();
         let (events, view) = cursor.pull(&mirror);
@@ -32,22 +32,22 @@ pub async fn run(reconciler: Box<dyn Reconciler>, mirror: Arc<Mirror>, api: Arc<
             Some(events) => events.iter().for_each(|(resource, event)| driver.observe(*resource, event, &view)),
             None => driver.start(&view),
         }
-        while let Ok((key, result)) = results.try_recv() {
-            driver.done(key, result, clock.now());
+        while let Ok(finished) = results.try_recv() {
+            finish(&mut driver, finished, clock.now());
         }
         while let Some(job) = driver.next(&view, clock.now()) {
             let (api, recorder, calls, done) = (api.clone(), recorder.clone(), calls.clone(), done.clone());
             let manager = manager.clone();
             tokio::spawn(async move {
-                let result = carry_out(job.effects, &manager, &api, &recorder, &calls).await;
+                let (result, refused) = carry_out(job.effects, &manager, &api, &recorder, &calls).await;
                 // The receiver goes only with the whole task.
-                let _ = done.send((job.key, result));
+                let _ = done.send((job.key, result, refused));
             });
         }
         let wake = driver.wake_at().map_or(Duration::from_secs(3600), |at| pause(at, clock.now()));
         tokio::select! {
             _ = changed.changed() => {}
-            Some((key, result)) = results.recv() => driver.done(key, result, clock.now()),
+            Some(finished) = results.recv() => finish(&mut driver, finished, clock.now()),
             () = tokio::time::sleep(wake) => {}
         }
     }
@@ -57,34 +57,54 @@ fn pause(until: Time, now: Time) -> Duration {
     Duration::from_millis(until.ms_since(now).max(1))
 }
 
-/// Performs all effects of a job at once; the job is done when all are.
+/// A job's key, how it went, and why writes were refused.
+type Finished = (Str, Done, Vec<String>);
+
+fn finish(driver: &mut Driver, (key, result, refused): Finished, now: Time) {
+    driver.refused(&key, refused);
+    driver.done(key, result, now);
+}
+
+/// Performs all effects of a job at once; the job is done when all are. Records wait for the write they stand behind.
 async fn carry_out(
     effects: Vec<Effect>,
     manager: &Str,
     api: &Arc<dyn Api>,
     recorder: &Recorder,
     calls: &Arc<Semaphore>,
-) -> Done {
+) -> (Done, Vec<String>) {
     let mut tasks = tokio::task::JoinSet::new();
-    for effect in effects {
+    let mut effects = effects.into_iter().peekable();
+    while let Some(effect) = effects.next() {
         if let Effect::Record(record) = effect {
             let recorder = recorder.clone();
             tokio::spawn(async move { recorder.record(record).await });
             continue;
         }
-        let (api, calls, manager) = (api.clone(), calls.clone(), manager.clone());
+        let mut records = Vec::new();
+        while let Some(Effect::Record(record)) = effects.next_if(|next| matches!(next, Effect::Record(_))) {
+            records.push(record);
+        }
+        let (api, calls, manager, recorder) = (api.clone(), calls.clone(), manager.clone(), recorder.clone());
         tasks.spawn(async move {
-            let _permit = calls.acquire_owned().await;
-            perform(effect, &manager, &*api).await
+            let permit = calls.acquire_owned().await;
+            let result = perform(effect, &manager, &*api).await;
+            drop(permit);
+            let refusal = result.as_ref().err().map(|status| status.to_string());
+            tokio::spawn(async move { tell(records, refusal, &recorder).await });
+            result
         });
     }
-    let (mut latest, mut failed) = (Revision::ZERO, false);
+    let (mut latest, mut failed, mut refused) = (Revision::ZERO, false, Vec::new());
     while let Some(result) = tasks.join_next().await {
         match result {
             Ok(Ok(revision)) => latest = latest.max(revision),
             Ok(Err(status)) => {
                 failed = true;
                 tracing::debug!("{manager}: {status}");
+                if !matches!(status.reason(), Reason::Conflict) {
+                    refused.push(status.to_string());
+                }
             }
             Err(error) => {
                 failed = true;
@@ -92,7 +112,21 @@ async fn carry_out(
             }
         }
     }
-    if failed { Done::Failed(latest) } else { Done::Written(latest) }
+    (if failed { Done::Failed(latest) } else { Done::Written(latest) }, refused)
+}
+
+/// Stores the records of one write: as they are when it went well, as failures when it was refused.
+async fn tell(records: Vec<EventRecord>, refusal: Option<String>, recorder: &Recorder) {
+    for mut record in records {
+        if let Some(why) = &refusal {
+            let Some(what) = record.reason.strip_prefix("Successful") else { continue };
+            let doing = if what == "Delete" { "deleting" } else { "creating" };
+            record.message = format!("Error {doing}: {why}");
+            record.reason = format!("Failed{what}").into();
+            record.of_type = "Warning";
+        }
+        recorder.record(record).await;
+    }
 }
 
 async fn perform(effect: Effect, manager: &Str, api: &dyn Api) -> Result<Revision, Status> {

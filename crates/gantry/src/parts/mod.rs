@@ -8,6 +8,7 @@ use base::Revision;
 use cache::{Event, View};
 use client::Mirror;
 use meta::Resource;
+use reconcile::EVERYTHING;
 
 /// A reader of several resources' histories, in the order of their revisions.
 pub struct Cursor {
@@ -26,7 +27,8 @@ impl Cursor {
         let cache = mirror.read();
         let view = cache.view();
         let mut all = Vec::new();
-        for resource in &self.resources {
+        let everything = self.resources.contains(&EVERYTHING).then(|| view.resources().collect::<Vec<_>>());
+        for resource in everything.as_ref().unwrap_or(&self.resources) {
             match cache.since(*resource, self.at, usize::MAX) {
                 Ok(events) => all.extend(events.into_iter().map(|event| (*resource, event))),
                 Err(_) => {

@@ -1,0 +1,311 @@
+//! What many controllers share: resources, references, claims of dependents, records, conditions, hashes.
+
+use api::core::pod_facts::PodFacts;
+use base::{Rng, Time, hash64};
+use cache::{Event, View};
+use meta::{Map, Object, Resource, Selector, Str, Value, json};
+use reconcile::{Context, Effect, EventRecord, Outcome};
+
+pub const PODS: Resource = Resource("pods");
+pub const NODES: Resource = Resource("nodes");
+pub const LEASES: Resource = Resource("leases.coordination.k8s.io");
+pub const NAMESPACES: Resource = Resource("namespaces");
+pub const SERVICES: Resource = Resource("services");
+pub const ENDPOINTS: Resource = Resource("endpoints");
+pub const SLICES: Resource = Resource("endpointslices.discovery.k8s.io");
+pub const CONFIG_MAPS: Resource = Resource("configmaps");
+pub const SERVICE_ACCOUNTS: Resource = Resource("serviceaccounts");
+pub const REPLICATION_CONTROLLERS: Resource = Resource("replicationcontrollers");
+pub const REPLICA_SETS: Resource = Resource("replicasets.apps");
+pub const DEPLOYMENTS: Resource = Resource("deployments.apps");
+pub const STATEFUL_SETS: Resource = Resource("statefulsets.apps");
+pub const DAEMON_SETS: Resource = Resource("daemonsets.apps");
+pub const REVISIONS: Resource = Resource("controllerrevisions.apps");
+pub const JOBS: Resource = Resource("jobs.batch");
+pub const CRON_JOBS: Resource = Resource("cronjobs.batch");
+pub const BUDGETS: Resource = Resource("poddisruptionbudgets.policy");
+pub const QUOTAS: Resource = Resource("resourcequotas");
+pub const SIGNING_REQUESTS: Resource = Resource("certificatesigningrequests.certificates.k8s.io");
+pub const CLUSTER_ROLES: Resource = Resource("clusterroles.rbac.authorization.k8s.io");
+pub const DEFINITIONS: Resource = Resource("customresourcedefinitions.apiextensions.k8s.io");
+
+/// Objects created or deleted for one key in one pass; the rest follows in the next.
+pub const BATCH_MAX: usize = 500;
+/// The longest base of a generated name, so that its suffix still fits a label.
+const GENERATED_BASE_MAX: usize = 58;
+const SUFFIX_LETTERS: usize = 5;
+
+/// A kind as references name it.
+#[derive(Clone, Copy, Debug)]
+pub struct Gvk {
+    pub api_version: &'static str,
+    pub kind: &'static str,
+}
+
+pub const POD: Gvk = Gvk { api_version: "v1", kind: "Pod" };
+
+/// `namespace/name`, or `name` without a namespace.
+pub fn key_of(object: &Object) -> Str {
+    join(object.namespace(), object.name())
+}
+
+pub fn join(namespace: &str, name: &str) -> Str {
+    if namespace.is_empty() { name.into() } else { format!("{namespace}/{name}").into() }
+}
+
+pub fn split(key: &str) -> (&str, &str) {
+    key.split_once('/').unwrap_or(("", key))
+}
+
+/// Both sides of a change: the object before and after.
+pub fn sides(event: &Event) -> impl Iterator<Item = &Object> {
+    event.old.iter().chain(event.new.iter())
+}
+
+/// The keys of what an object is and was owned by, for owners of `kind`.
+pub fn owner_keys(event: &Event, kind: &str, out: &mut Vec<Str>) {
+    for object in sides(event) {
+        if let Some(owner) = object.facts().controller()
+            && owner.kind == kind
+        {
+            out.push(join(object.namespace(), &owner.name));
+        }
+    }
+    out.dedup();
+}
+
+/// Every object of `resource` in the object's namespace: for orphans, which any of them may want.
+pub fn neighbours(view: &View, resource: Resource, event: &Event, out: &mut Vec<Str>) {
+    if let Some(object) = event.new.as_ref()
+        && object.facts().controller().is_none()
+        && object.facts().deleting.is_none()
+    {
+        out.extend(view.list(resource, object.namespace()).map(key_of));
+    }
+}
+
+/// The facts of a pod, read anew where its kind keeps none.
+pub fn pod_facts(pod: &Object) -> PodFacts {
+    pod.own::<PodFacts>().cloned().unwrap_or_else(|| PodFacts::of(&pod.value()))
+}
+
+pub fn is_deleting(object: &Object) -> bool {
+    object.facts().deleting.is_some()
+}
+
+/// A controller reference to `owner`.
+pub fn reference(of: Gvk, owner: &Object) -> Value {
+    json!({
+        "apiVersion": (of.api_version), "kind": (of.kind), "name": (owner.name()), "uid": (owner.uid()),
+        "controller": true, "blockOwnerDeletion": true,
+    })
+}
+
+pub fn controlled_by(object: &Object, uid: &str) -> bool {
+    object.facts().controller().is_some_and(|owner| owner.uid == uid)
+}
+
+/// What is the owner's: dependents of `resource` it controls that fit its selector. Those that no longer fit are let
+/// go, orphans that fit are taken; both show in a later view.
+pub fn claim(
+    view: &View,
+    resource: Resource,
+    owner: &Object,
+    of: Gvk,
+    selector: &Selector,
+    cx: &mut Context,
+) -> Vec<Object> {
+    let mut mine = Vec::new();
+    let owner_deleting = is_deleting(owner);
+    for object in view.owned(resource, owner.uid()).filter(|object| controlled_by(object, owner.uid())) {
+        if selector.matches(object.labels()) {
+            mine.push(object.clone());
+        } else if !owner_deleting && !is_deleting(object) {
+            let kept = object
+                .value()
+                .at(&["metadata", "ownerReferences"])
+                .items()
+                .iter()
+                .filter(|reference| reference["uid"].text() != owner.uid())
+                .cloned()
+                .collect::<Vec<_>>();
+            own(cx, object, if kept.is_empty() { Value::Null } else { Value::List(kept) });
+        }
+    }
+    if owner_deleting {
+        return mine;
+    }
+    let orphans: Vec<Object> = if resource == PODS {
+        view.by(PODS, "orphans", owner.namespace()).cloned().collect()
+    } else {
+        view.list(resource, owner.namespace()).filter(|object| object.facts().controller().is_none()).cloned().collect()
+    };
+    for object in orphans {
+        if !selector.matches(object.labels()) || is_deleting(&object) || object.namespace() != owner.namespace() {
+            continue;
+        }
+        if resource == PODS && pod_facts(&object).phase.is_final() {
+            continue;
+        }
+        let mut owners = object.value().at(&["metadata", "ownerReferences"]).items().to_vec();
+        owners.push(reference(of, owner));
+        own(cx, &object, Value::List(owners));
+    }
+    mine
+}
+
+fn own(cx: &mut Context, object: &Object, owners: Value) {
+    cx.push(Effect::Patch {
+        resource: object.resource(),
+        subresource: "",
+        namespace: object.namespace().into(),
+        name: object.name().into(),
+        uid: object.uid().into(),
+        patch: json!({"metadata": {"ownerReferences": owners, "resourceVersion": (object.revision().to_string())}}),
+    });
+}
+
+/// A record about an object. Directly after a write it tells of that write, and is stored only if the write went well.
+pub fn record(
+    cx: &mut Context,
+    reporter: &str,
+    of: Gvk,
+    object: &Object,
+    of_type: &'static str,
+    reason: &str,
+    message: String,
+) {
+    cx.push(Effect::Record(EventRecord {
+        about: json!({
+            "apiVersion": (of.api_version), "kind": (of.kind), "namespace": (object.namespace()),
+            "name": (object.name()), "uid": (object.uid()), "resourceVersion": (object.revision().to_string()),
+        }),
+        related: Value::Null,
+        of_type,
+        reason: reason.into(),
+        action: Str::default(),
+        message,
+        reporter: reporter.into(),
+        host: Str::default(),
+    }));
+}
+
+/// Deletes exactly this object.
+pub fn delete(cx: &mut Context, object: &Object, propagation: &'static str) {
+    cx.push(Effect::Delete {
+        resource: object.resource(),
+        namespace: object.namespace().into(),
+        name: object.name().into(),
+        uid: object.uid().into(),
+        revision: None,
+        propagation,
+        grace_seconds: None,
+    });
+}
+
+/// Writes `status` if it is not what stands there.
+pub fn write_status(cx: &mut Context, object: &Object, value: &Value, status: Value) -> bool {
+    if value["status"] == status {
+        return false;
+    }
+    let mut value = value.clone();
+    value.set(&["status"], status);
+    cx.push(Effect::UpdateSub { resource: object.resource(), subresource: "status", object: value });
+    true
+}
+
+/// A pod of `template`, owned by `owner`; its name is `prefix` and a suffix.
+pub fn pod_of(template: &Value, of: Gvk, owner: &Object, prefix: &str, rng: &mut Rng) -> Value {
+    let mut metadata = Map::new();
+    for field in ["labels", "annotations", "finalizers"] {
+        if let Some(value) = template["metadata"].get(field).filter(|value| !value.is_null()) {
+            metadata.insert(field, value.clone());
+        }
+    }
+    metadata.insert("namespace", owner.namespace());
+    metadata.insert("generateName", prefix);
+    metadata.insert("name", generated(prefix, rng));
+    metadata.insert("ownerReferences", Value::List(vec![reference(of, owner)]));
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": (template["spec"].clone())})
+}
+
+pub fn generated(prefix: &str, rng: &mut Rng) -> String {
+    let mut end = prefix.len().min(GENERATED_BASE_MAX);
+    while !prefix.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}{}", &prefix[..end], rng.suffix(SUFFIX_LETTERS))
+}
+
+/// A short stable name for a template: the same for equal trees and `salt` everywhere and always.
+pub fn hash_of(template: &Value, salt: i64) -> String {
+    let mut text = template.to_json();
+    if salt != 0 {
+        text.extend_from_slice(salt.to_string().as_bytes());
+    }
+    const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+    let mut rest = hash64(&text);
+    (0..10)
+        .map(|_| {
+            let letter = LETTERS[(rest % 27) as usize];
+            rest /= 27;
+            char::from(letter)
+        })
+        .collect()
+}
+
+/// The same tree without nulls and empty maps, so that trees written by different hands compare.
+pub fn essence(value: &Value) -> Value {
+    match value {
+        Value::Map(map) => Value::Map(
+            map.iter()
+                .map(|(key, value)| (key, essence(value)))
+                .filter(|(_, value)| !value.is_null() && value.as_map().is_none_or(|map| !map.is_empty()))
+                .collect(),
+        ),
+        Value::List(items) => Value::List(items.iter().map(essence).collect()),
+        other => other.clone(),
+    }
+}
+
+/// The condition of a type, or null.
+pub fn condition<'a>(status: &'a Value, of_type: &str) -> &'a Value {
+    static NONE: Value = Value::Null;
+    status["conditions"].items().iter().find(|one| one["type"].text() == of_type).unwrap_or(&NONE)
+}
+
+/// Adds to `map` what is not zero, as optional numbers are written.
+pub fn put_count(status: &mut Value, field: &str, count: i64) {
+    if count != 0 {
+        status.set(&[field], count);
+    }
+}
+
+/// The earliest of what was known and `at`.
+pub fn sooner(again: &mut Option<Time>, at: Time) {
+    *again = Some(again.map_or(at, |known| known.min(at)));
+}
+
+pub fn outcome(again: Option<Time>) -> Outcome {
+    again.map_or(Outcome::Settled, Outcome::Again)
+}
+
+pub fn seconds_ms(seconds: i64) -> u64 {
+    u64::try_from(seconds).unwrap_or(0).saturating_mul(1000)
+}
+
+/// Whether a ready pod has been so for `min_ready` seconds; if not yet, `again` says when.
+pub fn is_available(facts: &PodFacts, min_ready: i64, now: Time, again: &mut Option<Time>) -> bool {
+    if !facts.ready {
+        return false;
+    }
+    if min_ready <= 0 {
+        return true;
+    }
+    let at = facts.ready_since.plus_ms(seconds_ms(min_ready));
+    if at <= now {
+        return true;
+    }
+    sooner(again, at);
+    false
+}

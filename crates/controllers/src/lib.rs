@@ -1,0 +1,72 @@
+//! The controllers: one file each, and the table [`CONTROLLERS`].
+//!
+//! Not here: clocks, randomness, IO, HTTP, the store. A controller is a [`reconcile::Reconciler`]: it looks at a view and
+//! says as values what is to be done; the driver in the shell does it.
+//!
+//! Invariants: same view, same time, same key give the same effects, byte for byte; no controller remembers anything
+//! between two looks.
+
+mod common;
+mod daemon_set;
+mod deployment;
+mod history;
+mod node_fit;
+mod replica_set;
+mod root_ca;
+mod service_account;
+mod stateful_set;
+
+use std::fmt;
+use std::sync::Arc;
+
+use reconcile::Reconciler;
+
+/// Signs a certificate request: PEM of the request, usages, validity in seconds; PEM of the certificate or why not.
+pub type Sign = Arc<dyn Fn(&str, &[String], i64) -> Result<String, String> + Send + Sync>;
+
+/// What a cluster says to its controllers.
+#[derive(Clone)]
+pub struct Settings {
+    /// What clients verify the API server with.
+    pub root_ca_pem: String,
+    pub cluster_domain: String,
+    pub service_cidr: String,
+    /// A node whose lease is older than this is unreachable.
+    pub node_monitor_grace_ms: u64,
+    /// Terminated pods beyond this number are removed, oldest first; 0 removes none.
+    pub terminated_pods_max: usize,
+    /// Signs approved requests of the built-in signers; without it they stay approved only.
+    pub sign: Option<Sign>,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            root_ca_pem: String::new(),
+            cluster_domain: "cluster.local".to_owned(),
+            service_cidr: "10.96.0.0/16".to_owned(),
+            node_monitor_grace_ms: 40_000,
+            terminated_pods_max: 12_500,
+            sign: None,
+        }
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings").field("cluster_domain", &self.cluster_domain).finish_non_exhaustive()
+    }
+}
+
+type Make = fn(&Settings) -> Box<dyn Reconciler>;
+
+/// All controllers. Each acts as the service account of its name in `kube-system`.
+pub const CONTROLLERS: &[Make] = &[
+    |_| Box::new(service_account::ServiceAccounts),
+    |settings| Box::new(root_ca::RootCa { pem: settings.root_ca_pem.clone() }),
+    |_| Box::new(replica_set::ReplicaSets::new()),
+    |_| Box::new(deployment::Deployments),
+    |_| Box::new(stateful_set::StatefulSets),
+    |_| Box::new(daemon_set::DaemonSets),
+    |_| Box::new(replica_set::ReplicaSets::of_replication_controllers()),
+];
