@@ -1,12 +1,14 @@
 //! The one read model: objects by resource, indexes, immutable views at a revision, and watch cursors.
 //!
 //! The server, the controllers, the scheduler and the nodes all read through it. It is fed with changes in the order of
-//! their revisions; it does not know where they come from, and it does no IO.
+//! their revisions ([`Cache::apply`]), or by several feeds of which only each is ordered ([`Source`]); it does not know
+//! where they come from, and it does no IO.
 //!
 //! Invariants: a [`View`] never changes and never goes back; an object in a view is never changed; a watch skips no
 //! event silently: a cursor that is older than the kept history gets [`Compacted`].
 
 mod history;
+mod source;
 mod view;
 
 use std::collections::BTreeMap;
@@ -17,6 +19,7 @@ use meta::{Object, Resource, Str};
 
 use history::History;
 pub use history::{Compacted, Event};
+pub use source::Source;
 pub use view::{Key, View};
 
 /// An index of one resource: the value under which an object is found, or `None`.
@@ -38,6 +41,8 @@ pub struct Cache {
     view: View,
     indexes: Arc<[Index]>,
     histories: BTreeMap<Resource, History>,
+    /// Where it is fed from, unless there is one feed for all.
+    sources: BTreeMap<Source, source::Feed>,
     /// Where history begins for resources that have had no change yet.
     floor: Revision,
     history_events_max: usize,
@@ -59,6 +64,7 @@ impl Cache {
             view: View::empty(),
             indexes: indexes.into(),
             histories: BTreeMap::new(),
+            sources: BTreeMap::new(),
             floor: Revision::ZERO,
             history_events_max: HISTORY_EVENTS_MAX,
         }
@@ -77,6 +83,11 @@ impl Cache {
 
     pub fn revision(&self) -> Revision {
         self.view.at()
+    }
+
+    /// Up to where `resource` is known, without cloning the view.
+    pub fn known(&self, resource: Resource) -> Revision {
+        self.view.knows(resource)
     }
 
     /// The object at the latest revision, without cloning the view.

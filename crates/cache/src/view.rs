@@ -45,6 +45,8 @@ pub(crate) struct Shelf {
 #[derive(Clone)]
 pub struct View {
     at: Revision,
+    /// Up to where resources are known that have feeds of their own.
+    known: Arc<BTreeMap<Resource, Revision>>,
     shelves: Arc<BTreeMap<Resource, Shelf>>,
     /// Over all resources, keyed `owner uid NUL resource NUL key`.
     owned: Tree<Str, Object>,
@@ -52,12 +54,18 @@ pub struct View {
 
 impl View {
     pub fn empty() -> View {
-        View { at: Revision::ZERO, shelves: Arc::default(), owned: Tree::new() }
+        View { at: Revision::ZERO, known: Arc::default(), shelves: Arc::default(), owned: Tree::new() }
     }
 
-    /// The revision that the view shows.
+    /// The revision that the view shows. In a cache with several [`Source`](crate::Source)s it is a place in the order of
+    /// arrival, good for cursors; what is shown of a resource is then told by [`View::knows`].
     pub fn at(&self) -> Revision {
         self.at
+    }
+
+    /// The revision up to which this view shows `resource`.
+    pub fn knows(&self, resource: Resource) -> Revision {
+        self.known.get(&resource).copied().unwrap_or(self.at)
     }
 
     /// One object; `namespace` is `""` for cluster-scoped resources.
@@ -114,6 +122,17 @@ impl View {
     /// The resources that have had objects.
     pub fn resources(&self) -> impl Iterator<Item = Resource> + '_ {
         self.shelves.keys().copied()
+    }
+
+    pub(crate) fn note_known(&mut self, resource: Resource, known: Option<Revision>) {
+        if self.known.get(&resource).copied() == known {
+            return;
+        }
+        let all = Arc::make_mut(&mut self.known);
+        match known {
+            Some(known) => all.insert(resource, known),
+            None => all.remove(&resource),
+        };
     }
 
     pub(crate) fn advance(&mut self, revision: Revision) {

@@ -5,6 +5,8 @@
 //!
 //! Not here: anything of the server's inside; any decision.
 
+mod follow;
+mod http;
 mod mirror;
 
 use std::future::Future;
@@ -13,6 +15,8 @@ use std::pin::Pin;
 use base::Revision;
 use meta::{Object, Resource, Status, Str, Value};
 
+pub use follow::{OwnFacts, Wish, follow, follow_one};
+pub use http::{HttpApi, Identity, Path, Paths};
 pub use mirror::Mirror;
 
 /// What comes back when the future is done.

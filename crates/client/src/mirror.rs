@@ -51,6 +51,15 @@ impl Mirror {
         let _ = self.subscribe().wait_for(|at| *at >= revision).await;
     }
 
+    /// Waits until the cache shows `resource` up to `revision`; for caches that are fed by several watches.
+    pub async fn knows(&self, resource: Resource, revision: Revision) {
+        let mut changed = self.subscribe();
+        while self.read().known(resource) < revision {
+            // The sender lives as long as `self`.
+            let _ = changed.changed().await;
+        }
+    }
+
     /// Applies the changes of one revision and wakes the readers.
     pub fn apply(&self, revision: Revision, changes: impl IntoIterator<Item = Change>) {
         self.change(|cache| cache.apply(revision, changes));
@@ -63,6 +72,16 @@ impl Mirror {
         let at = cache.revision();
         drop(cache);
         self.revision.send_if_modified(|known| std::mem::replace(known, at) != at);
+        result
+    }
+
+    /// Like [`Mirror::change`], for a feeder whose changes do not always move the revision: always wakes the readers.
+    pub fn feed<T>(&self, change: impl FnOnce(&mut Cache) -> T) -> T {
+        let mut cache = self.cache.write().unwrap_or_else(PoisonError::into_inner);
+        let result = change(&mut cache);
+        let at = cache.revision();
+        drop(cache);
+        self.revision.send_replace(at);
         result
     }
 }

@@ -1,0 +1,368 @@
+//! [`HttpApi`]: the door to a server behind HTTPS.
+//!
+//! Not here: watches (`follow`), and any knowledge of kinds: where a resource is served is told by [`Paths`].
+//!
+//! Invariants: a call is sent at most once, unless it is certain that nothing of it left this machine; every call has a
+//! time limit; an answer has a size limit.
+
+mod pool;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::Revision;
+use bytes::Bytes;
+use http::{Method, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use meta::{Facts, Object, Reason, Resource, Status, Str, Value, json};
+
+use crate::{Action, Answer, Api, Options, PatchType, Propagation, Reply, Request};
+use pool::Pool;
+
+/// How long a call may take from being sent to its whole answer.
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// The largest answer taken: a list page or one object.
+const ANSWER_MAX_BYTES: usize = 256 << 20;
+
+/// How the caller proves who it is.
+#[derive(Clone)]
+pub enum Identity {
+    Certificate {
+        cert_pem: String,
+        key_pem: String,
+    },
+    /// A bearer token.
+    Token(String),
+}
+
+impl std::fmt::Debug for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Identity(..)")
+    }
+}
+
+/// Where a resource is served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Path {
+    /// `""` for the core group.
+    pub group: Str,
+    pub version: Str,
+    pub plural: Str,
+    pub kind: Str,
+    pub namespaced: bool,
+}
+
+impl Path {
+    /// `apps/v1`, or `v1` in the core group.
+    pub fn api_version(&self) -> String {
+        if self.group.is_empty() { self.version.to_string() } else { format!("{}/{}", self.group, self.version) }
+    }
+
+    /// `/apis/apps/v1/namespaces/NAMESPACE/deployments`; all namespaces when `namespace` is `""`.
+    pub fn collection(&self, namespace: &str) -> String {
+        let root = if self.group.is_empty() { "/api" } else { "/apis" };
+        let version = self.api_version();
+        match namespace {
+            namespace if self.namespaced && !namespace.is_empty() => {
+                format!("{root}/{version}/namespaces/{}/{}", escape(namespace), self.plural)
+            }
+            _ => format!("{root}/{version}/{}", self.plural),
+        }
+    }
+}
+
+/// The table of served resources.
+pub type Paths = Arc<dyn Fn(Resource) -> Option<Path> + Send + Sync>;
+
+/// A server behind HTTPS, as one identity. Connections are kept and shared.
+pub struct HttpApi {
+    pool: Pool,
+    authority: String,
+    token: Option<String>,
+    paths: Paths,
+}
+
+impl HttpApi {
+    /// `server` is `https://HOST:PORT`; `ca_pem` the authorities that its certificate must come from. Nothing is
+    /// connected yet.
+    pub fn new(server: &str, ca_pem: &str, identity: Identity, paths: Paths) -> Result<HttpApi, Status> {
+        let wrong = |why: &str| Status::bad_request(format!("the server's address {server:?} {why}"));
+        let rest = server.strip_prefix("https://").ok_or_else(|| wrong("does not begin with https://"))?;
+        let authority = rest.trim_end_matches('/').to_owned();
+        let parsed: http::uri::Authority = authority.parse().map_err(|_| wrong("is not an address"))?;
+        let host = parsed.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+        let token = match &identity {
+            Identity::Token(token) => Some(token.clone()),
+            Identity::Certificate { .. } => None,
+        };
+        let pool = Pool::new(host, parsed.port_u16().unwrap_or(443), ca_pem, &identity)?;
+        Ok(HttpApi { pool, authority, token, paths })
+    }
+
+    /// Where `resource` is served.
+    pub fn path(&self, resource: Resource) -> Result<Path, Status> {
+        (self.paths)(resource).ok_or_else(|| Status::not_found(resource.group(), resource.plural(), ""))
+    }
+
+    /// Reads `path` (with its query) as it is.
+    pub async fn get_raw(&self, path: &str) -> Result<Bytes, Status> {
+        self.raw(Method::GET, path, "", Bytes::new()).await
+    }
+
+    /// Posts a body of type `content_type` to `path`.
+    pub async fn post_raw(&self, path: &str, content_type: &str, body: Bytes) -> Result<Bytes, Status> {
+        self.raw(Method::POST, path, content_type, body).await
+    }
+
+    /// Any request; the body of a good answer, or the `Status` that the server gave.
+    pub async fn raw(&self, method: Method, path: &str, content_type: &str, body: Bytes) -> Result<Bytes, Status> {
+        let call = async {
+            let answer = self.open(method, path, content_type, body).await?;
+            self.collect(answer).await
+        };
+        let late = |_| Status::new(Reason::Timeout, format!("no answer within {} s", CALL_TIMEOUT.as_secs()));
+        tokio::time::timeout(CALL_TIMEOUT, call).await.map_err(late)?
+    }
+
+    /// Sends a request and returns its answer when the head has come; for streams. A refusal is a `Status` already.
+    pub(crate) async fn open(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: &str,
+        body: Bytes,
+    ) -> Result<Incoming, Status> {
+        let uri = format!("https://{}{path}", self.authority);
+        let mut request = http::Request::builder().method(method).uri(uri).header(header::ACCEPT, "application/json");
+        if !content_type.is_empty() {
+            request = request.header(header::CONTENT_TYPE, content_type);
+        }
+        if let Some(token) = &self.token {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let request = request
+            .header(header::USER_AGENT, concat!("gantry/", env!("CARGO_PKG_VERSION")))
+            .body(Full::new(body))
+            .map_err(|error| Status::bad_request(format!("the request {path:?} cannot be sent: {error}")))?;
+        let (parts, body) = self.pool.send(request).await?.into_parts();
+        if parts.status.is_success() {
+            return Ok(body);
+        }
+        let text = self.collect(body).await?;
+        Err(refusal(parts.status, &text))
+    }
+
+    async fn collect(&self, body: Incoming) -> Result<Bytes, Status> {
+        let collected = Limited::new(body, ANSWER_MAX_BYTES).collect().await;
+        let failed = |error| Status::new(Reason::ServiceUnavailable, format!("the answer broke off: {error}"));
+        Ok(collected.map_err(failed)?.to_bytes())
+    }
+
+    async fn perform(&self, request: Request) -> Result<Answer, Status> {
+        let resource = request.resource;
+        let path = self.path(resource)?;
+        let mut url = path.collection(&request.namespace);
+        if !request.name.is_empty() {
+            url.push('/');
+            url.push_str(&escape(&request.name));
+        }
+        if !request.subresource.is_empty() {
+            url.push('/');
+            url.push_str(&request.subresource);
+        }
+        let options = &request.options;
+        let (method, content_type, body) = match request.action {
+            Action::Get => (Method::GET, "", None),
+            Action::Create(mut value) => {
+                if request.subresource.is_empty() {
+                    complete(&mut value, &path);
+                }
+                (Method::POST, "application/json", Some(value))
+            }
+            Action::Update(mut value) => {
+                if request.subresource.is_empty() || request.subresource == "status" {
+                    complete(&mut value, &path);
+                }
+                demand(&mut value, options);
+                (Method::PUT, "application/json", Some(value))
+            }
+            Action::Patch(kind, mut value) => {
+                if kind == PatchType::Apply {
+                    complete(&mut value, &path);
+                }
+                if kind != PatchType::Json {
+                    demand(&mut value, options);
+                }
+                (Method::PATCH, media_type(kind), Some(value))
+            }
+            Action::Delete => (Method::DELETE, "application/json", Some(delete_options(options))),
+        };
+        let query = query(options, &method);
+        if !query.is_empty() {
+            url.push('?');
+            url.push_str(&query);
+        }
+        let body = body.map_or_else(Bytes::new, |value| value.to_json().into());
+        let text = self.raw(method, &url, content_type, body).await?;
+        let value =
+            Value::parse(&text).map_err(|error| Status::internal(format!("the answer is not JSON: {error}")))?;
+        Ok(answer(resource, &request.namespace, &request.name, value))
+    }
+}
+
+impl Api for HttpApi {
+    fn call(&self, request: Request) -> Reply<'_, Answer> {
+        Box::pin(self.perform(request))
+    }
+}
+
+/// What the server said went wrong; anything that is no `Status` becomes one.
+fn refusal(code: StatusCode, text: &[u8]) -> Status {
+    match Value::parse(text) {
+        Ok(value) if value["kind"].text() == "Status" => Status::from_value(&value),
+        _ => {
+            let reason = match code.as_u16() {
+                400 => Reason::BadRequest,
+                401 => Reason::Unauthorized,
+                403 => Reason::Forbidden,
+                404 => Reason::NotFound,
+                409 => Reason::Conflict,
+                410 => Reason::Gone,
+                429 => Reason::TooManyRequests,
+                503 => Reason::ServiceUnavailable,
+                _ => Reason::Unknown,
+            };
+            let mut status = Status::new(reason, String::from_utf8_lossy(text).trim().to_owned());
+            status.0.code = code.as_u16();
+            status
+        }
+    }
+}
+
+/// The answer to a call. Where the server answers with a `Status` (most deletions, bindings, evictions), the object has
+/// only the names that are known.
+fn answer(resource: Resource, namespace: &str, name: &str, mut value: Value) -> Answer {
+    if value["kind"].text() == "Status" {
+        let uid = value.at(&["details", "uid"]).text();
+        value = json!({"metadata": {"namespace": (namespace), "name": (name), "uid": (uid)}});
+    }
+    let facts = Facts::of(resource, &value);
+    let revision = facts.revision;
+    Answer { object: Object::new(facts, value.to_json().into()), revision }
+}
+
+fn complete(value: &mut Value, path: &Path) {
+    let map = value.make_map();
+    if !map.contains("apiVersion") {
+        map.insert("apiVersion", path.api_version());
+    }
+    if !map.contains("kind") {
+        map.insert("kind", &path.kind);
+    }
+}
+
+/// Preconditions travel in the metadata of a written object.
+fn demand(value: &mut Value, options: &Options) {
+    if let Some(uid) = &options.uid {
+        value.set(&["metadata", "uid"], uid);
+    }
+    if let Some(revision) = options.revision {
+        value.set(&["metadata", "resourceVersion"], revision.to_string());
+    }
+}
+
+fn delete_options(options: &Options) -> Value {
+    let mut body = json!({"apiVersion": "v1", "kind": "DeleteOptions"});
+    if let Some(uid) = &options.uid {
+        body.set(&["preconditions", "uid"], uid);
+    }
+    if let Some(Revision(revision)) = options.revision {
+        body.set(&["preconditions", "resourceVersion"], revision.to_string());
+    }
+    if let Some(seconds) = options.grace_seconds {
+        body.set(&["gracePeriodSeconds"], seconds);
+    }
+    if let Some(propagation) = options.propagation {
+        let word = match propagation {
+            Propagation::Background => "Background",
+            Propagation::Foreground => "Foreground",
+            Propagation::Orphan => "Orphan",
+        };
+        body.set(&["propagationPolicy"], word);
+    }
+    body
+}
+
+fn media_type(kind: PatchType) -> &'static str {
+    match kind {
+        PatchType::Json => "application/json-patch+json",
+        PatchType::Merge => "application/merge-patch+json",
+        PatchType::Strategic => "application/strategic-merge-patch+json",
+        PatchType::Apply => "application/apply-patch+yaml",
+    }
+}
+
+fn query(options: &Options, method: &Method) -> String {
+    let mut parts = Vec::new();
+    if options.dry_run {
+        parts.push("dryRun=All".to_owned());
+    }
+    if !options.manager.is_empty() && matches!(*method, Method::POST | Method::PUT | Method::PATCH) {
+        parts.push(format!("fieldManager={}", escape(&options.manager)));
+    }
+    if options.force && *method == Method::PATCH {
+        parts.push("force=true".to_owned());
+    }
+    parts.join("&")
+}
+
+/// Percent-encodes everything but the letters that need none anywhere in a URL.
+pub(crate) fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(char::from(byte)),
+            byte => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_those_of_the_api() {
+        let path = |group: &str, plural: &str, namespaced| Path {
+            group: group.into(),
+            version: "v1".into(),
+            plural: plural.into(),
+            kind: "X".into(),
+            namespaced,
+        };
+        assert_eq!(path("", "pods", true).collection("a"), "/api/v1/namespaces/a/pods");
+        assert_eq!(path("", "pods", true).collection(""), "/api/v1/pods");
+        assert_eq!(path("apps", "deployments", true).collection("a"), "/apis/apps/v1/namespaces/a/deployments");
+        assert_eq!(path("", "nodes", false).collection(""), "/api/v1/nodes");
+        assert_eq!(escape("a b:c/ü"), "a%20b%3Ac%2F%C3%BC");
+    }
+
+    #[test]
+    fn refusals_are_statuses() {
+        let status = Status::not_found("apps", "deployments", "web");
+        assert_eq!(refusal(StatusCode::NOT_FOUND, &status.to_value().to_json()), status);
+        let status = refusal(StatusCode::BAD_GATEWAY, b"nobody there\n");
+        assert_eq!((status.code(), status.message()), (502, "nobody there"));
+    }
+
+    #[test]
+    fn addresses_are_checked() {
+        let paths: Paths = Arc::new(|_| None);
+        let new = |server| HttpApi::new(server, "", Identity::Token(String::new()), paths.clone()).err().unwrap();
+        assert!(new("http://a:1").message().contains("https://"));
+        assert!(new("https://a b").message().contains("not an address"));
+        assert!(new("https://[::1]:6443").message().contains("certificate"));
+    }
+}
