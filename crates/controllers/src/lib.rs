@@ -7,14 +7,22 @@
 //! between two looks.
 
 mod common;
+mod cron_job;
 mod daemon_set;
 mod deployment;
+mod endpoint_slice;
+mod endpoints;
+mod garbage_collector;
 mod history;
+mod job;
+mod namespace;
 mod node_fit;
 mod replica_set;
 mod root_ca;
 mod service_account;
+mod service_endpoints;
 mod stateful_set;
+mod ttl_after_finished;
 
 use std::fmt;
 use std::sync::Arc;
@@ -68,5 +76,13 @@ pub const CONTROLLERS: &[Make] = &[
     |_| Box::new(deployment::Deployments),
     |_| Box::new(stateful_set::StatefulSets),
     |_| Box::new(daemon_set::DaemonSets),
+    |_| Box::new(job::Jobs),
+    |_| Box::new(cron_job::CronJobs),
+    |_| Box::new(ttl_after_finished::TtlAfterFinished),
+    |_| Box::new(endpoints::EndpointsOfServices),
+    |_| Box::new(endpoint_slice::Slices),
+    |_| Box::new(endpoint_slice::Mirrors),
+    |_| Box::new(namespace::Namespaces),
+    |_| Box::new(garbage_collector::GarbageCollector),
     |_| Box::new(replica_set::ReplicaSets::of_replication_controllers()),
 ];
