@@ -1,0 +1,429 @@
+//! The shell of the agent: what it is given, what it shares, and the tasks that run.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use base::{Clock, Time};
+use client::{Action, Api, Mirror, PatchType, Request};
+use meta::{Object, Resource, Status, Str, Value, json};
+use net::{Addresses, Cidr, PodLinks};
+use reconcile::EventRecord;
+use runtime::Runtime;
+use tokio::sync::{mpsc, watch};
+
+use crate::carry::{self, Outcome};
+use crate::pod::{self, Command, Memory, Observed, Seen, SeenState};
+use crate::spec::PodDirs;
+
+pub const PODS: Resource = Resource("pods");
+pub const NODES: Resource = Resource("nodes");
+const ACCOUNTS: Resource = Resource("serviceaccounts");
+/// How often volumes of running pods are compared with what they come from.
+const REFRESH: Duration = Duration::from_secs(30);
+/// A label under which a sandbox keeps its address.
+pub const ADDRESS: &str = "gantry/address";
+
+/// How an agent is set up.
+#[derive(Clone, Debug)]
+pub struct AgentOptions {
+    pub node: String,
+    pub addresses: Vec<IpAddr>,
+    /// For volumes, logs and what is kept of pods.
+    pub data: PathBuf,
+    /// Where network namespaces of pods are kept; a tmpfs is best.
+    pub netns: PathBuf,
+    /// The port of the kubelet endpoints.
+    pub port: u16,
+    pub cluster_domain: String,
+    /// The name server that pods ask: the agent's own.
+    pub dns: Option<IpAddr>,
+    pub cpu_milli: i64,
+    pub memory_bytes: i64,
+    pub pods: i64,
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Where events go.
+pub type EventSink = Arc<dyn Fn(EventRecord) + Send + Sync>;
+
+/// What all tasks of an agent share.
+pub struct Agent {
+    pub options: AgentOptions,
+    pub api: Arc<dyn Api>,
+    pub mirror: Arc<Mirror>,
+    pub runtime: Arc<dyn Runtime>,
+    pub clock: Arc<dyn Clock>,
+    pub events: EventSink,
+    pub links: Mutex<PodLinks>,
+    pub addresses: Mutex<Option<Addresses>>,
+    workers: Mutex<BTreeMap<Str, Worker>>,
+    /// Wakes every pod's task when the runtime changed.
+    runtime_changed: watch::Sender<u64>,
+    pub tokens: carry::Tokens,
+}
+
+struct Worker {
+    pod: watch::Sender<Option<Object>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Agent {
+    pub fn new(
+        options: AgentOptions,
+        api: Arc<dyn Api>,
+        mirror: Arc<Mirror>,
+        runtime: Arc<dyn Runtime>,
+        clock: Arc<dyn Clock>,
+        events: EventSink,
+        links: PodLinks,
+    ) -> Arc<Agent> {
+        Arc::new(Agent {
+            options,
+            api,
+            mirror,
+            runtime,
+            clock,
+            events,
+            links: Mutex::new(links),
+            addresses: Mutex::new(None),
+            workers: Mutex::default(),
+            runtime_changed: watch::Sender::new(0),
+            tokens: carry::Tokens::default(),
+        })
+    }
+
+    pub fn now(&self) -> Time {
+        self.clock.now()
+    }
+
+    pub fn dirs(&self, uid: &str) -> PodDirs {
+        PodDirs { root: self.options.data.join("pods").join(uid), logs: self.options.data.join("logs").join(uid) }
+    }
+
+    pub fn host_addresses(&self) -> Vec<Str> {
+        self.options.addresses.iter().map(|address| address.to_string().into()).collect()
+    }
+
+    /// An object by a read of the API: a secret, a config map.
+    pub async fn fetch(&self, resource: Resource, namespace: &str, name: &str) -> Result<Option<Value>, String> {
+        match self.api.call(Request::get(resource, namespace, name)).await {
+            Ok(answer) => Ok(Some(answer.object.value())),
+            Err(status) if status.reason() == meta::Reason::NotFound => Ok(None),
+            Err(status) => Err(status.message().to_owned()),
+        }
+    }
+
+    /// A token for a pod's account, bound to the pod.
+    pub async fn token(&self, pod: &Value, audience: &str, seconds: i64) -> Result<(String, Time), Status> {
+        let meta = &pod["metadata"];
+        let mut body = json!({
+            "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
+            "spec": {
+                "expirationSeconds": seconds,
+                "boundObjectRef": {
+                    "apiVersion": "v1", "kind": "Pod", "name": (meta["name"].clone()), "uid": (meta["uid"].clone()),
+                },
+            },
+        });
+        if !audience.is_empty() {
+            body.set(&["spec", "audiences"], json!([audience]));
+        }
+        let account = pod.at(&["spec", "serviceAccountName"]).text();
+        let mut request = Request::get(ACCOUNTS, meta["namespace"].text(), account).on("token");
+        request.action = Action::Create(body);
+        let answer = self.api.call(request).await?.object.value();
+        let expires = Time::parse(answer.at(&["status", "expirationTimestamp"]).text()).unwrap_or_default();
+        Ok((answer.at(&["status", "token"]).text().to_owned(), expires))
+    }
+
+    /// Tells the user something about a pod.
+    pub fn event(&self, pod: &Value, container: &str, of_type: &'static str, reason: &str, message: String) {
+        let meta = &pod["metadata"];
+        let mut about = json!({
+            "apiVersion": "v1", "kind": "Pod", "namespace": (meta["namespace"].clone()), "name": (meta["name"].clone()),
+            "uid": (meta["uid"].clone()), "resourceVersion": (meta["resourceVersion"].clone()),
+        });
+        if !container.is_empty() {
+            about.set(&["fieldPath"], format!("spec.containers{{{container}}}"));
+        }
+        (self.events)(EventRecord {
+            about,
+            related: Value::Null,
+            of_type,
+            reason: reason.into(),
+            action: "".into(),
+            message,
+            reporter: "kubelet".into(),
+            host: self.options.node.as_str().into(),
+        });
+    }
+
+    /// What the runtime has of the pod with this uid.
+    pub async fn observe(&self, uid: &str) -> Result<(Observed, Option<String>), runtime::Error> {
+        let sandboxes = self.runtime.sandboxes().await?;
+        let sandbox = sandboxes.iter().filter(|one| one.spec.uid == uid).max_by_key(|one| one.spec.attempt);
+        let Some(sandbox) = sandbox else { return Ok((Observed::default(), None)) };
+        let mut observed = Observed {
+            sandbox: true,
+            sandbox_ready: sandbox.ready,
+            addresses: sandbox.spec.annotations.get(ADDRESS).map(|address| address.as_str().into()).into_iter().collect(),
+            ..Observed::default()
+        };
+        let own: Vec<&str> = sandboxes.iter().filter(|one| one.spec.uid == uid).map(|one| one.id.as_str()).collect();
+        let mut containers: Vec<_> =
+            self.runtime.containers().await?.into_iter().filter(|one| own.contains(&one.sandbox.as_str())).collect();
+        containers.sort_by_key(|one| one.attempt);
+        for container in containers {
+            let seen = self.seen(uid, &container);
+            let name = Str::from(container.name.as_str());
+            if let Some(before) = observed.containers.insert(name.clone(), seen) {
+                observed.previous.insert(name, before);
+            }
+        }
+        Ok((observed, Some(sandbox.id.clone())))
+    }
+
+    fn seen(&self, uid: &str, container: &runtime::ContainerStatus) -> Seen {
+        let state = match container.state {
+            runtime::State::Created => SeenState::Created,
+            runtime::State::Running => SeenState::Running,
+            runtime::State::Exited | runtime::State::Unknown => SeenState::Exited,
+        };
+        let mut message = container.message.clone();
+        if state == SeenState::Exited {
+            /// Bytes of a termination message that are shown.
+            const MESSAGE_MAX: usize = 4096;
+            let file = self.dirs(uid).termination(&container.name, container.attempt);
+            if let Ok(mut bytes) = std::fs::read(file)
+                && !bytes.is_empty()
+            {
+                bytes.truncate(MESSAGE_MAX);
+                message = String::from_utf8_lossy(&bytes).into_owned();
+            }
+        }
+        Seen {
+            id: container.id.as_str().into(),
+            attempt: container.attempt,
+            state,
+            image: container.image.as_str().into(),
+            image_id: container.image_ref.as_str().into(),
+            started: container.started_at,
+            finished: container.finished_at,
+            exit_code: container.exit_code,
+            signal: container.signal,
+            reason: container.reason.as_str().into(),
+            message: message.into(),
+        }
+    }
+
+    /// Runs until the process ends: adopts what is there, then follows the pods.
+    pub async fn run(self: Arc<Self>) -> Result<(), runtime::Error> {
+        let found = self.runtime.found().await?;
+        let agent = self.clone();
+        tokio::spawn(async move { agent.watch_runtime().await });
+        let mut changed = self.mirror.subscribe();
+        self.wait_for_addresses(&found).await;
+        loop {
+            changed.borrow_and_update();
+            self.hand_out(&found.sandboxes);
+            if changed.changed().await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Pods need addresses, which come with the node's pod network.
+    async fn wait_for_addresses(&self, found: &runtime::Found) {
+        let mut changed = self.mirror.subscribe();
+        loop {
+            changed.borrow_and_update();
+            let node = self.mirror.one(NODES, "", &self.options.node);
+            let cidr: Option<Cidr> = node.and_then(|node| net::plan::cidrs_of(&node.value()).first().copied());
+            if let Some(cidr) = cidr {
+                let mut addresses = Addresses::new(cidr);
+                for sandbox in &found.sandboxes {
+                    if let Some(address) = sandbox.spec.annotations.get(ADDRESS).and_then(|text| text.parse().ok()) {
+                        addresses.take(address);
+                    }
+                }
+                *lock(&self.addresses) = Some(addresses);
+                return;
+            }
+            if changed.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn watch_runtime(&self) {
+        let mut version = 0;
+        loop {
+            let changes = self.runtime.changed(version).await;
+            version = changes.version;
+            self.runtime_changed.send_replace(version);
+        }
+    }
+
+    /// Gives every pod of this node to its task; pods that are gone are told so.
+    fn hand_out(self: &Arc<Self>, found: &[runtime::SandboxStatus]) {
+        let view = self.mirror.view();
+        let mut workers = lock(&self.workers);
+        let mut here: BTreeMap<Str, Object> = BTreeMap::new();
+        for pod in view.by(PODS, "node", &self.options.node) {
+            here.insert(pod.uid().into(), pod.clone());
+        }
+        for (uid, pod) in &here {
+            match workers.get(uid) {
+                Some(worker) => {
+                    worker.pod.send_if_modified(|known| {
+                        let newer = known.as_ref().is_none_or(|known| known.revision() < pod.revision());
+                        if newer {
+                            *known = Some(pod.clone());
+                        }
+                        newer
+                    });
+                }
+                None => {
+                    let (sender, receiver) = watch::channel(Some(pod.clone()));
+                    workers.insert(uid.clone(), Worker { pod: sender });
+                    tokio::spawn(self.clone().work(uid.clone(), receiver));
+                }
+            }
+        }
+        for (uid, worker) in workers.iter() {
+            if !here.contains_key(uid) {
+                worker.pod.send_if_modified(|known| known.take().is_some());
+            }
+        }
+        // What runs for pods that nobody knows is removed.
+        for sandbox in found {
+            let uid = Str::from(sandbox.spec.uid.as_str());
+            if !here.contains_key(&uid) && !workers.contains_key(&uid) {
+                let (agent, id) = (self.clone(), sandbox.id.clone());
+                tokio::spawn(async move { carry::discard(&agent, &uid, &id).await });
+            }
+        }
+    }
+
+    /// The task of one pod.
+    async fn work(self: Arc<Self>, uid: Str, mut pods: watch::Receiver<Option<Object>>) {
+        let mut memory = Memory::default();
+        let (done, mut results) = mpsc::unbounded_channel::<(Command, Outcome)>();
+        let mut runtime_changed = self.runtime_changed.subscribe();
+        let mut last = Value::Null;
+        let mut told = Value::Null;
+        let mut refreshed = tokio::time::Instant::now();
+        loop {
+            runtime_changed.borrow_and_update();
+            let object = pods.borrow_and_update().clone();
+            let gone = object.is_none();
+            let pod = match object {
+                Some(object) => object.value(),
+                // The object went without waiting for us: end at once.
+                None => carry::orphaned(&last, self.now()),
+            };
+            last = pod.clone();
+            let observed = match self.observe(&uid).await {
+                Ok((observed, _)) => observed,
+                Err(error) => {
+                    tracing::warn!("pod {uid}: {error}");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    continue;
+                }
+            };
+            let now = self.now();
+            for command in pod::decide(&pod, &observed, &mut memory, now) {
+                if command == Command::Delete && gone {
+                    lock(&self.workers).remove(&uid);
+                    return;
+                }
+                memory.busy.insert(command.part());
+                let (agent, pod, done) = (self.clone(), pod.clone(), done.clone());
+                tokio::spawn(async move {
+                    let outcome = carry::out(&agent, &pod, &command).await;
+                    // The receiver goes only with the pod's task.
+                    let _ = done.send((command, outcome));
+                });
+            }
+            if !gone {
+                let status = pod::status(&pod, &pod["status"], &observed, &memory, &self.host_addresses(), now);
+                if status != told && !carry::says_the_same(&status, &pod["status"]) && self.tell(&pod, &status).await {
+                    told = status;
+                }
+            }
+            if refreshed.elapsed() >= REFRESH && observed.sandbox_ready {
+                refreshed = tokio::time::Instant::now();
+                if let Err(why) = carry::refresh(&self, &pod).await {
+                    self.event(&pod, "", "Warning", "FailedMount", why);
+                }
+            }
+            let wake = memory.wake.map_or(REFRESH, |at| Duration::from_millis(at.ms_since(self.now()).max(1)).min(REFRESH));
+            tokio::select! {
+                changed = pods.changed() => if changed.is_err() { return },
+                _ = runtime_changed.changed() => {}
+                Some((command, outcome)) = results.recv() => {
+                    self.take(&pod, &command, outcome, &mut memory);
+                    while let Ok((command, outcome)) = results.try_recv() {
+                        self.take(&pod, &command, outcome, &mut memory);
+                    }
+                }
+                () = tokio::time::sleep(wake) => {}
+            }
+        }
+    }
+
+    /// Remembers how a command went.
+    fn take(&self, pod: &Value, command: &Command, outcome: Outcome, memory: &mut Memory) {
+        memory.busy.remove(&command.part());
+        let now = self.now();
+        match (command, outcome) {
+            (Command::Prepare, Outcome::Done(result)) => {
+                if let Err(why) = &result {
+                    self.event(pod, "", "Warning", "FailedCreatePodSandBox", why.clone());
+                }
+                memory.prepared(result, now);
+            }
+            (Command::Start { container, .. }, Outcome::Started(result)) => memory.started(container, result, now),
+            (Command::Probe { container, id, kind }, Outcome::Probed(good, message)) => {
+                let wanted = pod::decide::all_containers(pod).find(|one| one["name"].text() == container.as_str());
+                let Some(probe) = wanted.and_then(|one| one.get(kind.key())) else { return };
+                if !good {
+                    let message = format!("{kind:?} probe failed: {message}");
+                    self.event(pod, container, "Warning", "Unhealthy", message);
+                }
+                let Some(state) = memory.container(container).probes.get_mut(kind).filter(|state| state.id == *id) else {
+                    return;
+                };
+                state.answer(probe, good, message, now);
+                if !good && state.verdict == Some(false) && *kind != pod::ProbeKind::Readiness {
+                    let what = format!("Container {container} failed {} probe, will be restarted", kind.key().trim_end_matches("Probe"));
+                    self.event(pod, container, "Normal", "Killing", what);
+                }
+            }
+            (Command::Remove, Outcome::Done(Ok(()))) => memory.removed = true,
+            (Command::End, Outcome::Done(Ok(()))) => memory.ended = true,
+            (_, Outcome::Done(Err(why))) => tracing::warn!("{command:?}: {why}"),
+            _ => {}
+        }
+    }
+
+    /// Writes the status; false when it could not be written now.
+    async fn tell(&self, pod: &Value, status: &Value) -> bool {
+        let meta = &pod["metadata"];
+        let patch = json!({"metadata": {"uid": (meta["uid"].clone())}, "status": (status.clone())});
+        let request = Request::patch(PODS, meta["namespace"].text(), meta["name"].text(), PatchType::Merge, patch);
+        match self.api.call(request.on("status").with(|options| options.manager = "kubelet".into())).await {
+            Ok(_) => true,
+            Err(status) => {
+                tracing::debug!("the status of {} was not written: {status}", meta["name"].text());
+                matches!(status.reason(), meta::Reason::NotFound | meta::Reason::Conflict)
+            }
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! What is told of the node itself: its object, its status, its lease.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use client::{PatchType, Request};
+use meta::{Reason, Resource, Status, Value, json};
+
+use crate::agent::{Agent, NODES};
+
+const LEASES: Resource = Resource("leases.coordination.k8s.io");
+const LEASE_NAMESPACE: &str = "kube-node-lease";
+const LEASE_SECONDS: i64 = 40;
+const RENEW: Duration = Duration::from_secs(10);
+/// Status is told this often even when nothing changed.
+const STATUS: Duration = Duration::from_secs(60);
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Registers the node and keeps its status and lease fresh, for as long as the process lives.
+pub async fn keep(agent: Arc<Agent>) {
+    while let Err(status) = register(&agent).await {
+        tracing::warn!("the node could not be registered: {status}");
+        tokio::time::sleep(RETRY).await;
+    }
+    let mut told = tokio::time::Instant::now() - STATUS;
+    loop {
+        if told.elapsed() >= STATUS {
+            match tell(&agent).await {
+                Ok(()) => told = tokio::time::Instant::now(),
+                Err(status) => tracing::warn!("the node's status was not written: {status}"),
+            }
+        }
+        let pause = match renew(&agent).await {
+            Ok(()) => RENEW,
+            Err(status) => {
+                tracing::warn!("the lease was not renewed: {status}");
+                RETRY
+            }
+        };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+fn arch() -> &'static str {
+    if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }
+}
+
+async fn register(agent: &Agent) -> Result<(), Status> {
+    let name = &agent.options.node;
+    let mut labels = json!({
+        "kubernetes.io/hostname": name, "kubernetes.io/os": "linux", "kubernetes.io/arch": (arch()),
+        "beta.kubernetes.io/os": "linux", "beta.kubernetes.io/arch": (arch()),
+    });
+    for (key, value) in &agent.options.labels {
+        labels.set(&[key], value);
+    }
+    let node = json!({"metadata": {"name": name, "labels": labels}, "status": (status(agent).await)});
+    match agent.api.call(Request::create(NODES, node)).await {
+        Err(status) if status.reason() == Reason::AlreadyExists => Ok(()),
+        other => other.map(|_| ()),
+    }
+}
+
+async fn tell(agent: &Agent) -> Result<(), Status> {
+    let mut status = status(agent).await;
+    let old = agent.mirror.one(NODES, "", &agent.options.node).map(|node| node.value()).unwrap_or_default();
+    let now = agent.now().rfc3339();
+    let known = old.at(&["status", "conditions"]).items();
+    if let Some(conditions) = status.get_mut("conditions") {
+        for condition in conditions.items_mut() {
+            let before = known.iter().find(|one| one["type"] == condition["type"] && one["status"] == condition["status"]);
+            let since = before.map_or(Value::from(now.as_str()), |before| before["lastTransitionTime"].clone());
+            condition.set(&["lastTransitionTime"], since);
+        }
+    }
+    let request = Request::patch(NODES, "", &agent.options.node, PatchType::Strategic, json!({"status": status}));
+    agent.api.call(request.on("status").with(|options| options.manager = "kubelet".into())).await.map(|_| ())
+}
+
+async fn status(agent: &Agent) -> Value {
+    let options = &agent.options;
+    let now = agent.now().rfc3339();
+    let condition = |of_type: &str, status: &str, reason: &str, message: &str| {
+        json!({
+            "type": of_type, "status": status, "reason": reason, "message": message,
+            "lastHeartbeatTime": (now.as_str()), "lastTransitionTime": (now.as_str()),
+        })
+    };
+    let mut addresses: Vec<Value> =
+        options.addresses.iter().map(|address| json!({"type": "InternalIP", "address": (address.to_string())})).collect();
+    addresses.push(json!({"type": "Hostname", "address": (&options.node)}));
+    let amounts = json!({
+        "cpu": (meta::Quantity::from_milli(options.cpu_milli)), "memory": (format!("{}Ki", options.memory_bytes / 1024)),
+        "pods": (options.pods.to_string()), "ephemeral-storage": (format!("{}Ki", disk_kib(&options.data))),
+    });
+    let images: Vec<Value> = agent
+        .runtime
+        .images()
+        .await
+        .unwrap_or_default()
+        .into_iter()
+        .take(50)
+        .map(|image| {
+            let names: Vec<Value> = image.digests.iter().chain(&image.tags).map(Value::from).collect();
+            json!({"names": names, "sizeBytes": (i64::try_from(image.size_bytes).unwrap_or(i64::MAX))})
+        })
+        .collect();
+    json!({
+        "addresses": addresses, "capacity": (amounts.clone()), "allocatable": amounts,
+        "conditions": [
+            (condition("MemoryPressure", "False", "KubeletHasSufficientMemory", "the node has enough memory")),
+            (condition("DiskPressure", "False", "KubeletHasNoDiskPressure", "the node has enough disk")),
+            (condition("PIDPressure", "False", "KubeletHasSufficientPID", "the node has enough process ids")),
+            (condition("Ready", "True", "KubeletReady", "the node takes pods"))
+        ],
+        "daemonEndpoints": {"kubeletEndpoint": {"Port": (i64::from(options.port))}},
+        "images": images, "nodeInfo": (node_info(&options.node)),
+    })
+}
+
+fn disk_kib(path: &std::path::Path) -> u64 {
+    rustix::fs::statvfs(path).map(|found| found.f_blocks * found.f_frsize / 1024).unwrap_or(0)
+}
+
+fn node_info(node: &str) -> Value {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+    let release = read("/etc/os-release");
+    let pretty = release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME=")).unwrap_or("Linux").trim_matches('"').to_owned();
+    let id = format!("{:016x}{:016x}", base::hash64(node.as_bytes()), base::hash64(read("/etc/machine-id").as_bytes()));
+    let version = format!("v1.37.0+gantry.{}", env!("CARGO_PKG_VERSION"));
+    json!({
+        "machineID": (&id), "systemUUID": (&id), "bootID": (read("/proc/sys/kernel/random/boot_id")),
+        "kernelVersion": (read("/proc/sys/kernel/osrelease")), "osImage": pretty, "operatingSystem": "linux",
+        "architecture": (arch()), "containerRuntimeVersion": (format!("gantry://{}", env!("CARGO_PKG_VERSION"))),
+        "kubeletVersion": (&version), "kubeProxyVersion": "",
+    })
+}
+
+async fn renew(agent: &Agent) -> Result<(), Status> {
+    let now = agent.now().rfc3339_micro();
+    let spec = json!({"renewTime": now, "holderIdentity": (&agent.options.node), "leaseDurationSeconds": LEASE_SECONDS});
+    let request = Request::patch(LEASES, LEASE_NAMESPACE, &agent.options.node, PatchType::Merge, json!({"spec": (spec.clone())}));
+    match agent.api.call(request.with(|options| options.manager = "kubelet".into())).await {
+        Err(status) if status.reason() == Reason::NotFound => {
+            let lease = json!({"metadata": {"name": (&agent.options.node), "namespace": LEASE_NAMESPACE}, "spec": spec});
+            agent.api.call(Request::create(LEASES, lease)).await.map(|_| ())
+        }
+        other => other.map(|_| ()),
+    }
+}

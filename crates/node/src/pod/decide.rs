@@ -1,0 +1,312 @@
+//! What to do next for a pod.
+
+use base::Time;
+use meta::{Str, Value};
+
+use super::probes::ProbeState;
+use super::{Command, Memory, Observed, PULL, ProbeKind, RESTART, RESTART_RESET_MS, RETRY, Seen, SeenState, is_sidecar};
+
+/// Seconds a pod has to end when its spec does not say.
+const GRACE_SECONDS: i64 = 30;
+
+/// The commands that bring the pod closer to what it shall be. `memory.wake` says when to ask again.
+pub fn decide(pod: &Value, observed: &Observed, memory: &mut Memory, now: Time) -> Vec<Command> {
+    memory.wake = None;
+    let mut commands = Vec::new();
+    memory.started.get_or_insert(now);
+    count_ends(pod, observed, memory);
+    deadline(pod, memory, now);
+    let deleting = Time::parse(pod.at(&["metadata", "deletionTimestamp"]).text());
+    if deleting.is_some() || memory.doom.is_some() {
+        wind_down(pod, observed, memory, deleting.is_some(), now, &mut commands);
+    } else if is_over(pod, observed) {
+        finish(observed, memory, &mut commands);
+    } else if !observed.sandbox_ready {
+        prepare(memory, now, &mut commands);
+    } else {
+        run(pod, observed, memory, now, &mut commands);
+        probe(pod, observed, memory, now, &mut commands);
+    }
+    commands.retain(|command| !memory.busy.contains(&command.part()));
+    let mut taken = std::collections::BTreeSet::new();
+    commands.retain(|command| taken.insert(command.part()));
+    commands
+}
+
+/// The end of a container counts once for the pause before its next start.
+fn count_ends(pod: &Value, observed: &Observed, memory: &mut Memory) {
+    for container in all_containers(pod) {
+        let name = container["name"].text();
+        let Some(seen) = observed.containers.get(name) else { continue };
+        if seen.state != SeenState::Exited {
+            continue;
+        }
+        let memory = memory.container(name);
+        if memory.counted != seen.id {
+            memory.counted = seen.id.clone();
+            let ran = match (seen.started, seen.finished) {
+                (Some(started), Some(finished)) => finished.ms_since(started),
+                _ => 0,
+            };
+            memory.restarts = if ran >= RESTART_RESET_MS { 0 } else { memory.restarts.saturating_add(1) };
+        }
+    }
+}
+
+fn deadline(pod: &Value, memory: &mut Memory, now: Time) {
+    let Some(seconds) = pod.at(&["spec", "activeDeadlineSeconds"]).as_int() else { return };
+    let start = Time::parse(pod.at(&["status", "startTime"]).text()).or(memory.started).unwrap_or(now);
+    let end = start.plus_ms(u64::try_from(seconds).unwrap_or(0) * 1000);
+    if now >= end {
+        let message = "Pod was active on the node longer than the specified deadline".to_owned();
+        memory.doom.get_or_insert(("DeadlineExceeded".into(), message));
+    } else {
+        memory.wake_by(end);
+    }
+}
+
+pub fn all_containers(pod: &Value) -> impl Iterator<Item = &Value> {
+    let spec = &pod["spec"];
+    spec["initContainers"].items().iter().chain(spec["containers"].items()).chain(spec["ephemeralContainers"].items())
+}
+
+fn is_running(seen: Option<&Seen>) -> bool {
+    seen.is_some_and(|seen| seen.state != SeenState::Exited)
+}
+
+/// Stops what runs, then removes everything, then lets the object go.
+fn wind_down(
+    pod: &Value,
+    observed: &Observed,
+    memory: &mut Memory,
+    deleting: bool,
+    now: Time,
+    commands: &mut Vec<Command>,
+) {
+    let grace_seconds = pod.at(&["metadata", "deletionGracePeriodSeconds"]).as_int().filter(|_| deleting);
+    let grace_seconds = grace_seconds
+        .or_else(|| pod.at(&["spec", "terminationGracePeriodSeconds"]).as_int())
+        .unwrap_or(GRACE_SECONDS)
+        .max(0);
+    // The deletion's timestamp is when the grace ends.
+    let grace_ms = match Time::parse(pod.at(&["metadata", "deletionTimestamp"]).text()) {
+        Some(until) if deleting => until.ms_since(now).min(grace_seconds.unsigned_abs() * 1000),
+        _ => grace_seconds.unsigned_abs() * 1000,
+    };
+    let running: Vec<(&Str, &Seen)> = observed.containers.iter().filter(|(_, seen)| is_running(Some(seen))).collect();
+    // Sidecars go after the main containers, the last started first.
+    let sidecars: Vec<&str> = pod.at(&["spec", "initContainers"]).items().iter().map(|one| one["name"].text()).collect();
+    let main = running.iter().any(|(name, _)| !sidecars.contains(&name.as_str()));
+    let last_sidecar = sidecars.iter().rev().find(|name| running.iter().any(|(running, _)| running == *name));
+    for (name, seen) in &running {
+        let its_turn = if main { !sidecars.contains(&name.as_str()) } else { last_sidecar == Some(&name.as_str()) };
+        if its_turn {
+            commands.push(Command::Stop { container: (*name).clone(), id: seen.id.clone(), grace_ms: grace_ms.max(1) });
+        }
+    }
+    if !running.is_empty() || memory.busy.iter().any(|part| part.starts_with("container/")) {
+        return;
+    }
+    if deleting {
+        if !memory.removed {
+            commands.push(Command::Remove);
+        } else {
+            commands.push(Command::Delete);
+            memory.wake_by(now.plus_ms(5_000));
+        }
+    } else if observed.sandbox_ready && !memory.ended {
+        commands.push(Command::End);
+    }
+}
+
+/// Whether all containers ended and none will be started again.
+pub fn is_over(pod: &Value, observed: &Observed) -> bool {
+    let policy = pod.at(&["spec", "restartPolicy"]).text();
+    if policy == "Always" || policy.is_empty() {
+        return false;
+    }
+    if init_failed(pod, observed) {
+        return true;
+    }
+    let containers = pod.at(&["spec", "containers"]).items();
+    containers.iter().all(|container| {
+        let seen = observed.containers.get(container["name"].text());
+        seen.is_some_and(|seen| seen.state == SeenState::Exited && !restarts(policy, seen.exit_code))
+    })
+}
+
+/// Whether an init container failed and the policy says that it is not tried again.
+pub fn init_failed(pod: &Value, observed: &Observed) -> bool {
+    pod.at(&["spec", "restartPolicy"]).text() == "Never"
+        && pod.at(&["spec", "initContainers"]).items().iter().filter(|container| !is_sidecar(container)).any(|container| {
+            let seen = observed.containers.get(container["name"].text());
+            seen.is_some_and(|seen| seen.state == SeenState::Exited && seen.exit_code != 0)
+        })
+}
+
+fn restarts(policy: &str, exit_code: i32) -> bool {
+    match policy {
+        "Never" => false,
+        "OnFailure" => exit_code != 0,
+        _ => true,
+    }
+}
+
+/// All work is done: sidecars are stopped, the sandbox ends, the records stay for logs and status.
+fn finish(observed: &Observed, memory: &mut Memory, commands: &mut Vec<Command>) {
+    let mut running = false;
+    for (name, seen) in observed.containers.iter().filter(|(_, seen)| is_running(Some(seen))) {
+        running = true;
+        commands.push(Command::Stop { container: name.clone(), id: seen.id.clone(), grace_ms: 30_000 });
+    }
+    if !running && observed.sandbox_ready && !memory.ended {
+        commands.push(Command::End);
+    }
+}
+
+fn prepare(memory: &mut Memory, now: Time, commands: &mut Vec<Command>) {
+    let next = memory.prepare_failed_at.plus_ms(RETRY.delay_ms(memory.prepare_failures));
+    if memory.prepare_failures > 0 && now < next {
+        memory.wake_by(next);
+        return;
+    }
+    commands.push(Command::Prepare);
+}
+
+/// Whether a container has come up: it runs, and its startup probe, if any, has said yes.
+fn is_started(container: &Value, observed: &Observed, memory: &Memory) -> bool {
+    let name = container["name"].text();
+    let Some(seen) = observed.containers.get(name).filter(|seen| seen.state == SeenState::Running) else { return false };
+    if container.get("startupProbe").is_none() {
+        return true;
+    }
+    let state = memory.containers.get(name).and_then(|memory| memory.probes.get(&ProbeKind::Startup));
+    state.is_some_and(|state| state.id == seen.id && state.verdict == Some(true))
+}
+
+/// Init containers one after the other, then all others at once.
+fn run(pod: &Value, observed: &Observed, memory: &mut Memory, now: Time, commands: &mut Vec<Command>) {
+    let policy = pod.at(&["spec", "restartPolicy"]).text();
+    let main = pod.at(&["spec", "containers"]).items();
+    // Once a main container was started, init containers are done, whatever became of their records.
+    let main_started = main.iter().any(|container| observed.containers.contains_key(container["name"].text()));
+    for container in pod.at(&["spec", "initContainers"]).items() {
+        let name = container["name"].text();
+        let seen = observed.containers.get(name);
+        if is_sidecar(container) {
+            keep(container, seen, "Always", memory, now, commands);
+            if !main_started && !is_started(container, observed, memory) {
+                return;
+            }
+            continue;
+        }
+        if main_started {
+            continue;
+        }
+        match seen {
+            Some(seen) if seen.state == SeenState::Exited && seen.exit_code == 0 => continue,
+            // A failed init container is tried again under both Always and OnFailure.
+            _ => keep(container, seen, if policy == "Never" { "Never" } else { "Always" }, memory, now, commands),
+        }
+        return;
+    }
+    for container in main {
+        keep(container, observed.containers.get(container["name"].text()), policy, memory, now, commands);
+    }
+    for container in pod.at(&["spec", "ephemeralContainers"]).items() {
+        keep(container, observed.containers.get(container["name"].text()), "Never", memory, now, commands);
+    }
+}
+
+/// Starts a container that should run and does not, after its pause; stops one that a probe condemned.
+fn keep(
+    container: &Value,
+    seen: Option<&Seen>,
+    policy: &str,
+    memory: &mut Memory,
+    now: Time,
+    commands: &mut Vec<Command>,
+) {
+    let name = Str::from(container["name"].text());
+    let own = memory.container(&name);
+    let attempt = match seen {
+        Some(seen) if seen.state == SeenState::Running => {
+            if own.condemned == seen.id {
+                let grace_ms = probe_grace_ms(container);
+                commands.push(Command::Stop { container: name, id: seen.id.clone(), grace_ms });
+            }
+            return;
+        }
+        Some(seen) if seen.state == SeenState::Created => return,
+        Some(seen) => {
+            if !restarts(policy, seen.exit_code) {
+                return;
+            }
+            let pause = RESTART.delay_ms(own.restarts.saturating_sub(1));
+            let next = seen.finished.unwrap_or(now).plus_ms(pause);
+            if now < next {
+                memory.wake_by(next);
+                return;
+            }
+            seen.attempt + 1
+        }
+        None => 0,
+    };
+    if let Some(failure) = &own.failure {
+        let pauses = if failure.reason.contains("Image") { PULL } else { RETRY };
+        let next = own.failed_at.plus_ms(pauses.delay_ms(own.failures));
+        if now < next {
+            memory.wake_by(next);
+            return;
+        }
+    }
+    commands.push(Command::Start { container: name, attempt });
+}
+
+/// What a container has to end after a failed liveness or startup probe.
+fn probe_grace_ms(container: &Value) -> u64 {
+    let own = ["livenessProbe", "startupProbe"]
+        .iter()
+        .find_map(|key| container[*key]["terminationGracePeriodSeconds"].as_int());
+    u64::try_from(own.unwrap_or(GRACE_SECONDS)).unwrap_or(0) * 1000
+}
+
+/// Asks the probes whose time has come.
+fn probe(pod: &Value, observed: &Observed, memory: &mut Memory, now: Time, commands: &mut Vec<Command>) {
+    for container in all_containers(pod) {
+        let name = Str::from(container["name"].text());
+        let Some(seen) = observed.containers.get(&name).filter(|seen| seen.state == SeenState::Running) else { continue };
+        let has_startup = container.get("startupProbe").is_some();
+        let mut wakes = Vec::new();
+        let own = memory.container(&name);
+        for kind in ProbeKind::ALL {
+            let Some(probe) = container.get(kind.key()) else { continue };
+            let started = own.probes.get(&ProbeKind::Startup).is_some_and(|state| state.id == seen.id && state.verdict == Some(true));
+            // The others wait for the startup probe, which in turn is over once it said yes.
+            if kind != ProbeKind::Startup && has_startup && !started {
+                continue;
+            }
+            let fresh = || ProbeState::new(&seen.id, probe, seen.started.unwrap_or(now));
+            let state = own.probes.entry(kind).or_insert_with(fresh);
+            if state.id != seen.id {
+                *state = fresh();
+            }
+            if kind == ProbeKind::Startup && state.verdict == Some(true) {
+                continue;
+            }
+            if kind != ProbeKind::Readiness && state.verdict == Some(false) {
+                own.condemned = seen.id.clone();
+                wakes.push(now);
+                continue;
+            }
+            if state.next <= now {
+                commands.push(Command::Probe { container: name.clone(), id: seen.id.clone(), kind });
+            } else {
+                wakes.push(state.next);
+            }
+        }
+        for at in wakes {
+            memory.wake_by(at);
+        }
+    }
+}

@@ -1,0 +1,170 @@
+use super::*;
+use meta::json;
+
+fn pod(spec: Value) -> Value {
+    json!({"metadata": {"name": "p", "namespace": "ns", "uid": "u"}, "spec": spec, "status": {}})
+}
+
+fn seen(id: &str, attempt: u32, state: SeenState, exit_code: i32) -> Seen {
+    let at = |seconds| Some(Time::from_seconds(seconds));
+    let finished = if state == SeenState::Exited { at(110) } else { None };
+    Seen {
+        id: id.into(),
+        attempt,
+        state,
+        image: "i".into(),
+        image_id: "i".into(),
+        started: at(100),
+        finished,
+        exit_code,
+        signal: 0,
+        reason: "Error".into(),
+        message: "".into(),
+    }
+}
+
+struct Script {
+    pod: Value,
+    observed: Observed,
+    memory: Memory,
+    now: Time,
+}
+
+impl Script {
+    fn new(spec: Value) -> Script {
+        let observed = Observed { sandbox: true, sandbox_ready: true, ..Observed::default() };
+        Script { pod: pod(spec), observed, memory: Memory::default(), now: Time::from_seconds(120) }
+    }
+
+    fn set(&mut self, name: &str, seen: Seen) {
+        self.observed.containers.insert(name.into(), seen);
+    }
+
+    fn decide(&mut self) -> Vec<String> {
+        let commands = decide(&self.pod, &self.observed, &mut self.memory, self.now);
+        commands
+            .iter()
+            .map(|command| match command {
+                Command::Start { container, attempt } => format!("start {container} {attempt}"),
+                Command::Stop { container, grace_ms, .. } => format!("stop {container} {grace_ms}"),
+                Command::Probe { container, kind, .. } => format!("probe {container} {kind:?}"),
+                other => format!("{other:?}").to_lowercase(),
+            })
+            .collect()
+    }
+
+    fn status(&self) -> Value {
+        status(&self.pod, &self.pod["status"], &self.observed, &self.memory, &["10.0.0.1".into()], self.now)
+    }
+
+    fn condition(&self, of_type: &str) -> String {
+        let status = self.status();
+        let found = status["conditions"].items().iter().find(|one| one["type"].text() == of_type).cloned();
+        found.unwrap_or_default()["status"].text().to_owned()
+    }
+}
+
+#[test]
+fn init_containers_come_one_after_the_other_and_sidecars_stay() {
+    let mut script = Script::new(json!({
+        "restartPolicy": "Always",
+        "initContainers": [{"name": "i1"}, {"name": "s", "restartPolicy": "Always"}, {"name": "i2"}],
+        "containers": [{"name": "a"}, {"name": "b"}],
+    }));
+    assert_eq!(script.decide(), ["start i1 0"]);
+    assert_eq!((script.status()["phase"].text(), script.condition("Initialized").as_str()), ("Pending", "False"));
+    script.set("i1", seen("1", 0, SeenState::Exited, 0));
+    assert_eq!(script.decide(), ["start s 0"]);
+    script.set("s", seen("2", 0, SeenState::Running, 0));
+    assert_eq!(script.decide(), ["start i2 0"]);
+    script.set("i2", seen("3", 0, SeenState::Exited, 0));
+    assert_eq!(script.decide(), ["start a 0", "start b 0"]);
+    script.set("a", seen("4", 0, SeenState::Running, 0));
+    script.set("b", seen("5", 0, SeenState::Running, 0));
+    assert_eq!(script.decide(), Vec::<String>::new());
+    assert_eq!((script.status()["phase"].text(), script.condition("Ready").as_str()), ("Running", "True"));
+}
+
+#[test]
+fn restarts_wait_longer_each_time() {
+    let mut script = Script::new(json!({"restartPolicy": "Always", "containers": [{"name": "a"}]}));
+    script.set("a", seen("1", 0, SeenState::Exited, 1));
+    assert_eq!(script.decide(), ["start a 1"], "the first restart is at once");
+    script.set("a", seen("2", 1, SeenState::Exited, 1));
+    script.now = Time::from_seconds(111);
+    assert_eq!(script.decide(), Vec::<String>::new());
+    let state = script.status()["containerStatuses"][0]["state"]["waiting"]["reason"].clone();
+    assert_eq!(state.text(), "CrashLoopBackOff");
+    script.now = script.memory.wake.unwrap();
+    assert_eq!(script.now, Time::from_seconds(120));
+    assert_eq!(script.decide(), ["start a 2"]);
+}
+
+#[test]
+fn policies_decide_what_the_end_means() {
+    for (policy, code, expected, phase) in [
+        ("Never", 0, vec!["end"], "Succeeded"),
+        ("Never", 3, vec!["end"], "Failed"),
+        ("OnFailure", 0, vec!["end"], "Succeeded"),
+        ("OnFailure", 3, vec!["start a 1"], "Running"),
+        ("Always", 0, vec!["start a 1"], "Running"),
+    ] {
+        let mut script = Script::new(json!({"restartPolicy": policy, "containers": [{"name": "a"}]}));
+        script.set("a", seen("1", 0, SeenState::Exited, code));
+        assert_eq!(script.decide(), expected, "{policy} {code}");
+        assert_eq!(script.status()["phase"].text(), phase, "{policy} {code}");
+    }
+}
+
+#[test]
+fn deletion_stops_removes_and_lets_go() {
+    let mut script = Script::new(json!({
+        "restartPolicy": "Always", "initContainers": [{"name": "s", "restartPolicy": "Always"}],
+        "containers": [{"name": "a"}],
+    }));
+    script.set("s", seen("1", 0, SeenState::Running, 0));
+    script.set("a", seen("2", 0, SeenState::Running, 0));
+    script.pod.set(&["metadata", "deletionTimestamp"], Time::from_seconds(125).rfc3339());
+    script.pod.set(&["metadata", "deletionGracePeriodSeconds"], 30i64);
+    assert_eq!(script.decide(), ["stop a 5000"], "sidecars go last");
+    script.set("a", seen("2", 0, SeenState::Exited, 0));
+    assert_eq!(script.decide(), ["stop s 5000"]);
+    script.set("s", seen("1", 0, SeenState::Exited, 0));
+    assert_eq!(script.decide(), ["remove"]);
+    script.memory.removed = true;
+    assert_eq!(script.decide(), ["delete"]);
+}
+
+#[test]
+fn probes_condemn_and_admit() {
+    let probe = json!({"periodSeconds": 1, "failureThreshold": 2});
+    let mut script = Script::new(json!({"restartPolicy": "Always", "containers": [
+        {"name": "a", "livenessProbe": (probe.clone()), "readinessProbe": probe}]}));
+    script.set("a", seen("1", 0, SeenState::Running, 0));
+    assert_eq!(script.decide(), ["probe a Liveness", "probe a Readiness"]);
+    assert_eq!(script.condition("Ready"), "False", "not ready before the probe says so");
+    let definition = script.pod.at(&["spec", "containers"])[0]["livenessProbe"].clone();
+    let now = script.now;
+    let mut answer = |script: &mut Script, kind, good| {
+        script.memory.container("a").probes.get_mut(&kind).unwrap().answer(&definition, good, String::new(), now);
+    };
+    answer(&mut script, ProbeKind::Readiness, true);
+    assert_eq!(script.condition("Ready"), "True");
+    answer(&mut script, ProbeKind::Liveness, false);
+    answer(&mut script, ProbeKind::Liveness, false);
+    script.decide();
+    assert_eq!(script.decide(), ["stop a 30000"]);
+}
+
+#[test]
+fn a_command_under_way_is_not_given_twice() {
+    let mut script = Script::new(json!({"containers": [{"name": "a"}]}));
+    script.observed = Observed::default();
+    assert_eq!(script.decide(), ["prepare"]);
+    script.memory.busy.insert("sandbox".into());
+    assert_eq!(script.decide(), Vec::<String>::new());
+    script.memory.busy.clear();
+    script.memory.prepared(Err("no".to_owned()), script.now);
+    assert_eq!(script.decide(), Vec::<String>::new());
+    assert!(script.memory.wake.is_some());
+}

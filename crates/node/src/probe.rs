@@ -1,0 +1,212 @@
+//! Asks containers how they are: by a command, a connection, an HTTP or a gRPC request.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use meta::Value;
+use tokio::net::TcpStream;
+
+use crate::agent::Agent;
+use crate::pod::probes::timeout_ms;
+use crate::pod::{ProbeKind, decide};
+
+/// Bytes of an answer that are shown.
+const SHOWN_MAX: usize = 1024;
+
+/// Whether the container answers well, and what it said.
+pub async fn ask(agent: &Agent, pod: &Value, name: &str, id: &str, kind: ProbeKind) -> (bool, String) {
+    let Some(container) = decide::all_containers(pod).find(|container| container["name"].text() == name) else {
+        return (true, String::new());
+    };
+    let probe = &container[kind.key()];
+    let limit = timeout_ms(probe);
+    if let Some(exec) = probe.get("exec") {
+        let argv = exec["command"].items().iter().map(|word| word.text().to_owned()).collect();
+        return match agent.runtime.exec_sync(id, argv, limit).await {
+            Ok(output) => (output.code == 0, shown(&[&output.stdout[..], &output.stderr[..]].concat())),
+            Err(error) => (false, error.to_string()),
+        };
+    }
+    if let Some(get) = probe.get("httpGet") {
+        return http(agent, pod, container, get, limit).await;
+    }
+    if let Some(socket) = probe.get("tcpSocket") {
+        let (host, port) = match target(agent, pod, container, socket).await {
+            Ok(target) => target,
+            Err(why) => return (false, why),
+        };
+        return match tokio::time::timeout(Duration::from_millis(limit), TcpStream::connect((host.as_str(), port))).await {
+            Ok(Ok(_)) => (true, String::new()),
+            Ok(Err(error)) => (false, format!("dial tcp {host}:{port}: {error}")),
+            Err(_) => (false, format!("dial tcp {host}:{port}: i/o timeout")),
+        };
+    }
+    if let Some(grpc) = probe.get("grpc") {
+        let asked = grpc_check(agent, pod, container, grpc);
+        return match tokio::time::timeout(Duration::from_millis(limit), asked).await {
+            Ok(Ok(good)) => (good, if good { String::new() } else { "service unhealthy".to_owned() }),
+            Ok(Err(why)) => (false, why),
+            Err(_) => (false, "timeout: health rpc did not complete in time".to_owned()),
+        };
+    }
+    (true, String::new())
+}
+
+fn shown(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(&bytes[..bytes.len().min(SHOWN_MAX)]).trim().to_owned()
+}
+
+/// Host and port of an action; a named port is looked up in the container.
+async fn target(agent: &Agent, pod: &Value, container: &Value, action: &Value) -> Result<(String, u16), String> {
+    let host = match action["host"].text() {
+        "" => {
+            let uid = pod.at(&["metadata", "uid"]).text();
+            let observed = agent.observe(uid).await.map_err(|error| error.to_string())?.0;
+            let own = if pod.at(&["spec", "hostNetwork"]).is_true() { agent.host_addresses() } else { observed.addresses };
+            own.first().map(ToString::to_string).ok_or("the pod has no address")?
+        }
+        host => host.to_owned(),
+    };
+    let port = match &action["port"] {
+        Value::Str(name) => match name.parse() {
+            Ok(port) => Some(port),
+            Err(_) => {
+                let ports = container["ports"].items();
+                let named = ports.iter().find(|port| port["name"].text() == name.as_str());
+                named.and_then(|port| port["containerPort"].as_int()).and_then(|port| u16::try_from(port).ok())
+            }
+        },
+        port => port.as_int().and_then(|port| u16::try_from(port).ok()),
+    };
+    port.map(|port| (host, port)).ok_or_else(|| "the port is unknown".to_owned())
+}
+
+/// `httpGet`: good from 200 to 399.
+pub async fn http(agent: &Agent, pod: &Value, container: &Value, get: &Value, limit_ms: u64) -> (bool, String) {
+    let asked = async {
+        let (host, port) = target(agent, pod, container, get).await?;
+        let socket = TcpStream::connect((host.as_str(), port)).await.map_err(|error| format!("dial tcp {host}:{port}: {error}"))?;
+        let path = match get["path"].text() {
+            "" => "/",
+            path => path,
+        };
+        let mut request = http::Request::get(path);
+        let headers = get["httpHeaders"].items();
+        if !headers.iter().any(|header| header["name"].text().eq_ignore_ascii_case("host")) {
+            request = request.header("Host", format!("{host}:{port}"));
+        }
+        for header in headers {
+            request = request.header(header["name"].text(), header["value"].text());
+        }
+        let request = request
+            .header("User-Agent", "kube-probe/1.37")
+            .header("Accept", "*/*")
+            .header("Connection", "close")
+            .body(Full::new(Bytes::new()))
+            .map_err(|error| error.to_string())?;
+        if get["scheme"].text() == "HTTPS" {
+            let name = rustls_pki_types::ServerName::try_from(host.clone()).map_err(|error| error.to_string())?;
+            let tls = tokio_rustls::TlsConnector::from(blind_tls()?);
+            let stream = tls.connect(name, socket).await.map_err(|error| error.to_string())?;
+            return send(TokioIo::new(stream), request).await;
+        }
+        send(TokioIo::new(socket), request).await
+    };
+    match tokio::time::timeout(Duration::from_millis(limit_ms), asked).await {
+        Ok(Ok((code, body))) if (200..400).contains(&code) => (true, body),
+        Ok(Ok((code, _))) => (false, format!("HTTP probe failed with statuscode: {code}")),
+        Ok(Err(why)) => (false, why),
+        Err(_) => (false, "context deadline exceeded (Client.Timeout exceeded while awaiting headers)".to_owned()),
+    }
+}
+
+async fn send<I>(io: I, request: http::Request<Full<Bytes>>) -> Result<(u16, String), String>
+where
+    I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+{
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.map_err(|error| error.to_string())?;
+    tokio::spawn(connection);
+    let answer = sender.send_request(request).await.map_err(|error| error.to_string())?;
+    let code = answer.status().as_u16();
+    let body = http_body_util::Limited::new(answer.into_body(), 10 * SHOWN_MAX).collect().await;
+    Ok((code, body.map(|body| shown(&body.to_bytes())).unwrap_or_default()))
+}
+
+/// TLS that takes any certificate: a probe asks whether something answers, not who.
+fn blind_tls() -> Result<Arc<rustls::ClientConfig>, String> {
+    #[derive(Debug)]
+    struct Blind(rustls::crypto::CryptoProvider);
+    impl rustls::client::danger::ServerCertVerifier for Blind {
+        fn verify_server_cert(
+            &self,
+            _: &rustls_pki_types::CertificateDer<'_>,
+            _: &[rustls_pki_types::CertificateDer<'_>],
+            _: &rustls_pki_types::ServerName<'_>,
+            _: &[u8],
+            _: rustls_pki_types::UnixTime,
+        ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+            Ok(rustls::client::danger::ServerCertVerified::assertion())
+        }
+
+        fn verify_tls12_signature(
+            &self,
+            _: &[u8],
+            _: &rustls_pki_types::CertificateDer<'_>,
+            _: &rustls::DigitallySignedStruct,
+        ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+            Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            _: &[u8],
+            _: &rustls_pki_types::CertificateDer<'_>,
+            _: &rustls::DigitallySignedStruct,
+        ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+            Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+            self.0.signature_verification_algorithms.supported_schemes()
+        }
+    }
+    let provider = rustls::crypto::ring::default_provider();
+    let config = rustls::ClientConfig::builder_with_provider(Arc::new(provider.clone()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Blind(provider)))
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+/// `grpc.health.v1.Health/Check`: good when the answer's status is SERVING (1).
+async fn grpc_check(agent: &Agent, pod: &Value, container: &Value, grpc: &Value) -> Result<bool, String> {
+    let (host, port) = target(agent, pod, container, grpc).await?;
+    let text = |error: &dyn std::fmt::Display| error.to_string();
+    let socket = TcpStream::connect((host.as_str(), port)).await.map_err(|error| text(&error))?;
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(socket)).await.map_err(|error| text(&error))?;
+    tokio::spawn(connection);
+    let service = grpc["service"].text().as_bytes();
+    let mut message = Vec::new();
+    if !service.is_empty() {
+        message.extend_from_slice(&[0x0a, u8::try_from(service.len()).unwrap_or(u8::MAX)]);
+        message.extend_from_slice(service);
+    }
+    let mut framed = vec![0u8];
+    framed.extend_from_slice(&u32::try_from(message.len()).unwrap_or(0).to_be_bytes());
+    framed.extend_from_slice(&message);
+    let request = http::Request::post(format!("http://{host}:{port}/grpc.health.v1.Health/Check"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(Full::new(Bytes::from(framed)))
+        .map_err(|error| text(&error))?;
+    let answer = sender.send_request(request).await.map_err(|error| text(&error))?;
+    let body = answer.into_body().collect().await.map_err(|error| text(&error))?.to_bytes();
+    // One frame: a flag, a length, then field 1 (varint) of the answer.
+    Ok(body.get(5..7) == Some(&[0x08, 0x01]))
+}

@@ -1,0 +1,247 @@
+//! From a pod to what the runtime is told: sandbox and container specs. Pure but for the paths it is given.
+
+use std::path::{Path, PathBuf};
+
+use meta::{Quantity, Value};
+use runtime::{
+    ContainerSpec, LogSpec, Mount, NetworkNamespace, PidNamespace, Propagation, Resources, SandboxSpec, Seccomp,
+    SecuritySpec,
+};
+
+use crate::env::expand;
+use crate::volumes;
+
+/// One log file's size, and how many are kept.
+const LOG_MAX_BYTES: u64 = 10 << 20;
+const LOG_MAX_FILES: u32 = 5;
+
+/// Directories of one pod on the node.
+#[derive(Clone, Debug)]
+pub struct PodDirs {
+    pub root: PathBuf,
+    pub logs: PathBuf,
+}
+
+impl PodDirs {
+    pub fn volumes(&self) -> PathBuf {
+        self.root.join("volumes")
+    }
+
+    pub fn etc(&self) -> PathBuf {
+        self.root.join("etc")
+    }
+
+    pub fn termination(&self, container: &str, attempt: u32) -> PathBuf {
+        self.root.join("termination").join(format!("{container}-{attempt}"))
+    }
+
+    pub fn log(&self, container: &str, attempt: u32) -> PathBuf {
+        self.logs.join(container).join(format!("{attempt}.log"))
+    }
+}
+
+fn quantity(resources: &Value, kind: &str, name: &str) -> Option<Quantity> {
+    Quantity::of(&resources[kind][name]).ok()
+}
+
+/// Limits of one container (or of a whole pod) as the kernel takes them.
+pub fn resources(resources: &Value) -> Resources {
+    let cpu = quantity(resources, "requests", "cpu").or_else(|| quantity(resources, "limits", "cpu"));
+    let shares = cpu.map_or(2, |cpu| (cpu.milli().max(0) as u64 * 1024 / 1000).max(2));
+    let quota = quantity(resources, "limits", "cpu").map(|cpu| (cpu.milli() * 100).max(1000));
+    Resources {
+        cpu_shares: Some(shares),
+        cpu_quota_us: quota,
+        cpu_period_us: quota.map(|_| 100_000),
+        memory_limit_bytes: quantity(resources, "limits", "memory").map(|memory| memory.value()).filter(|bytes| *bytes > 0),
+        ..Resources::default()
+    }
+}
+
+/// `guaranteed`, `burstable` or `besteffort`.
+pub fn qos(pod: &Value) -> &'static str {
+    match pod.at(&["status", "qosClass"]).text() {
+        "Guaranteed" => "guaranteed",
+        "BestEffort" => "besteffort",
+        _ => "burstable",
+    }
+}
+
+/// The sandbox of a pod; `netns` is where its network namespace is kept, `None` for the node's own.
+pub fn sandbox(pod: &Value, netns: Option<PathBuf>, attempt: u32) -> SandboxSpec {
+    let (meta, spec) = (&pod["metadata"], &pod["spec"]);
+    let uid = meta["uid"].text();
+    let mut sandbox = SandboxSpec::new(meta["namespace"].text(), meta["name"].text(), uid);
+    sandbox.attempt = attempt;
+    sandbox.network = match netns {
+        Some(path) => NetworkNamespace::Path(path),
+        None => NetworkNamespace::Host,
+    };
+    sandbox.hostname = (!spec["hostNetwork"].is_true()).then(|| hostname(pod));
+    sandbox.host_ipc = spec["hostIPC"].is_true();
+    sandbox.share_processes = spec["shareProcessNamespace"].is_true();
+    for sysctl in spec.at(&["securityContext", "sysctls"]).items() {
+        sandbox.sysctls.insert(sysctl["name"].text().to_owned(), sysctl["value"].text().to_owned());
+    }
+    let class = qos(pod);
+    sandbox.cgroup_parent =
+        if class == "guaranteed" { format!("/kubepods/pod{uid}") } else { format!("/kubepods/{class}/pod{uid}") };
+    sandbox
+}
+
+pub fn hostname(pod: &Value) -> String {
+    let name = match pod.at(&["spec", "hostname"]).text() {
+        "" => pod.at(&["metadata", "name"]).text(),
+        name => name,
+    };
+    name.chars().take(63).collect::<String>().trim_end_matches(['-', '.']).to_owned()
+}
+
+/// One container. `env` is its whole environment; `image` the image's id.
+pub fn container(
+    pod: &Value,
+    container: &Value,
+    sandbox: &str,
+    attempt: u32,
+    image: &str,
+    env: Vec<(String, String)>,
+    dirs: &PodDirs,
+) -> Result<ContainerSpec, String> {
+    let name = container["name"].text();
+    let mut spec = ContainerSpec::new(sandbox, name, image);
+    let words = |key: &str| -> Vec<String> {
+        container[key].items().iter().map(|word| expand(word.text(), &env)).collect()
+    };
+    (spec.command, spec.args) = (words("command"), words("args"));
+    spec.attempt = attempt;
+    spec.working_dir = container["workingDir"].as_str().filter(|dir| !dir.is_empty()).map(str::to_owned);
+    spec.mounts = mounts(pod, container, &env, dirs)?;
+    let termination = match container["terminationMessagePath"].text() {
+        "" => "/dev/termination-log",
+        path => path,
+    };
+    spec.mounts.push(Mount::new(dirs.termination(name, attempt), termination));
+    spec.security = security(&pod["spec"], container)?;
+    spec.pid = if pod.at(&["spec", "hostPID"]).is_true() {
+        PidNamespace::Host
+    } else if pod.at(&["spec", "shareProcessNamespace"]).is_true() {
+        PidNamespace::Pod
+    } else {
+        PidNamespace::Container
+    };
+    spec.resources = resources(&container["resources"]);
+    spec.log = Some(LogSpec { path: dirs.log(name, attempt), max_bytes: LOG_MAX_BYTES, max_files: LOG_MAX_FILES });
+    (spec.tty, spec.stdin) = (container["tty"].is_true(), container["stdin"].is_true());
+    spec.stdin_once = container["stdinOnce"].is_true();
+    spec.stop_signal = runtime::signal(container.at(&["lifecycle", "stopSignal"]).text());
+    spec.labels.insert("io.kubernetes.container.name".to_owned(), name.to_owned());
+    spec.env = env;
+    Ok(spec)
+}
+
+fn mounts(pod: &Value, container: &Value, env: &[(String, String)], dirs: &PodDirs) -> Result<Vec<Mount>, String> {
+    let volumes = pod.at(&["spec", "volumes"]).items();
+    let mut mounts = Vec::new();
+    for wanted in container["volumeMounts"].items() {
+        let name = wanted["name"].text();
+        let volume = volumes.iter().find(|volume| volume["name"].text() == name);
+        let volume = volume.ok_or_else(|| format!("volume {name:?} is not one of the pod"))?;
+        let base = volumes::path_of(volume, &dirs.volumes());
+        let sub = match wanted["subPathExpr"].text() {
+            "" => wanted["subPath"].text().to_owned(),
+            expression => expand(expression, env),
+        };
+        let host = if sub.is_empty() { base } else { sub_path(&base, &sub)? };
+        let mut mount = Mount::new(host, wanted["mountPath"].text());
+        mount.read_only = wanted["readOnly"].is_true() || read_only_by_nature(volume);
+        mount.recursive_read_only = matches!(wanted["recursiveReadOnly"].text(), "Enabled" | "IfPossible");
+        mount.propagation = match wanted["mountPropagation"].text() {
+            "HostToContainer" => Propagation::HostToContainer,
+            "Bidirectional" => Propagation::Bidirectional,
+            _ => Propagation::Private,
+        };
+        mounts.push(mount);
+    }
+    let taken = |path: &str, mounts: &[Mount]| mounts.iter().any(|mount| mount.container_path == Path::new(path));
+    for (file, path) in [("hosts", "/etc/hosts"), ("resolv.conf", "/etc/resolv.conf"), ("hostname", "/etc/hostname")] {
+        let host = dirs.etc().join(file);
+        if host.exists() && !taken(path, &mounts) {
+            mounts.push(Mount::new(host, path));
+        }
+    }
+    Ok(mounts)
+}
+
+fn read_only_by_nature(volume: &Value) -> bool {
+    ["configMap", "secret", "downwardAPI", "projected"].iter().any(|key| volume.get(key).is_some())
+}
+
+/// A path below a volume that leads nowhere else; a directory is made when nothing is there.
+fn sub_path(base: &Path, sub: &str) -> Result<PathBuf, String> {
+    let inside = Path::new(sub).components().all(|part| matches!(part, std::path::Component::Normal(_)));
+    if !inside {
+        return Err(format!("subPath {sub:?} must stay inside its volume"));
+    }
+    let path = base.join(sub);
+    if path.symlink_metadata().is_err() {
+        std::fs::create_dir_all(&path).map_err(|error| format!("cannot make subPath {sub:?}: {error}"))?;
+    }
+    let (real, root) = (path.canonicalize(), base.canonicalize());
+    match (real, root) {
+        (Ok(real), Ok(root)) if real.starts_with(&root) => Ok(real),
+        _ => Err(format!("subPath {sub:?} leads out of its volume")),
+    }
+}
+
+fn security(pod: &Value, container: &Value) -> Result<SecuritySpec, String> {
+    let (shared, own) = (&pod["securityContext"], &container["securityContext"]);
+    let either = |key: &str| own.get(key).or_else(|| shared.get(key)).cloned().unwrap_or_default();
+    let number = |value: &Value| value.as_int().and_then(|number| u32::try_from(number).ok());
+    let words = |value: &Value| -> Vec<String> { value.items().iter().map(|word| word.text().to_owned()).collect() };
+    let mut groups: Vec<u32> = shared["supplementalGroups"].items().iter().filter_map(number).collect();
+    groups.extend(number(&shared["fsGroup"]));
+    let privileged = own["privileged"].is_true();
+    let profile = either("seccompProfile");
+    let seccomp = match profile["type"].text() {
+        "Unconfined" => Seccomp::Unconfined,
+        "Localhost" => Seccomp::Localhost(PathBuf::from(profile["localhostProfile"].text())),
+        _ if privileged => Seccomp::Unconfined,
+        // The runtime's own profile is on unless it is turned off by name.
+        _ => Seccomp::RuntimeDefault,
+    };
+    Ok(SecuritySpec {
+        user: number(&either("runAsUser")).map(|user| user.to_string()),
+        group: number(&either("runAsGroup")),
+        supplemental_groups: groups,
+        ignore_image_groups: shared["supplementalGroupsPolicy"].text() == "Strict",
+        add_capabilities: words(own.at(&["capabilities", "add"])),
+        drop_capabilities: words(own.at(&["capabilities", "drop"])),
+        privileged,
+        no_new_privileges: own["allowPrivilegeEscalation"].as_bool() == Some(false),
+        read_only_root: own["readOnlyRootFilesystem"].is_true(),
+        seccomp,
+        unmasked_proc: own["procMount"].text() == "Unmasked",
+        oom_score_adj: None,
+    })
+}
+
+/// Whether the container may run as the user that it would get; the error is what upstream says.
+pub fn check_user(pod: &Value, container: &Value, image: &runtime::ImageConfig) -> Result<(), String> {
+    let (shared, own) = (&pod["spec"]["securityContext"], &container["securityContext"]);
+    let either = |key: &str| own.get(key).or_else(|| shared.get(key)).cloned().unwrap_or_default();
+    if !either("runAsNonRoot").is_true() {
+        return Ok(());
+    }
+    match either("runAsUser").as_int() {
+        Some(0) => Err("container's runAsUser breaks non-root policy".to_owned()),
+        Some(_) => Ok(()),
+        None => match image.uid() {
+            Some(0) => Err("container has runAsNonRoot and image will run as root".to_owned()),
+            Some(_) => Ok(()),
+            None => Err(format!(
+                "container has runAsNonRoot and image has non-numeric user ({}), cannot verify user is non-root",
+                image.user
+            )),
+        },
+    }
+}

@@ -1,0 +1,293 @@
+//! Volumes of pods as directories of the node: made before containers start, updated while they run, removed after.
+//!
+//! Files of config maps, secrets, the downward API and tokens are laid out as upstream does it: a dated directory with
+//! the files, a `..data` link to it, and one link per file through `..data`, so that an update is one rename.
+
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use meta::{Resource, Str, Value};
+use rustix::mount::MountFlags;
+
+use crate::env::{CONFIG_MAPS, Fetch, Place, SECRETS, bytes_of, field_value, resource_value};
+
+/// What a volume needs besides the pod.
+pub struct Sources<'a> {
+    pub fetch: Fetch<'a>,
+    /// A service-account token for an audience: `(audience, seconds)`.
+    pub token: &'a dyn Fn(&str, i64) -> Result<String, String>,
+    pub place: Place<'a>,
+}
+
+const DATA: &str = "..data";
+
+/// Makes or updates all volumes of `pod` below `dir`. The error is a sentence for an event and the pod's condition.
+pub fn make(pod: &Value, dir: &Path, sources: &Sources<'_>) -> Result<(), String> {
+    let group = pod.at(&["spec", "securityContext", "fsGroup"]).as_int().and_then(|group| u32::try_from(group).ok());
+    for volume in pod.at(&["spec", "volumes"]).items() {
+        let name = volume["name"].text();
+        let path = dir.join(name);
+        make_one(pod, volume, &path, group, sources)
+            .map_err(|why| format!("MountVolume.SetUp failed for volume {name:?} : {why}"))?;
+    }
+    Ok(())
+}
+
+/// Where the volume lies on the node.
+pub fn path_of(volume: &Value, dir: &Path) -> PathBuf {
+    match volume.get("hostPath") {
+        Some(host) => PathBuf::from(host["path"].text()),
+        None => dir.join(volume["name"].text()),
+    }
+}
+
+fn text(error: &std::io::Error) -> String {
+    error.to_string()
+}
+
+fn make_one(pod: &Value, volume: &Value, path: &Path, group: Option<u32>, sources: &Sources<'_>) -> Result<(), String> {
+    if let Some(host) = volume.get("hostPath") {
+        return host_path(Path::new(host["path"].text()), host["type"].text());
+    }
+    if let Some(empty) = volume.get("emptyDir") {
+        return empty_dir(empty, path, group);
+    }
+    let files = if let Some(source) = volume.get("configMap") {
+        keyed(CONFIG_MAPS, source, "name", sources)?
+    } else if let Some(source) = volume.get("secret") {
+        keyed(SECRETS, source, "secretName", sources)?
+    } else if let Some(source) = volume.get("downwardAPI") {
+        downward(pod, source, sources)?
+    } else if let Some(source) = volume.get("projected") {
+        let mut files = Vec::new();
+        for source in source["sources"].items() {
+            files.extend(projected(pod, source, sources)?);
+        }
+        files
+    } else {
+        let kind = volume.entries().keys().find(|key| *key != "name").unwrap_or("no source");
+        return Err(format!("volumes of this sort are not served here: {kind}"));
+    };
+    let source = ["configMap", "secret", "downwardAPI", "projected"].iter().find_map(|key| volume.get(key));
+    let mode = source.and_then(|source| source["defaultMode"].as_int()).unwrap_or(0o644);
+    write_files(path, &files, mode as u32, group).map_err(|error| text(&error))
+}
+
+fn host_path(path: &Path, of_type: &str) -> Result<(), String> {
+    let found = std::fs::metadata(path).ok();
+    let is = |check: fn(&std::fs::Metadata) -> bool| found.as_ref().is_some_and(check);
+    use std::os::unix::fs::FileTypeExt;
+    let good = match of_type {
+        "" => true,
+        "DirectoryOrCreate" if found.is_none() => return std::fs::create_dir_all(path).map_err(|error| text(&error)),
+        "FileOrCreate" if found.is_none() => return std::fs::write(path, b"").map_err(|error| text(&error)),
+        "Directory" | "DirectoryOrCreate" => is(std::fs::Metadata::is_dir),
+        "File" | "FileOrCreate" => is(std::fs::Metadata::is_file),
+        "Socket" => is(|found| found.file_type().is_socket()),
+        "CharDevice" => is(|found| found.file_type().is_char_device()),
+        "BlockDevice" => is(|found| found.file_type().is_block_device()),
+        other => return Err(format!("unknown hostPath type {other}")),
+    };
+    if good { Ok(()) } else { Err(format!("hostPath type check failed: {} is not a {of_type}", path.display())) }
+}
+
+fn empty_dir(source: &Value, path: &Path, group: Option<u32>) -> Result<(), String> {
+    if path.exists() {
+        return Ok(());
+    }
+    std::fs::create_dir_all(path).map_err(|error| text(&error))?;
+    if source["medium"].text() == "Memory" {
+        let size = meta::Quantity::of(&source["sizeLimit"]).map(|size| size.value()).unwrap_or(0);
+        let data = if size > 0 { format!("size={size},mode=0777") } else { "mode=0777".to_owned() };
+        let data = std::ffi::CString::new(data).map_err(|error| error.to_string())?;
+        rustix::mount::mount("tmpfs", path, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, data.as_c_str())
+            .map_err(|error| error.to_string())?;
+    }
+    let mode = if group.is_some() { 0o2777 } else { 0o777 };
+    own(path, group).and_then(|()| set_mode(path, mode)).map_err(|error| text(&error))
+}
+
+fn own(path: &Path, group: Option<u32>) -> std::io::Result<()> {
+    match group {
+        Some(group) => std::os::unix::fs::lchown(path, None, Some(group)),
+        None => Ok(()),
+    }
+}
+
+fn set_mode(path: &Path, mode: u32) -> std::io::Result<()> {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+}
+
+/// A file to be: its path inside the volume, content, mode if it has one of its own.
+type File = (String, Vec<u8>, Option<u32>);
+
+fn keyed(resource: Resource, source: &Value, name_key: &str, sources: &Sources<'_>) -> Result<Vec<File>, String> {
+    let name = source[name_key].text();
+    let what = if resource == SECRETS { "secret" } else { "configmap" };
+    let optional = source["optional"].is_true();
+    let object = match (sources.fetch)(resource, name)? {
+        Some(object) => object,
+        None if optional => return Ok(Vec::new()),
+        None => return Err(format!("{what} {name:?} not found")),
+    };
+    let items = source["items"].items();
+    if items.is_empty() {
+        let keys = object["data"].entries().keys().chain(object["binaryData"].entries().keys()).map(Str::from);
+        let keys: Vec<Str> = keys.collect();
+        return Ok(keys
+            .into_iter()
+            .filter_map(|key| Some((key.to_string(), bytes_of(resource, &object, &key)?, None)))
+            .collect());
+    }
+    let mut files = Vec::new();
+    for item in items {
+        let key = item["key"].text();
+        match bytes_of(resource, &object, key) {
+            Some(bytes) => files.push((item["path"].text().to_owned(), bytes, mode_of(item))),
+            None if optional => {}
+            None => return Err(format!("references non-existent {what} key: {key}")),
+        }
+    }
+    Ok(files)
+}
+
+fn mode_of(item: &Value) -> Option<u32> {
+    item["mode"].as_int().and_then(|mode| u32::try_from(mode).ok())
+}
+
+fn downward(pod: &Value, source: &Value, sources: &Sources<'_>) -> Result<Vec<File>, String> {
+    let mut files = Vec::new();
+    for item in source["items"].items() {
+        let text = match item.get("resourceFieldRef") {
+            Some(reference) => resource_value(pod, &Value::Null, reference, &sources.place)?,
+            None => field_value(pod, item.at(&["fieldRef", "fieldPath"]).text(), &sources.place)?,
+        };
+        files.push((item["path"].text().to_owned(), text.into_bytes(), mode_of(item)));
+    }
+    Ok(files)
+}
+
+fn projected(pod: &Value, source: &Value, sources: &Sources<'_>) -> Result<Vec<File>, String> {
+    if let Some(source) = source.get("configMap") {
+        return keyed(CONFIG_MAPS, source, "name", sources);
+    }
+    if let Some(source) = source.get("secret") {
+        return keyed(SECRETS, source, "name", sources);
+    }
+    if let Some(source) = source.get("downwardAPI") {
+        return downward(pod, source, sources);
+    }
+    if let Some(source) = source.get("serviceAccountToken") {
+        let seconds = source["expirationSeconds"].as_int().unwrap_or(3600);
+        let token = (sources.token)(source["audience"].text(), seconds)?;
+        return Ok(vec![(source["path"].text().to_owned(), token.into_bytes(), Some(0o600))]);
+    }
+    Err("a projected source that is not served here".to_owned())
+}
+
+/// Whether a path stays inside its volume.
+fn is_inside(path: &str) -> bool {
+    !path.is_empty() && Path::new(path).components().all(|part| matches!(part, std::path::Component::Normal(_)))
+}
+
+/// Writes the files in a directory of their own and moves `..data` to it, unless they are there already.
+fn write_files(dir: &Path, files: &[File], mode: u32, group: Option<u32>) -> std::io::Result<()> {
+    std::fs::create_dir_all(dir)?;
+    set_mode(dir, if group.is_some() { 0o2777 } else { 0o777 })?;
+    own(dir, group)?;
+    let data = dir.join(DATA);
+    let current = std::fs::read_link(&data).ok().map(|link| dir.join(link));
+    if current.as_ref().is_some_and(|current| is_same(current, files)) {
+        return Ok(());
+    }
+    let stamp = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_nanos();
+    let fresh_name = format!("..{stamp}");
+    let fresh = dir.join(&fresh_name);
+    std::fs::create_dir(&fresh)?;
+    set_mode(&fresh, 0o755)?;
+    own(&fresh, group)?;
+    for (path, bytes, own_mode) in files.iter().filter(|(path, _, _)| is_inside(path)) {
+        let path = fresh.join(path);
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        std::fs::write(&path, bytes)?;
+        // A group that shares the volume can read what its owner can.
+        let mode = own_mode.unwrap_or(mode);
+        set_mode(&path, if group.is_some() { mode | (mode & 0o400) >> 3 } else { mode })?;
+        own(&path, group)?;
+    }
+    let link = dir.join("..data_tmp");
+    // One may be left of an interrupted update.
+    let _ = std::fs::remove_file(&link);
+    symlink(&fresh_name, &link)?;
+    std::fs::rename(&link, &data)?;
+    let tops: std::collections::BTreeSet<&str> =
+        files.iter().filter(|(path, _, _)| is_inside(path)).filter_map(|(path, _, _)| path.split('/').next()).collect();
+    for top in &tops {
+        let place = dir.join(top);
+        if place.symlink_metadata().is_err() {
+            symlink(Path::new(DATA).join(top), place)?;
+        }
+    }
+    for entry in std::fs::read_dir(dir)?.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !name.starts_with("..") && !tops.contains(name.as_str()) {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    if let Some(old) = current {
+        std::fs::remove_dir_all(old)?;
+    }
+    Ok(())
+}
+
+fn is_same(dir: &Path, files: &[File]) -> bool {
+    fn count(dir: &Path) -> usize {
+        let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
+        entries.flatten().map(|entry| if entry.path().is_dir() { count(&entry.path()) } else { 1 }).sum()
+    }
+    let inside: Vec<_> = files.iter().filter(|(path, _, _)| is_inside(path)).collect();
+    count(dir) == inside.len() && inside.iter().all(|(path, bytes, _)| std::fs::read(dir.join(path)).is_ok_and(|found| found == *bytes))
+}
+
+/// Unmounts and removes everything below `dir`.
+pub fn remove(dir: &Path) -> std::io::Result<()> {
+    if let Ok(entries) = std::fs::read_dir(dir) {
+        for entry in entries.flatten() {
+            // Most are no mount points, which is no error here.
+            let _ = rustix::mount::unmount(entry.path(), rustix::mount::UnmountFlags::DETACH);
+        }
+    }
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(dir: &Path, name: &str) -> Option<String> {
+        std::fs::read_to_string(dir.join(name)).ok()
+    }
+
+    #[test]
+    fn files_change_by_one_rename_and_stay_inside() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("v");
+        let file = |name: &str, text: &str| (name.to_owned(), text.as_bytes().to_vec(), None);
+        write_files(&path, &[file("a", "1"), file("d/b", "2"), file("../x", "3"), file("/y", "4")], 0o644, None).unwrap();
+        assert_eq!((read(&path, "a").as_deref(), read(&path, "d/b").as_deref()), (Some("1"), Some("2")));
+        assert!(!dir.path().join("x").exists());
+        let before = std::fs::read_link(path.join(DATA)).unwrap();
+        write_files(&path, &[file("a", "1"), file("d/b", "2")], 0o644, None).unwrap();
+        assert_eq!(std::fs::read_link(path.join(DATA)).unwrap(), before, "nothing changed, nothing moves");
+        write_files(&path, &[file("a", "9")], 0o600, None).unwrap();
+        assert_eq!((read(&path, "a").as_deref(), read(&path, "d/b")), (Some("9"), None));
+        assert!(!path.join(before).exists());
+        remove(&path).unwrap();
+        assert!(!path.exists());
+    }
+}
