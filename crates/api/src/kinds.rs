@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use meta::{Kind, Names, Resource, Rules, Str, Subresource, Verb};
 
-use crate::{apiregistration, core, rbac};
+use crate::{apiregistration, apps, batch, core, rbac};
 use Verb::{Create, Delete, DeleteCollection, Get, List, Patch, Update, Watch};
 
 const ALL: &[Verb] = &[Create, Delete, DeleteCollection, Get, List, Patch, Update, Watch];
@@ -73,18 +73,18 @@ const KINDS: &[Row] = &[
     Row("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims", "pvc", "", true, ALL, &[STATUS], plain),
     Row("", "v1", "PersistentVolume", "persistentvolumes", "pv", "", false, ALL, &[STATUS], plain),
     Row("", "v1", "Pod", "pods", "po", "all", true, ALL, &[ATTACH, BINDING, EPHEMERALCONTAINERS, EVICTION, EXEC, LOG, PORTFORWARD, PROXY_OF_PODS, RESIZE, STATUS], || Arc::new(core::pod::Pod::new())),
-    Row("", "v1", "PodTemplate", "podtemplates", "", "", true, ALL, &[], plain),
-    Row("", "v1", "ReplicationController", "replicationcontrollers", "rc", "all", true, ALL, &[SCALE, STATUS], plain),
+    Row("", "v1", "PodTemplate", "podtemplates", "", "", true, ALL, &[], || Arc::new(core::pod_template::PodTemplate::new())),
+    Row("", "v1", "ReplicationController", "replicationcontrollers", "rc", "all", true, ALL, &[SCALE, STATUS], || Arc::new(apps::replica_set::ReplicaSet::controller())),
     Row("", "v1", "ResourceQuota", "resourcequotas", "quota", "", true, ALL, &[STATUS], plain),
     Row("", "v1", "Secret", "secrets", "", "", true, ALL, &[], plain),
     Row("", "v1", "ServiceAccount", "serviceaccounts", "sa", "", true, ALL, &[TOKEN], plain),
     Row("", "v1", "Service", "services", "svc", "all", true, ALL, &[PROXY_OF_SERVICES, STATUS], plain),
     Row("apiregistration.k8s.io", "v1", "APIService", "apiservices", "", "api-extensions", false, ALL, &[STATUS], || Arc::new(apiregistration::api_service::ApiService::new())),
-    Row("apps", "v1", "ControllerRevision", "controllerrevisions", "", "", true, ALL, &[], plain),
-    Row("apps", "v1", "DaemonSet", "daemonsets", "ds", "all", true, ALL, &[STATUS], plain),
-    Row("apps", "v1", "Deployment", "deployments", "deploy", "all", true, ALL, &[SCALE, STATUS], plain),
-    Row("apps", "v1", "ReplicaSet", "replicasets", "rs", "all", true, ALL, &[SCALE, STATUS], plain),
-    Row("apps", "v1", "StatefulSet", "statefulsets", "sts", "all", true, ALL, &[SCALE, STATUS], plain),
+    Row("apps", "v1", "ControllerRevision", "controllerrevisions", "", "", true, ALL, &[], || Arc::new(apps::controller_revision::ControllerRevision::new())),
+    Row("apps", "v1", "DaemonSet", "daemonsets", "ds", "all", true, ALL, &[STATUS], || Arc::new(apps::daemon_set::DaemonSet::new())),
+    Row("apps", "v1", "Deployment", "deployments", "deploy", "all", true, ALL, &[SCALE, STATUS], || Arc::new(apps::deployment::Deployment::new())),
+    Row("apps", "v1", "ReplicaSet", "replicasets", "rs", "all", true, ALL, &[SCALE, STATUS], || Arc::new(apps::replica_set::ReplicaSet::new())),
+    Row("apps", "v1", "StatefulSet", "statefulsets", "sts", "all", true, ALL, &[SCALE, STATUS], || Arc::new(apps::stateful_set::StatefulSet::new())),
     Row("events.k8s.io", "v1", "Event", "events", "ev", "", true, ALL, &[], plain),
     Row("authentication.k8s.io", "v1", "SelfSubjectReview", "selfsubjectreviews", "", "", false, CREATE, &[], plain),
     Row("authentication.k8s.io", "v1", "TokenReview", "tokenreviews", "", "", false, CREATE, &[], plain),
@@ -94,8 +94,8 @@ const KINDS: &[Row] = &[
     Row("authorization.k8s.io", "v1", "SubjectAccessReview", "subjectaccessreviews", "", "", false, CREATE, &[], plain),
     Row("autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers", "hpa", "all", true, ALL, &[STATUS], plain),
     Row("autoscaling", "v1", "HorizontalPodAutoscaler", "horizontalpodautoscalers", "hpa", "all", true, ALL, &[STATUS], plain),
-    Row("batch", "v1", "CronJob", "cronjobs", "cj", "all", true, ALL, &[STATUS], plain),
-    Row("batch", "v1", "Job", "jobs", "", "all", true, ALL, &[STATUS], plain),
+    Row("batch", "v1", "CronJob", "cronjobs", "cj", "all", true, ALL, &[STATUS], || Arc::new(batch::cron_job::CronJob::new())),
+    Row("batch", "v1", "Job", "jobs", "", "all", true, ALL, &[STATUS], || Arc::new(batch::job::Job::new())),
     Row("certificates.k8s.io", "v1", "CertificateSigningRequest", "certificatesigningrequests", "csr", "", false, ALL, &[APPROVAL, STATUS], plain),
     Row("networking.k8s.io", "v1", "IngressClass", "ingressclasses", "", "", false, ALL, &[], plain),
     Row("networking.k8s.io", "v1", "Ingress", "ingresses", "ing", "", true, ALL, &[STATUS], plain),

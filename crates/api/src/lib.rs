@@ -4,6 +4,8 @@
 
 pub mod address;
 pub mod apiregistration;
+pub mod apps;
+pub mod batch;
 pub mod check;
 pub mod columns;
 pub mod core;

@@ -50,6 +50,8 @@ impl Rules for Pod {
     fn prepare(&self, cx: &mut Prepare<'_>, object: &mut Value) -> Result<(), Status> {
         match (cx.change.old, cx.change.subresource) {
             (None, _) => {
+                let labels = object.at(&["metadata", "labels"]).clone();
+                pod_spec::affinity::merge_keys(object.make(&["spec"]), &labels);
                 let class = qos_class(&object["spec"]);
                 object.set(&["status"], meta::json!({"phase": "Pending", "qosClass": (class)}));
                 if !object.at(&["spec", "schedulingGates"]).items().is_empty() {
@@ -75,7 +77,12 @@ impl Rules for Pod {
                     object.set(&["spec", "ephemeralContainers"], added);
                 }
             }
-            _ => {}
+            (Some(old), _) => {
+                let priority = old.at(&["spec", "priority"]);
+                if object.at(&["spec", "priority"]).is_null() && !priority.is_null() {
+                    object.set(&["spec", "priority"], priority.clone());
+                }
+            }
         }
         Ok(())
     }

@@ -144,7 +144,7 @@ fn check_finalizers(finalizers: &At<'_>, errors: &mut Errors) {
         }
         if !name.contains('/') && !matches!(name, "orphan" | "foregroundDeletion" | "kubernetes") {
             errors.invalid_value(
-                &finalizers.path,
+                &finalizer.path,
                 name,
                 "name is neither a standard finalizer name nor is it fully qualified",
             );

@@ -1,8 +1,6 @@
 //! Checks of where a pod may go: affinity, tolerations, spreading.
 
-use std::collections::BTreeSet;
-
-use meta::{At, Errors, Str, names};
+use meta::{At, Errors, Str, Value, names};
 
 use crate::check;
 
@@ -107,18 +105,22 @@ pub fn check_tolerations(tolerations: &At<'_>, errors: &mut Errors) {
 }
 
 pub fn check_spread(constraints: &At<'_>, errors: &mut Errors) {
-    let mut seen: BTreeSet<(Str, Str)> = BTreeSet::new();
-    for constraint in constraints.items() {
+    let pair = |value: &Value| (Str::from(value["topologyKey"].text()), Str::from(value["whenUnsatisfiable"].text()));
+    for (index, constraint) in constraints.items().enumerate() {
         let (skew, action) = (constraint.field("maxSkew"), constraint.field("whenUnsatisfiable"));
         if skew.int().unwrap_or(0) <= 0 {
             errors.invalid(&skew, "must be greater than zero");
         }
-        topology_key(&constraint.field("topologyKey"), errors);
+        let key = constraint.field("topologyKey");
+        if key.is_empty() {
+            errors.required(&key.path, "can not be empty");
+        }
         check::supported(&action, &["DoNotSchedule", "ScheduleAnyway"], errors);
-        let pair: (Str, Str) = (constraint.field("topologyKey").text().into(), action.text().into());
-        if !seen.insert(pair.clone()) {
+        let own = pair(constraint.value);
+        // The earlier one of two equal constraints is the one that is named.
+        if constraints.value.items()[index + 1..].iter().any(|other| pair(other) == own) {
             let path = constraint.path.field("{topologyKey, whenUnsatisfiable}");
-            errors.duplicate_value(&path, format!("{{{}, {}}}", pair.0, pair.1));
+            errors.duplicate_value(&path, format!("{{{}, {}}}", own.0, own.1));
         }
         let domains = constraint.field("minDomains");
         if domains.is_set() {
@@ -145,10 +147,42 @@ fn check_spread_keys(constraint: &At<'_>, errors: &mut Errors) {
     }
     for key in keys.items() {
         check::label_name(&key, errors);
-        let used = selector.value["matchLabels"].entries().contains(key.text())
-            || selector.value["matchExpressions"].items().iter().any(|other| other["key"] == *key.value);
+        // Expressions with the key may be the ones that were merged when the pod was made.
+        let used = selector.value["matchLabels"].entries().contains(key.text());
         if used {
             errors.invalid(&key, "exists in both matchLabelKeys and labelSelector");
+        }
+    }
+}
+
+/// Adds the pod's own values of `matchLabelKeys` to the selectors that name them, as a new pod gets them.
+pub fn merge_keys(spec: &mut Value, labels: &Value) {
+    if let Some(constraints) = spec.get_mut("topologySpreadConstraints") {
+        constraints.items_mut().iter_mut().for_each(|constraint| merge(constraint, labels));
+    }
+    for key in ["podAffinity", "podAntiAffinity"] {
+        if let Some(terms) = spec.at_mut(&["affinity", key, REQUIRED]) {
+            terms.items_mut().iter_mut().for_each(|term| merge(term, labels));
+        }
+        if let Some(terms) = spec.at_mut(&["affinity", key, PREFERRED]) {
+            for term in terms.items_mut() {
+                merge(term.make(&["podAffinityTerm"]), labels);
+            }
+        }
+    }
+}
+
+fn merge(term: &mut Value, labels: &Value) {
+    if term["labelSelector"].is_null() {
+        return;
+    }
+    for (list, operator) in [("matchLabelKeys", "In"), ("mismatchLabelKeys", "NotIn")] {
+        for key in term[list].items().to_vec() {
+            if let Some(value) = labels.get(key.text()) {
+                let expression =
+                    meta::json!({"key": (key.clone()), "operator": (operator), "values": [(value.clone())]});
+                term.make(&["labelSelector", "matchExpressions"]).make_list().push(expression);
+            }
         }
     }
 }

@@ -6,6 +6,8 @@ use super::CONTAINER_LISTS;
 
 /// Permissions of files in volumes: 0644.
 const FILE_MODE: i64 = 0o644;
+/// Longest reference to an image.
+const IMAGE_LEN_MAX: usize = 255;
 /// Life of a projected token.
 const TOKEN_SECONDS: i64 = 3600;
 
@@ -16,6 +18,10 @@ pub fn spec(spec: &mut Value) {
     spec.default("securityContext", Value::map());
     spec.default("terminationGracePeriodSeconds", 30i64);
     spec.default("schedulerName", "default-scheduler");
+    // A negative grace was always the shortest one.
+    if spec["terminationGracePeriodSeconds"].as_int().is_some_and(|seconds| seconds < 0) {
+        spec.set(&["terminationGracePeriodSeconds"], 1i64);
+    }
     same_account(spec);
     for list in CONTAINER_LISTS {
         if let Some(containers) = spec.get_mut(list) {
@@ -74,6 +80,10 @@ fn requests_of_limits(container: &mut Value) {
 
 /// The pull policy that belongs to an image: `latest` may move, everything else stays.
 pub fn pull_policy(image: &str) -> &'static str {
+    // An image that is no reference has no tag to judge by.
+    if image.is_empty() || image.len() > IMAGE_LEN_MAX || image.contains(char::is_whitespace) {
+        return "IfNotPresent";
+    }
     let (name, digest) = match image.split_once('@') {
         Some((name, _)) => (name, true),
         None => (image, false),
@@ -237,6 +247,7 @@ mod tests {
     fn pull_policies() {
         for (image, policy) in [
             ("a", "Always"),
+            ("A b", "IfNotPresent"),
             ("a:latest", "Always"),
             ("a:1", "IfNotPresent"),
             ("host:5000/a", "Always"),

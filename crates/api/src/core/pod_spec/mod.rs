@@ -53,21 +53,28 @@ impl<'a> Context<'a> {
         }
     }
 
+    /// A volume of that name which has nothing wrong with it.
     fn volume(&self, name: &str) -> Option<&'a Value> {
-        self.spec["volumes"].items().iter().find(|volume| !name.is_empty() && volume["name"].text() == name)
+        let named = |volume: &&Value| !name.is_empty() && volume["name"].text() == name;
+        self.spec["volumes"].items().iter().find(named).filter(|volume| volumes::is_valid(volume, self))
     }
 }
 
 /// A template of pods: its labels, annotations and spec.
 pub fn check_template(template: &At<'_>, errors: &mut Errors) {
-    let meta = template.field("metadata");
-    check::labels(&meta.field("labels"), errors);
-    check::annotations(&meta.field("annotations"), errors);
+    check_template_meta(template, errors);
     let spec = template.field("spec");
     check_spec(&spec, &Context::template(spec.value), errors);
     if !spec.field("ephemeralContainers").is_empty() {
         errors.forbidden(&spec.field("ephemeralContainers").path, "ephemeral containers not allowed in pod template");
     }
+}
+
+/// Labels and annotations of a template; their errors stand at the template itself.
+pub fn check_template_meta(template: &At<'_>, errors: &mut Errors) {
+    let meta = &template.value["metadata"];
+    check::labels(&At { value: &meta["labels"], path: template.path.field("labels") }, errors);
+    check::annotations(&At { value: &meta["annotations"], path: template.path.field("annotations") }, errors);
 }
 
 /// A pod's spec.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use meta::{At, Errors, Quantity, Str, names};
+use meta::{At, Errors, Quantity, Str, Value, names};
 
 use super::{Context, disks, env};
 use crate::check;
@@ -20,6 +20,13 @@ pub fn check(volumes: &At<'_>, cx: &Context<'_>, errors: &mut Errors) {
             errors.duplicate(&name);
         }
     }
+}
+
+/// Whether nothing is wrong with a volume; mounts of wrong ones find nothing.
+pub fn is_valid(volume: &Value, cx: &Context<'_>) -> bool {
+    let mut errors = Errors::default();
+    check_source(&At::root(volume), cx, &mut errors);
+    errors.is_empty() && names::dns_label(volume["name"].text()).is_empty()
 }
 
 fn check_source(volume: &At<'_>, cx: &Context<'_>, errors: &mut Errors) {
@@ -178,9 +185,6 @@ fn check_projected(source: &At<'_>, errors: &mut Errors) {
                 _ => {}
             }
             check_conflicts(&inner, source, &mut paths, errors);
-        }
-        if found == 0 {
-            errors.required(&part.path, "must specify a source");
         }
     }
 }
