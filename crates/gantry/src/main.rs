@@ -1,7 +1,10 @@
 //! The one binary: arguments, configuration, the real clock and disk, and the wiring of all rooms.
 
+mod agent;
+mod apply;
 mod parts;
 mod server;
+mod up;
 
 use std::process::ExitCode;
 
@@ -20,6 +23,12 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Run a whole cluster on this machine: a server and nodes in namespaces of their own.
+    Up(up::UpArgs),
+    /// Take away what a cluster left on this machine.
+    Down(up::DownArgs),
+    /// Run one node.
+    Agent(agent::AgentArgs),
     /// Run the control plane: API server, controllers, scheduler.
     Server(server::ServerArgs),
     /// Print the version.
@@ -27,6 +36,12 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    // The process that holds a pod must stay single-threaded, so it parts from everything else at once.
+    let mut words = std::env::args_os().skip(1);
+    if words.next().is_some_and(|word| word == "shim") {
+        let rest: Vec<String> = words.map(|word| word.to_string_lossy().into_owned()).collect();
+        runtime::shim::main(&rest);
+    }
     let cli = Cli::parse();
     tracing_subscriber::fmt()
         .with_env_filter(
@@ -36,6 +51,9 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .init();
     let result = match cli.command {
+        Command::Up(args) => up::run(args),
+        Command::Down(args) => up::down(args),
+        Command::Agent(args) => agent::run(args),
         Command::Server(args) => server::run(args),
         Command::Version => {
             println!("gantry {} (Kubernetes 1.37)", env!("CARGO_PKG_VERSION"));

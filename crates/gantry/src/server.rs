@@ -31,6 +31,9 @@ pub struct ServerArgs {
     /// Range of the addresses of services.
     #[arg(long, env = "GANTRY_SERVICE_CIDR", default_value = "10.96.0.0/16", value_name = "CIDR")]
     pub service_cidr: String,
+    /// More addresses to listen on.
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub also: Vec<SocketAddr>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -40,46 +43,112 @@ pub enum Part {
     Scheduler,
 }
 
-pub fn run(args: ServerArgs) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(serve(args))
+/// A running control plane.
+pub struct Running {
+    pub server: Arc<Server>,
+    stop: tokio::sync::watch::Sender<bool>,
+    listeners: Vec<tokio::task::JoinHandle<()>>,
 }
 
-async fn serve(args: ServerArgs) -> Result<(), Failure> {
-    let listener = bind(args.listen).await?;
-    let address = listener.local_addr()?;
+impl Running {
+    /// Ends listening; what was answered stays answered.
+    pub async fn stop(self) {
+        self.stop.send_replace(true);
+        for listener in self.listeners {
+            // A listener that panicked has ended, too.
+            let _ = listener.await;
+        }
+    }
+}
+
+pub fn run(args: ServerArgs) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let running = start(&args).await?;
+        stopped().await;
+        running.stop().await;
+        Ok(())
+    })
+}
+
+/// Resolves at the first SIGINT or SIGTERM.
+pub async fn stopped() {
+    let mut terminate = match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+        Ok(terminate) => terminate,
+        Err(error) => return tracing::error!("cannot wait for signals: {error}"),
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+/// Starts a control plane and returns when it answers.
+pub async fn start(args: &ServerArgs) -> Result<Running, Failure> {
+    let mut listeners = vec![bind(args.listen).await?];
+    let address = listeners[0].local_addr()?;
+    for also in &args.also {
+        listeners.push(bind(*also).await?);
+    }
     std::fs::create_dir_all(&args.data)?;
     let (backend, _) = store::Embedded::open(&args.data.join("store"), store::Options::default())?;
+    let inside = args.also.first().copied().unwrap_or(address);
     let options = Options {
         dir: args.data.join("keys"),
-        advertise: address.to_string(),
+        advertise: inside.to_string(),
         service_cidr: args.service_cidr.clone(),
         cluster_domain: "cluster.local".to_owned(),
         node_ports: (30_000, 32_767),
         audit_log: Some(args.data.join("audit.log")),
     };
     let server = Server::open(options, Arc::new(backend), Arc::new(SystemClock)).await?;
-    let names = server_names(&address, &args.service_cidr);
+    let mut names = server_names(&address, &args.service_cidr);
+    names.extend(args.also.iter().map(|also| also.ip().to_string()));
     let identity = server.ca.issue("gantry", &[], &names, Usage::Server, LEAF_DAYS)?;
     let tls = server::http::serve::tls(&identity, server.ca.pem())?;
     write_kubeconfig(&server, &args.data, &address)?;
-    tracing::info!("the API answers on https://{address}");
+    publish(&server, inside).await?;
     start_parts(&server, &args.parts);
-    let handler = {
-        let server = server.clone();
-        move |request, user| server::dispatch::answer(server.clone(), request, user)
-    };
-    let stop = async {
-        let mut terminate = match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-            Ok(terminate) => terminate,
-            Err(error) => return tracing::error!("cannot wait for signals: {error}"),
-        };
-        tokio::select! {
-            _ = tokio::signal::ctrl_c() => {}
-            _ = terminate.recv() => {}
-        }
-    };
-    server::http::serve::run(listener, tls, handler, stop).await;
+    let (stop, _) = tokio::sync::watch::channel(false);
+    let listeners = listeners
+        .into_iter()
+        .map(|listener| {
+            let (server, tls, mut stopping) = (server.clone(), tls.clone(), stop.subscribe());
+            let handler = move |request, user| server::dispatch::answer(server.clone(), request, user);
+            tokio::spawn(async move {
+                let stop = async move {
+                    // The sender goes only with the whole server.
+                    let _ = stopping.wait_for(|stop| *stop).await;
+                };
+                server::http::serve::run(listener, tls, handler, stop).await;
+            })
+        })
+        .collect();
+    tracing::info!("the API answers on https://{address}");
+    Ok(Running { server, stop, listeners })
+}
+
+/// Tells pods where the API is: the endpoints behind the service `kubernetes`.
+async fn publish(server: &Arc<Server>, address: SocketAddr) -> Result<(), Failure> {
+    if address.ip().is_loopback() {
+        return Ok(());
+    }
+    let port = i64::from(address.port());
+    let slice = meta::json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {
+            "name": "kubernetes", "namespace": "default", "labels": {"kubernetes.io/service-name": "kubernetes"},
+        },
+        "endpoints": [{"addresses": [(address.ip().to_string())], "conditions": {"ready": true}}],
+        "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
+    });
+    let resource = meta::Resource("endpointslices.discovery.k8s.io");
+    let request = client::Request::patch(resource, "default", "kubernetes", client::PatchType::Apply, slice);
+    let request = request.with(|options| {
+        options.manager = "gantry-server".into();
+        options.force = true;
+    });
+    server::local::call(server, &server::local::system(), request).await?;
     Ok(())
 }
 
@@ -95,6 +164,7 @@ fn start_parts(server: &Arc<Server>, parts: &[Part]) {
             root_ca_pem: server.ca.pem().to_owned(),
             cluster_domain: server.options.cluster_domain.clone(),
             service_cidr: server.options.service_cidr.clone(),
+            started: clock.now(),
             ..controllers::Settings::default()
         };
         for make in controllers::CONTROLLERS {
@@ -105,6 +175,12 @@ fn start_parts(server: &Arc<Server>, parts: &[Part]) {
             let recorder = Recorder::new(api.clone(), clock.clone());
             tokio::spawn(parts::controllers::run(controller, mirror.clone(), api, clock.clone(), recorder));
         }
+    }
+    if parts.contains(&Part::Controllers)
+        && let Some(cluster) = api::address::Cidr::parse("10.244.0.0/16")
+    {
+        let api = door("system:serviceaccount:kube-system:node-controller", &["system:masters"]);
+        tokio::spawn(parts::ipam::run(cluster, mirror.clone(), api));
     }
     if parts.contains(&Part::Scheduler) {
         let api = door("system:kube-scheduler", &[]);

@@ -44,6 +44,8 @@ pub struct AgentOptions {
     pub memory_bytes: i64,
     pub pods: i64,
     pub labels: BTreeMap<String, String>,
+    /// Where the cgroups of pods lie, below each hierarchy's root: `/kubepods`.
+    pub cgroup: String,
 }
 
 /// Where events go.

@@ -188,7 +188,7 @@ async fn prepare(agent: &Agent, pod: &Value) -> Result<(), String> {
     };
     write_etc(agent, pod, &dirs, &own).map_err(|error| format!("cannot write the pod's files: {error}"))?;
     let netns = (!host_network).then(|| netns_of(agent, pod));
-    let mut spec = spec::sandbox(pod, netns, attempt);
+    let mut spec = spec::sandbox(pod, netns, attempt, &agent.options.cgroup);
     if let Some(address) = address {
         spec.annotations.insert(ADDRESS.to_owned(), address.to_string());
     }

@@ -67,8 +67,8 @@ pub fn qos(pod: &Value) -> &'static str {
     }
 }
 
-/// The sandbox of a pod; `netns` is where its network namespace is kept, `None` for the node's own.
-pub fn sandbox(pod: &Value, netns: Option<PathBuf>, attempt: u32) -> SandboxSpec {
+/// The sandbox of a pod, its cgroup below `cgroup`; `netns` is where its network namespace is kept, `None` for the node's own.
+pub fn sandbox(pod: &Value, netns: Option<PathBuf>, attempt: u32, cgroup: &str) -> SandboxSpec {
     let (meta, spec) = (&pod["metadata"], &pod["spec"]);
     let uid = meta["uid"].text();
     let mut sandbox = SandboxSpec::new(meta["namespace"].text(), meta["name"].text(), uid);
@@ -85,7 +85,7 @@ pub fn sandbox(pod: &Value, netns: Option<PathBuf>, attempt: u32) -> SandboxSpec
     }
     let class = qos(pod);
     sandbox.cgroup_parent =
-        if class == "guaranteed" { format!("/kubepods/pod{uid}") } else { format!("/kubepods/{class}/pod{uid}") };
+        if class == "guaranteed" { format!("{cgroup}/pod{uid}") } else { format!("{cgroup}/{class}/pod{uid}") };
     sandbox
 }
 

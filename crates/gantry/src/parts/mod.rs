@@ -2,6 +2,7 @@
 
 pub mod controllers;
 pub mod events;
+pub mod ipam;
 pub mod scheduler;
 
 use base::Revision;

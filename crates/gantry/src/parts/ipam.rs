@@ -1,0 +1,55 @@
+//! Gives every node its part of the pods' addresses.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::address::Cidr;
+use client::{Api, Mirror, PatchType, Request};
+use meta::{Resource, json};
+
+const NODES: Resource = Resource("nodes");
+/// Bits of one node's range: 254 pods.
+const NODE_BITS: u8 = 24;
+
+/// Runs for as long as the process lives.
+pub async fn run(cluster: Cidr, mirror: Arc<Mirror>, api: Arc<dyn Api>) {
+    let mut changed = mirror.subscribe();
+    loop {
+        changed.borrow_and_update();
+        let view = mirror.view();
+        let mut taken: BTreeSet<String> = BTreeSet::new();
+        let mut without = Vec::new();
+        for node in view.list(NODES, "") {
+            let value = node.value();
+            match value.at(&["spec", "podCIDR"]).text() {
+                "" => without.push(node.clone()),
+                cidr => {
+                    taken.insert(cidr.to_owned());
+                }
+            }
+        }
+        let mut failed = false;
+        for node in without {
+            let size = 1u128 << (32 - NODE_BITS);
+            let ranges = (0..cluster.len() / size).filter_map(|at| cluster.nth(at * size));
+            let free = ranges.map(|base| format!("{base}/{NODE_BITS}")).find(|cidr| !taken.contains(cidr));
+            let Some(cidr) = free else {
+                tracing::error!("no addresses are left for the pods of node {}", node.name());
+                continue;
+            };
+            taken.insert(cidr.clone());
+            let patch = json!({"metadata": {"uid": (node.uid())}, "spec": {"podCIDR": (&cidr), "podCIDRs": [(&cidr)]}});
+            let request = Request::patch(NODES, "", node.name(), PatchType::Merge, patch);
+            if let Err(status) = api.call(request.with(|options| options.manager = "node-ipam".into())).await {
+                tracing::warn!("node {} got no addresses: {status}", node.name());
+                failed = true;
+            }
+        }
+        if failed {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        } else if changed.changed().await.is_err() {
+            return;
+        }
+    }
+}
