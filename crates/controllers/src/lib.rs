@@ -6,10 +6,12 @@
 //! Invariants: same view, same time, same key give the same effects, byte for byte; no controller remembers anything
 //! between two looks.
 
+mod cluster_role_aggregation;
 mod common;
 mod cron_job;
 mod daemon_set;
 mod deployment;
+mod disruption;
 mod endpoint_slice;
 mod endpoints;
 mod garbage_collector;
@@ -17,16 +19,23 @@ mod history;
 mod job;
 mod namespace;
 mod node_fit;
+mod node_lifecycle;
+mod pod_gc;
 mod replica_set;
+mod resource_quota;
 mod root_ca;
 mod service_account;
 mod service_endpoints;
+mod signing_request;
 mod stateful_set;
+mod subject;
+mod taint_eviction;
 mod ttl_after_finished;
 
 use std::fmt;
 use std::sync::Arc;
 
+use base::Time;
 use reconcile::Reconciler;
 
 /// Signs a certificate request: PEM of the request, usages, validity in seconds; PEM of the certificate or why not.
@@ -41,6 +50,8 @@ pub struct Settings {
     pub service_cidr: String,
     /// A node whose lease is older than this is unreachable.
     pub node_monitor_grace_ms: u64,
+    /// When the controllers began to listen: no node is silent for longer than that.
+    pub started: Time,
     /// Terminated pods beyond this number are removed, oldest first; 0 removes none.
     pub terminated_pods_max: usize,
     /// Signs approved requests of the built-in signers; without it they stay approved only.
@@ -54,6 +65,7 @@ impl Default for Settings {
             cluster_domain: "cluster.local".to_owned(),
             service_cidr: "10.96.0.0/16".to_owned(),
             node_monitor_grace_ms: 40_000,
+            started: Time::ZERO,
             terminated_pods_max: 12_500,
             sign: None,
         }
@@ -84,5 +96,15 @@ pub const CONTROLLERS: &[Make] = &[
     |_| Box::new(endpoint_slice::Mirrors),
     |_| Box::new(namespace::Namespaces),
     |_| Box::new(garbage_collector::GarbageCollector),
+    |settings| {
+        let (grace_ms, started) = (settings.node_monitor_grace_ms, settings.started);
+        Box::new(node_lifecycle::NodeLifecycle { grace_ms, started })
+    },
+    |_| Box::new(taint_eviction::TaintEviction),
+    |settings| Box::new(pod_gc::PodGc { terminated_max: settings.terminated_pods_max }),
+    |_| Box::new(disruption::Disruption),
+    |_| Box::new(resource_quota::ResourceQuotas),
+    |_| Box::new(cluster_role_aggregation::ClusterRoleAggregation),
+    |settings| Box::new(signing_request::SigningRequests { sign: settings.sign.clone() }),
     |_| Box::new(replica_set::ReplicaSets::of_replication_controllers()),
 ];

@@ -1,0 +1,105 @@
+//! Removes pods from nodes whose `NoExecute` taints they do not bear, or no longer.
+
+use base::Time;
+use cache::{Event, View};
+use meta::{Object, Resource, Str, Value, json};
+use reconcile::{Context, Effect, Outcome, Reconciler};
+
+use crate::common::*;
+use crate::node_fit::{NO_EXECUTE, toleration_fits};
+
+const REPORTER: &str = "taint-eviction-controller";
+
+pub struct TaintEviction;
+
+impl Reconciler for TaintEviction {
+    fn name(&self) -> &'static str {
+        "node-controller"
+    }
+
+    fn watches(&self) -> &[Resource] {
+        &[NODES, PODS]
+    }
+
+    fn keys(&self, resource: Resource, event: &Event, view: &View, out: &mut Vec<Str>) {
+        let Some(object) = &event.new else { return };
+        if resource == NODES {
+            let taints = |node: &Object| node.value()["spec"]["taints"].clone();
+            let changed = event.old.as_ref().is_none_or(|old| taints(old) != taints(object));
+            if changed {
+                out.extend(view.by(PODS, "node", object.name()).map(key_of));
+            }
+        } else if !pod_facts(object).node.is_empty() {
+            let placed = event.old.as_ref().is_some_and(|old| !pod_facts(old).node.is_empty());
+            let same_tolerations = || {
+                let old = event.old.as_ref().map(|old| old.value()["spec"]["tolerations"].clone());
+                old.is_some_and(|old| old == object.value()["spec"]["tolerations"])
+            };
+            if !placed || !same_tolerations() {
+                out.push(key_of(object));
+            }
+        }
+    }
+
+    fn reconcile(&self, key: &str, view: &View, cx: &mut Context) -> Outcome {
+        let (namespace, name) = split(key);
+        let Some(pod) = view.one(PODS, namespace, name).filter(|pod| !is_deleting(pod)) else {
+            return Outcome::Settled;
+        };
+        let facts = pod_facts(pod);
+        let Some(node) = view.one(NODES, "", &facts.node) else { return Outcome::Settled };
+        let node = node.value();
+        let taints = node["spec"]["taints"].items().iter().filter(|taint| taint["effect"].text() == NO_EXECUTE);
+        let value = pod.value();
+        match borne_until(taints, value["spec"]["tolerations"].items(), cx.now) {
+            Borne::Forever => Outcome::Settled,
+            Borne::Until(until) if until > cx.now => Outcome::Again(until),
+            Borne::Until(_) => {
+                evict(pod, &value, cx);
+                Outcome::Settled
+            }
+        }
+    }
+}
+
+enum Borne {
+    Forever,
+    Until(Time),
+}
+
+/// How long a pod with `tolerations` may stay.
+fn borne_until<'a>(taints: impl Iterator<Item = &'a Value>, tolerations: &[Value], now: Time) -> Borne {
+    let mut until: Option<Time> = None;
+    for taint in taints {
+        let fitting: Vec<&Value> = tolerations.iter().filter(|one| toleration_fits(one, taint)).collect();
+        if fitting.is_empty() {
+            return Borne::Until(now);
+        }
+        let since = Time::parse(taint["timeAdded"].text()).unwrap_or(now);
+        if let Some(seconds) = fitting.iter().filter_map(|one| one["tolerationSeconds"].as_int()).min() {
+            sooner(&mut until, since.plus_ms(seconds_ms(seconds)));
+        }
+    }
+    until.map_or(Borne::Forever, Borne::Until)
+}
+
+fn evict(pod: &Object, value: &Value, cx: &mut Context) {
+    let mut conditions = value["status"]["conditions"].items().to_vec();
+    conditions.retain(|one| one["type"].text() != "DisruptionTarget");
+    conditions.push(json!({
+        "type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager",
+        "message": "The pod does not bear a NoExecute taint of its node",
+        "lastTransitionTime": (cx.now.rfc3339()),
+    }));
+    cx.push(Effect::Patch {
+        resource: PODS,
+        subresource: "status",
+        namespace: pod.namespace().into(),
+        name: pod.name().into(),
+        uid: pod.uid().into(),
+        patch: json!({"status": {"conditions": conditions}}),
+    });
+    delete(cx, pod, "");
+    let message = format!("Marking for deletion Pod {}", key_of(pod));
+    record(cx, REPORTER, POD, pod, "Normal", "TaintManagerEviction", message);
+}
