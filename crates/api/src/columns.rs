@@ -8,6 +8,16 @@ pub fn column(name: &str, of_type: &str, priority: i64) -> Column {
     Column { name: name.into(), of_type: of_type.into(), format: "".into(), description: name.into(), priority }
 }
 
+/// Columns by name, type and priority.
+pub fn columns(all: &[(&str, &str, i64)]) -> Vec<Column> {
+    all.iter().map(|(name, of_type, priority)| column(name, of_type, *priority)).collect()
+}
+
+/// A text, or `<none>`.
+pub fn or_none(text: &str) -> Value {
+    if text.is_empty() { "<none>".into() } else { text.into() }
+}
+
 /// The cell of the age column.
 pub fn age(object: &Value, now: Time) -> Value {
     since(object.at(&["metadata", "creationTimestamp"]), now)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use meta::{Kind, Names, Resource, Rules, Str, Subresource, Verb};
 
-use crate::{apiregistration, apps, batch, core, rbac};
+use crate::{apiregistration, apps, batch, coordination, core, discovery, networking, node, policy, rbac, scheduling};
 use Verb::{Create, Delete, DeleteCollection, Get, List, Patch, Update, Watch};
 
 const ALL: &[Verb] = &[Create, Delete, DeleteCollection, Get, List, Patch, Update, Watch];
@@ -64,21 +64,21 @@ fn plain() -> Arc<dyn Rules> {
 const KINDS: &[Row] = &[
     Row("", "v1", "Binding", "bindings", "", "", true, CREATE, &[], plain),
     Row("", "v1", "ComponentStatus", "componentstatuses", "cs", "", false, READ, &[], plain),
-    Row("", "v1", "ConfigMap", "configmaps", "cm", "", true, ALL, &[], plain),
-    Row("", "v1", "Endpoints", "endpoints", "ep", "", true, ALL, &[], plain),
+    Row("", "v1", "ConfigMap", "configmaps", "cm", "", true, ALL, &[], || Arc::new(core::config_map::ConfigMap::new())),
+    Row("", "v1", "Endpoints", "endpoints", "ep", "", true, ALL, &[], || Arc::new(core::endpoints::Endpoints::new())),
     Row("", "v1", "Event", "events", "ev", "", true, ALL, &[], plain),
     Row("", "v1", "LimitRange", "limitranges", "limits", "", true, ALL, &[], plain),
     Row("", "v1", "Namespace", "namespaces", "ns", "", false, NO_COLLECTION, &[FINALIZE, STATUS], || Arc::new(core::namespace::Namespace::new())),
-    Row("", "v1", "Node", "nodes", "no", "", false, ALL, &[PROXY, STATUS], plain),
+    Row("", "v1", "Node", "nodes", "no", "", false, ALL, &[PROXY, STATUS], || Arc::new(core::node::Node::new())),
     Row("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims", "pvc", "", true, ALL, &[STATUS], plain),
     Row("", "v1", "PersistentVolume", "persistentvolumes", "pv", "", false, ALL, &[STATUS], plain),
     Row("", "v1", "Pod", "pods", "po", "all", true, ALL, &[ATTACH, BINDING, EPHEMERALCONTAINERS, EVICTION, EXEC, LOG, PORTFORWARD, PROXY_OF_PODS, RESIZE, STATUS], || Arc::new(core::pod::Pod::new())),
     Row("", "v1", "PodTemplate", "podtemplates", "", "", true, ALL, &[], || Arc::new(core::pod_template::PodTemplate::new())),
     Row("", "v1", "ReplicationController", "replicationcontrollers", "rc", "all", true, ALL, &[SCALE, STATUS], || Arc::new(apps::replica_set::ReplicaSet::controller())),
     Row("", "v1", "ResourceQuota", "resourcequotas", "quota", "", true, ALL, &[STATUS], plain),
-    Row("", "v1", "Secret", "secrets", "", "", true, ALL, &[], plain),
-    Row("", "v1", "ServiceAccount", "serviceaccounts", "sa", "", true, ALL, &[TOKEN], plain),
-    Row("", "v1", "Service", "services", "svc", "all", true, ALL, &[PROXY_OF_SERVICES, STATUS], plain),
+    Row("", "v1", "Secret", "secrets", "", "", true, ALL, &[], || Arc::new(core::secret::Secret::new())),
+    Row("", "v1", "ServiceAccount", "serviceaccounts", "sa", "", true, ALL, &[TOKEN], || Arc::new(core::service_account::ServiceAccount::new())),
+    Row("", "v1", "Service", "services", "svc", "all", true, ALL, &[PROXY_OF_SERVICES, STATUS], || Arc::new(core::service::Service::new())),
     Row("apiregistration.k8s.io", "v1", "APIService", "apiservices", "", "api-extensions", false, ALL, &[STATUS], || Arc::new(apiregistration::api_service::ApiService::new())),
     Row("apps", "v1", "ControllerRevision", "controllerrevisions", "", "", true, ALL, &[], || Arc::new(apps::controller_revision::ControllerRevision::new())),
     Row("apps", "v1", "DaemonSet", "daemonsets", "ds", "all", true, ALL, &[STATUS], || Arc::new(apps::daemon_set::DaemonSet::new())),
@@ -99,10 +99,10 @@ const KINDS: &[Row] = &[
     Row("certificates.k8s.io", "v1", "CertificateSigningRequest", "certificatesigningrequests", "csr", "", false, ALL, &[APPROVAL, STATUS], plain),
     Row("networking.k8s.io", "v1", "IngressClass", "ingressclasses", "", "", false, ALL, &[], plain),
     Row("networking.k8s.io", "v1", "Ingress", "ingresses", "ing", "", true, ALL, &[STATUS], plain),
-    Row("networking.k8s.io", "v1", "IPAddress", "ipaddresses", "ip", "", false, ALL, &[], plain),
+    Row("networking.k8s.io", "v1", "IPAddress", "ipaddresses", "ip", "", false, ALL, &[], || Arc::new(networking::ip_address::IpAddress::new())),
     Row("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies", "netpol", "", true, ALL, &[], plain),
     Row("networking.k8s.io", "v1", "ServiceCIDR", "servicecidrs", "", "", false, ALL, &[STATUS], plain),
-    Row("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets", "pdb", "", true, ALL, &[STATUS], plain),
+    Row("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets", "pdb", "", true, ALL, &[STATUS], || Arc::new(policy::pod_disruption_budget::PodDisruptionBudget::new())),
     Row("rbac.authorization.k8s.io", "v1", "ClusterRoleBinding", "clusterrolebindings", "", "", false, ALL, &[], || Arc::new(rbac::binding::Binding { cluster: true })),
     Row("rbac.authorization.k8s.io", "v1", "ClusterRole", "clusterroles", "", "", false, ALL, &[], || Arc::new(rbac::role::Role { cluster: true })),
     Row("rbac.authorization.k8s.io", "v1", "RoleBinding", "rolebindings", "", "", true, ALL, &[], || Arc::new(rbac::binding::Binding { cluster: false })),
@@ -120,10 +120,10 @@ const KINDS: &[Row] = &[
     Row("admissionregistration.k8s.io", "v1", "ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings", "", "api-extensions", false, ALL, &[], plain),
     Row("admissionregistration.k8s.io", "v1", "ValidatingWebhookConfiguration", "validatingwebhookconfigurations", "", "api-extensions", false, ALL, &[], plain),
     Row("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions", "crd crds", "api-extensions", false, ALL, &[STATUS], plain),
-    Row("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses", "pc", "", false, ALL, &[], plain),
-    Row("coordination.k8s.io", "v1", "Lease", "leases", "", "", true, ALL, &[], plain),
-    Row("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses", "", "", false, ALL, &[], plain),
-    Row("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", "", "", true, ALL, &[], plain),
+    Row("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses", "pc", "", false, ALL, &[], || Arc::new(scheduling::priority_class::PriorityClass::new())),
+    Row("coordination.k8s.io", "v1", "Lease", "leases", "", "", true, ALL, &[], || Arc::new(coordination::lease::Lease::new())),
+    Row("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses", "", "", false, ALL, &[], || Arc::new(node::runtime_class::RuntimeClass::new())),
+    Row("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", "", "", true, ALL, &[], || Arc::new(discovery::endpoint_slice::EndpointSlice::new())),
     Row("resource.k8s.io", "v1", "DeviceClass", "deviceclasses", "", "", false, ALL, &[], plain),
     Row("resource.k8s.io", "v1", "ResourceClaim", "resourceclaims", "", "", true, ALL, &[STATUS], plain),
     Row("resource.k8s.io", "v1", "ResourceClaimTemplate", "resourceclaimtemplates", "", "", true, ALL, &[], plain),

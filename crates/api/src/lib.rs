@@ -8,11 +8,17 @@ pub mod apps;
 pub mod batch;
 pub mod check;
 pub mod columns;
+pub mod coordination;
 pub mod core;
 pub mod custom;
 pub mod descriptions;
+pub mod discovery;
 pub mod kinds;
+pub mod networking;
+pub mod node;
+pub mod policy;
 pub mod rbac;
+pub mod scheduling;
 pub mod schema;
 pub mod usage;
 

@@ -1,10 +1,17 @@
 //! The core group: one file per kind.
 
 pub mod claim;
+pub mod config_map;
+pub mod endpoints;
 pub mod namespace;
+pub mod node;
 pub mod pod;
 pub mod pod_cells;
 pub mod pod_facts;
 pub mod pod_spec;
 pub mod pod_template;
 pub mod pod_update;
+pub mod secret;
+pub mod service;
+pub mod service_account;
+pub mod service_alloc;

@@ -1,0 +1,3 @@
+//! The group of `coordination`: one file per kind.
+
+pub mod lease;

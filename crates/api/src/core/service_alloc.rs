@@ -1,0 +1,266 @@
+//! What the system gives to services: addresses and ports of nodes. An address is held by an `IPAddress` object that is
+//! written in the same commit, so two services can never have one.
+
+use std::collections::BTreeSet;
+
+use meta::{Companion, Errors, Path, Prepare, Resource, Status, Str, Value};
+
+use super::service::is_external;
+use crate::address::Cidr;
+
+const SERVICES: Resource = Resource("services");
+const ADDRESSES: Resource = Resource("ipaddresses.networking.k8s.io");
+/// Tries of a free choice before all is looked through.
+const TRIES: usize = 32;
+
+/// On an update: what was given stays unless the caller says otherwise, and what the type no longer needs goes.
+pub fn keep(object: &mut Value, old: &Value) {
+    let before = &old["spec"];
+    let spec = object.make(&["spec"]);
+    let (now, was): (Str, Str) = (spec["type"].text().into(), before["type"].text().into());
+    if now != "ExternalName" && was != "ExternalName" {
+        if spec["clusterIP"].text().is_empty() {
+            copy(spec, before, "clusterIP");
+        }
+        if spec["clusterIPs"].items().is_empty() && spec["clusterIP"] == before["clusterIP"] {
+            copy(spec, before, "clusterIPs");
+        }
+        for key in ["ipFamilies", "ipFamilyPolicy"] {
+            if spec[key].is_null() {
+                copy(spec, before, key);
+            }
+        }
+    }
+    if now == "ExternalName" {
+        for key in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
+            if spec[key] == before[key] {
+                spec.take(&[key]);
+            }
+        }
+    }
+    keep_ports(spec, before, &now, &was);
+    let needs = |spec: &Value| spec["type"].text() == "LoadBalancer" && spec["externalTrafficPolicy"].text() == "Local";
+    match (needs(spec), needs(before)) {
+        (true, true) if spec["healthCheckNodePort"].as_int().unwrap_or(0) == 0 => {
+            copy(spec, before, "healthCheckNodePort");
+        }
+        (false, true) if spec["healthCheckNodePort"] == before["healthCheckNodePort"] => {
+            spec.take(&["healthCheckNodePort"]);
+        }
+        _ => {}
+    }
+    if now != "LoadBalancer" && was == "LoadBalancer" {
+        for key in ["allocateLoadBalancerNodePorts", "loadBalancerClass"] {
+            if spec[key] == before[key] {
+                spec.take(&[key]);
+            }
+        }
+    }
+    if !is_external(&now)
+        && spec["externalIPs"].items().is_empty()
+        && spec["externalTrafficPolicy"] == before["externalTrafficPolicy"]
+    {
+        spec.take(&["externalTrafficPolicy"]);
+    }
+    if now != "LoadBalancer" && was == "LoadBalancer" {
+        object.set(&["status", "loadBalancer"], Value::map());
+    }
+}
+
+fn copy(spec: &mut Value, before: &Value, key: &str) {
+    if let Some(value) = before.get(key) {
+        spec.set(&[key], value.clone());
+    }
+}
+
+fn keep_ports(spec: &mut Value, before: &Value, now: &str, was: &str) {
+    let Some(ports) = spec.get_mut("ports") else { return };
+    let old = before["ports"].items();
+    let taken: BTreeSet<i64> = ports.items().iter().filter_map(|port| port["nodePort"].as_int()).collect();
+    for port in ports.items_mut() {
+        let same = |other: &&Value| other["port"] == port["port"] && other["protocol"] == port["protocol"];
+        let given = port["nodePort"].as_int().unwrap_or(0);
+        let Some(node) = old.iter().find(same).and_then(|other| other["nodePort"].as_int()) else { continue };
+        if is_external(now) && is_external(was) && given == 0 && !taken.contains(&node) {
+            port.set(&["nodePort"], node);
+        } else if !is_external(now) && is_external(was) && given == node {
+            port.take(&["nodePort"]);
+        }
+    }
+}
+
+/// Fills the families and the list of addresses from the single one.
+pub fn families(object: &mut Value) {
+    let spec = object.make(&["spec"]);
+    if spec["type"].text() == "ExternalName" {
+        return;
+    }
+    let address: Str = spec["clusterIP"].text().into();
+    if !address.is_empty() && spec["clusterIPs"].is_null() {
+        spec.set(&["clusterIPs"], vec![Value::from(&address)]);
+    }
+    let both = address == "None" && spec["selector"].entries().is_empty();
+    spec.default("ipFamilyPolicy", if both { "RequireDualStack" } else { "SingleStack" });
+    if spec["ipFamilies"].items().is_empty() {
+        let first = if address.contains(':') { "IPv6" } else { "IPv4" };
+        let mut all = vec![Value::from(first)];
+        if both {
+            all.push(if first == "IPv4" { "IPv6" } else { "IPv4" }.into());
+        }
+        spec.set(&["ipFamilies"], all);
+    }
+}
+
+/// Takes addresses and ports that the service needs and does not have.
+pub fn allocate(cx: &mut Prepare<'_>, object: &mut Value) -> Result<(), Status> {
+    let of_type: Str = object.at(&["spec", "type"]).text().into();
+    if of_type != "ExternalName" {
+        take_address(cx, object)?;
+    }
+    if let Some(old) = cx.change.old {
+        // An address that is no longer used goes free.
+        let (was, now) = (old.at(&["spec", "clusterIP"]), object.at(&["spec", "clusterIP"]));
+        if was != now {
+            cx.companions.extend(released(old));
+        }
+    }
+    let balancer_ports = object.at(&["spec", "allocateLoadBalancerNodePorts"]).as_bool() != Some(false);
+    let wants = of_type == "NodePort" || (of_type == "LoadBalancer" && balancer_ports);
+    let health = of_type == "LoadBalancer" && object.at(&["spec", "externalTrafficPolicy"]).text() == "Local";
+    let asked = object.at(&["spec", "ports"]).items().iter().any(|port| port["nodePort"].as_int().unwrap_or(0) != 0);
+    if wants || health || asked { take_ports(cx, object, wants, health) } else { Ok(()) }
+}
+
+fn take_address(cx: &mut Prepare<'_>, object: &mut Value) -> Result<(), Status> {
+    let given: Str = object.at(&["spec", "clusterIP"]).text().into();
+    if given == "None"
+        || cx.change.old.is_some_and(|old| old.at(&["spec", "clusterIP"]).text() == given && !given.is_empty())
+    {
+        return Ok(());
+    }
+    let Some(range) = cx.lookup.setting("service-cidr").and_then(|range| Cidr::parse(&range)) else {
+        return Err(Status::internal("the cluster has no range of service addresses"));
+    };
+    let is_free = |address: &str| cx.lookup.one(ADDRESSES, "", address).is_none();
+    let address: Str = if given.is_empty() {
+        // The ends of a range are its network and broadcast.
+        let places = u64::try_from(range.len().saturating_sub(2)).unwrap_or(u64::MAX).max(1);
+        let mut found = None;
+        for _ in 0..TRIES {
+            let at = 1 + u128::from(cx.rng.below(places));
+            found = range.nth(at).map(|address| address.to_string()).filter(|address| is_free(address));
+            if found.is_some() {
+                break;
+            }
+        }
+        let all = || (1..=u128::from(places)).filter_map(|at| range.nth(at)).map(|address| address.to_string());
+        match found.or_else(|| all().find(|address| is_free(address))) {
+            Some(address) => address.into(),
+            None => return Err(Status::internal("failed to allocate a serviceIP: range is full")),
+        }
+    } else {
+        let inside = given.parse().is_ok_and(|address| range.contains(address));
+        if !inside || !is_free(&given) {
+            let why = if inside { "provided IP is already allocated" } else { "provided IP is not in the valid range" };
+            let mut errors = Errors::default();
+            let list = Value::List(vec![Value::from(&given)]);
+            errors.invalid_value(
+                &Path::ROOT.field("spec").field("clusterIPs"),
+                list,
+                format!("failed to allocate IP {given}: {why}"),
+            );
+            return Err(Status::invalid("", "Service", object.at(&["metadata", "name"]).text(), &errors));
+        }
+        given
+    };
+    object.set(&["spec", "clusterIP"], &address);
+    object.set(&["spec", "clusterIPs"], vec![Value::from(&address)]);
+    if !cx.dry_run {
+        let meta = &object["metadata"];
+        cx.companions
+            .push(Companion::Create(ADDRESSES, holder(&address, meta["namespace"].text(), meta["name"].text())));
+    }
+    Ok(())
+}
+
+/// The object that holds an address.
+pub fn holder(address: &str, namespace: &str, name: &str) -> Value {
+    let family = if address.contains(':') { "IPv6" } else { "IPv4" };
+    meta::json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "IPAddress",
+        "metadata": {"name": (address), "labels": {
+            "ipaddress.kubernetes.io/ip-family": (family),
+            "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io",
+        }},
+        "spec": {"parentRef": {"name": (name), "namespace": (namespace), "resource": "services"}},
+    })
+}
+
+/// Ports of nodes that services hold, the health checks among them.
+fn ports_of(service: &Value) -> impl Iterator<Item = (i64, Str)> {
+    let spec = &service["spec"];
+    let health = spec["healthCheckNodePort"].as_int().map(|port| (port, Str::from("TCP")));
+    let ports = spec["ports"].items().iter();
+    ports.filter_map(|port| Some((port["nodePort"].as_int()?, port["protocol"].text().into()))).chain(health)
+}
+
+fn take_ports(cx: &mut Prepare<'_>, object: &mut Value, wants: bool, health: bool) -> Result<(), Status> {
+    let setting = cx.lookup.setting("node-port-range").unwrap_or_else(|| "30000-32767".into());
+    let (first, last) = setting
+        .split_once('-')
+        .and_then(|(first, last)| Some((first.parse::<i64>().ok()?, last.parse::<i64>().ok()?)))
+        .unwrap_or((30_000, 32_767));
+    let (namespace, name): (Str, Str) =
+        (object.at(&["metadata", "namespace"]).text().into(), object.at(&["metadata", "name"]).text().into());
+    let mut used: BTreeSet<(i64, Str)> = BTreeSet::new();
+    for service in cx.lookup.list(SERVICES, "") {
+        if service.name() != name || service.facts().namespace != namespace {
+            used.extend(ports_of(&service.value()));
+        }
+    }
+    let mut errors = Errors::default();
+    for (index, (port, protocol)) in ports_of(object).enumerate() {
+        let wrong = if !(first..=last).contains(&port) {
+            format!("provided port is not in the valid range. The range of valid ports is {setting}")
+        } else if used.contains(&(port, protocol)) {
+            "provided port is already allocated".to_owned()
+        } else {
+            continue;
+        };
+        let (spec, ports) = (Path::ROOT.field("spec"), "ports");
+        errors.invalid_value(&spec.field(ports).index(index).field("nodePort"), port, wrong);
+    }
+    if !errors.is_empty() {
+        return Err(Status::invalid("", "Service", &name, &errors));
+    }
+    used.extend(ports_of(object));
+    let full = || Status::internal("failed to allocate a nodePort: range is full");
+    let mut free = |protocol: &str| -> Option<i64> {
+        let places = u64::try_from(last - first + 1).ok()?;
+        let random = (0..TRIES).map(|_| first + i64::try_from(cx.rng.below(places)).unwrap_or(0));
+        let port = random
+            .chain(first..=last)
+            .find(|port| !["TCP", "UDP", "SCTP"].iter().any(|other| used.contains(&(*port, Str::from(*other)))))?;
+        used.insert((port, protocol.into()));
+        Some(port)
+    };
+    if wants && let Some(ports) = object.at_mut(&["spec", "ports"]) {
+        for port in ports.items_mut() {
+            if port["nodePort"].as_int().unwrap_or(0) == 0 {
+                let protocol: Str = port["protocol"].text().into();
+                port.set(&["nodePort"], free(&protocol).ok_or_else(full)?);
+            }
+        }
+    }
+    if health && object.at(&["spec", "healthCheckNodePort"]).as_int().unwrap_or(0) == 0 {
+        object.set(&["spec", "healthCheckNodePort"], free("TCP").ok_or_else(full)?);
+    }
+    Ok(())
+}
+
+/// The address goes free with the service.
+pub fn released(object: &Value) -> Vec<Companion> {
+    let addresses = object.at(&["spec", "clusterIPs"]).items();
+    let real = addresses.iter().map(Value::text).filter(|address| !matches!(*address, "" | "None"));
+    real.map(|address| Companion::Delete { resource: ADDRESSES, namespace: "".into(), name: address.into() }).collect()
+}

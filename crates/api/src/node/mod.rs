@@ -1,0 +1,3 @@
+//! The group of `node`: one file per kind.
+
+pub mod runtime_class;
