@@ -32,6 +32,11 @@ mod subject;
 mod taint_eviction;
 mod ttl_after_finished;
 
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::sync::Arc;
 

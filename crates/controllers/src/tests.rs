@@ -1,0 +1,442 @@
+//! What the controllers make of small worlds, together.
+
+use meta::{Resource, Value, json};
+
+use crate::common::*;
+use crate::testing::World;
+
+fn template(image: &str) -> Value {
+    json!({
+        "metadata": {"labels": {"app": "x"}},
+        "spec": {"restartPolicy": "Always", "containers": [{"name": "c", "image": image}]},
+    })
+}
+
+fn workload(kind: &str, replicas: i64) -> Value {
+    json!({
+        "apiVersion": "apps/v1", "kind": kind, "metadata": {"name": "w", "namespace": "ns"},
+        "spec": {
+            "replicas": replicas, "selector": {"matchLabels": {"app": "x"}}, "template": (template("i:1")),
+            "progressDeadlineSeconds": 600, "revisionHistoryLimit": 10,
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": "25%"}},
+            "updateStrategy": {"type": "RollingUpdate"},
+        },
+    })
+}
+
+fn job(spec: Value) -> Value {
+    let mut job = json!({
+        "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "j", "namespace": "ns"},
+        "spec": {
+            "selector": {"matchLabels": {"job": "j"}}, "parallelism": 1i64, "completions": 1i64, "backoffLimit": 6i64,
+            "template": {
+                "metadata": {"labels": {"job": "j"}},
+                "spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]},
+            },
+        },
+    });
+    for (key, value) in spec.entries().iter() {
+        job.set(&["spec", key], value.clone());
+    }
+    job
+}
+
+fn world() -> World {
+    let mut world = World::new();
+    world.create(NODES, json!({
+        "metadata": {"name": "node-a", "labels": {"zone": "a"}},
+        "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+    }));
+    world.create(NAMESPACES, json!({"metadata": {"name": "ns"}, "spec": {"finalizers": ["kubernetes"]}}));
+    world.settle();
+    world
+}
+
+#[track_caller]
+fn check_status(world: &World, resource: Resource, name: &str, expected: Value) {
+    let status = world.get(resource, "ns", name)["status"].clone();
+    for (field, value) in expected.entries().iter() {
+        assert_eq!(&status[field], value, "{field} of {}", String::from_utf8_lossy(&status.to_json()));
+    }
+}
+
+#[track_caller]
+fn check_condition(world: &World, resource: Resource, name: &str, of_type: &str, state: &str, reason: &str) {
+    let value = world.get(resource, "ns", name);
+    let found = condition(&value["status"], of_type);
+    assert_eq!((found["status"].text(), found["reason"].text()), (state, reason), "{of_type} of {resource} {name}");
+}
+
+#[test]
+fn a_namespace_gets_its_account_and_certificates_and_goes_with_its_content() {
+    let mut world = world();
+    assert!(!world.get(SERVICE_ACCOUNTS, "ns", "default").is_null());
+    assert_eq!(world.get(CONFIG_MAPS, "ns", "kube-root-ca.crt")["data"]["ca.crt"].text(), "PEM");
+    world.create(DEPLOYMENTS, workload("Deployment", 2));
+    world.create(CONFIG_MAPS, json!({"metadata": {"name": "held", "namespace": "ns", "finalizers": ["x.io/y"]}}));
+    world.settle();
+    world.delete(NAMESPACES, "", "ns", "");
+    world.settle();
+    let namespace = world.get(NAMESPACES, "", "ns");
+    assert_eq!(condition(&namespace["status"], "NamespaceFinalizersRemaining")["status"].text(), "True");
+    assert_eq!(world.all(PODS).len(), 0);
+    world.change(CONFIG_MAPS, "ns", "held", |map| {
+        map.take(&["metadata", "finalizers"]);
+    });
+    world.settle();
+    assert!(world.get(NAMESPACES, "", "ns").is_null());
+}
+
+#[test]
+fn a_deployment_rolls_and_keeps_its_history() {
+    let mut world = world();
+    world.create(DEPLOYMENTS, workload("Deployment", 3));
+    world.settle();
+    let done = json!({"replicas": 3i64, "updatedReplicas": 3i64, "availableReplicas": 3i64, "readyReplicas": 3i64});
+    check_status(&world, DEPLOYMENTS, "w", done.clone());
+    check_condition(&world, DEPLOYMENTS, "w", "Progressing", "True", "NewReplicaSetAvailable");
+    for (image, sets, revision) in [("i:2", 2, "2"), ("i:3", 3, "3"), ("i:1", 3, "4")] {
+        world.change(DEPLOYMENTS, "ns", "w", |object| object.set(&["spec", "template"], template(image)));
+        world.settle();
+        check_status(&world, DEPLOYMENTS, "w", done.clone());
+        assert_eq!(world.all(REPLICA_SETS).len(), sets, "sets after {image}");
+        let annotation = ["metadata", "annotations", "deployment.kubernetes.io/revision"];
+        assert_eq!(world.get(DEPLOYMENTS, "ns", "w").at(&annotation).text(), revision);
+        assert!(world.all(PODS).iter().all(|pod| pod["spec"]["containers"][0]["image"].text() == image));
+    }
+    world.change(DEPLOYMENTS, "ns", "w", |object| object.set(&["spec", "revisionHistoryLimit"], 0i64));
+    world.settle();
+    assert_eq!(world.all(REPLICA_SETS).len(), 1);
+}
+
+#[test]
+fn a_deployment_stops_within_its_limits_and_at_its_deadline() {
+    let mut world = world();
+    world.create(DEPLOYMENTS, workload("Deployment", 4));
+    world.settle();
+    world.play_pods = false;
+    world.change(DEPLOYMENTS, "ns", "w", |object| object.set(&["spec", "template"], template("i:2")));
+    world.settle();
+    let replicas = |world: &World, image: &str| {
+        let pods = world.all(PODS);
+        pods.iter().filter(|pod| pod["spec"]["containers"][0]["image"].text() == image).count()
+    };
+    assert_eq!((replicas(&world, "i:1"), replicas(&world, "i:2")), (3, 2));
+    world.pass(700);
+    check_condition(&world, DEPLOYMENTS, "w", "Progressing", "False", "ProgressDeadlineExceeded");
+    world.change(DEPLOYMENTS, "ns", "w", |object| object.set(&["spec", "replicas"], 8i64));
+    world.settle();
+    assert_eq!(replicas(&world, "i:1") + replicas(&world, "i:2"), 10);
+}
+
+#[test]
+fn a_paused_deployment_scales_but_does_not_roll() {
+    let mut world = world();
+    world.create(DEPLOYMENTS, workload("Deployment", 2));
+    world.settle();
+    world.change(DEPLOYMENTS, "ns", "w", |object| {
+        object.set(&["spec", "paused"], true);
+        object.set(&["spec", "replicas"], 3i64);
+        object.set(&["spec", "template"], template("i:2"));
+    });
+    world.settle();
+    check_condition(&world, DEPLOYMENTS, "w", "Progressing", "Unknown", "DeploymentPaused");
+    assert_eq!((world.all(REPLICA_SETS).len(), world.all(PODS).len()), (1, 3));
+    world.change(DEPLOYMENTS, "ns", "w", |object| object.set(&["spec", "paused"], false));
+    world.settle();
+    check_condition(&world, DEPLOYMENTS, "w", "Progressing", "True", "NewReplicaSetAvailable");
+    assert!(world.all(PODS).iter().all(|pod| pod["spec"]["containers"][0]["image"].text() == "i:2"));
+}
+
+#[test]
+fn a_recreated_deployment_never_mixes_templates() {
+    let mut world = world();
+    let mut object = workload("Deployment", 3);
+    object.set(&["spec", "strategy"], json!({"type": "Recreate"}));
+    world.create(DEPLOYMENTS, object);
+    world.settle();
+    world.change(DEPLOYMENTS, "ns", "w", |object| object.set(&["spec", "template"], template("i:2")));
+    world.settle();
+    check_status(&world, DEPLOYMENTS, "w", json!({"updatedReplicas": 3i64, "replicas": 3i64, "availableReplicas": 3i64}));
+}
+
+#[test]
+fn a_set_adopts_releases_and_scales_down_what_is_missed_least() {
+    let mut world = world();
+    world.create(PODS, json!({"metadata": {"name": "orphan", "namespace": "ns", "labels": {"app": "x"}, "annotations":
+        {"controller.kubernetes.io/pod-deletion-cost": "100"}}, "spec": {}}));
+    world.create(REPLICA_SETS, workload("ReplicaSet", 2));
+    world.settle();
+    assert_eq!(world.all(PODS).len(), 2);
+    world.change(PODS, "ns", "orphan", |pod| pod.set(&["metadata", "labels", "app"], "y"));
+    world.settle();
+    assert_eq!(world.all(PODS).len(), 3);
+    assert!(world.get(PODS, "ns", "orphan")["metadata"]["ownerReferences"].items().is_empty());
+    world.change(PODS, "ns", "orphan", |pod| pod.set(&["metadata", "labels", "app"], "x"));
+    world.settle();
+    world.change(REPLICA_SETS, "ns", "w", |set| set.set(&["spec", "replicas"], 1i64));
+    world.settle();
+    assert_eq!(world.all(PODS).len(), 1);
+    assert!(!world.get(PODS, "ns", "orphan").is_null(), "the dear one stays");
+}
+
+#[test]
+fn a_refused_pod_is_told_of() {
+    let mut world = world();
+    world.limit = Some((PODS, 1));
+    world.create(REPLICA_SETS, workload("ReplicaSet", 2));
+    world.pass(1);
+    check_condition(&world, REPLICA_SETS, "w", "ReplicaFailure", "True", "FailedCreate");
+    assert!(world.reasons().contains(&"FailedCreate"));
+    world.limit = None;
+    world.pass(30);
+    check_status(&world, REPLICA_SETS, "w", json!({"readyReplicas": 2i64, "conditions": null}));
+}
+
+#[test]
+fn ten_thousand_replicas_are_made() {
+    let mut world = world();
+    world.play_pods = false;
+    world.create(REPLICA_SETS, workload("ReplicaSet", 10_000));
+    world.settle();
+    assert_eq!(world.view().count(PODS), 10_000);
+}
+
+#[test]
+fn a_stateful_set_goes_in_order() {
+    let mut world = world();
+    world.create(STATEFUL_SETS, workload("StatefulSet", 3));
+    world.settle();
+    check_status(&world, STATEFUL_SETS, "w", json!({"replicas": 3i64, "readyReplicas": 3i64, "currentReplicas": 3i64}));
+    let mut changed = workload("StatefulSet", 3)["spec"].clone();
+    changed.set(&["template"], template("i:2"));
+    changed.set(&["updateStrategy", "rollingUpdate"], json!({"partition": 2i64}));
+    world.change(STATEFUL_SETS, "ns", "w", |set| set.set(&["spec"], changed));
+    world.settle();
+    check_status(&world, STATEFUL_SETS, "w", json!({"currentReplicas": 2i64, "updatedReplicas": 1i64}));
+    world.change(STATEFUL_SETS, "ns", "w", |set| {
+        set.set(&["spec", "updateStrategy", "rollingUpdate", "partition"], 0i64);
+        set.set(&["spec", "replicas"], 4i64);
+    });
+    world.settle();
+    check_status(&world, STATEFUL_SETS, "w", json!({"currentReplicas": 4i64, "updatedReplicas": 4i64}));
+    let names: Vec<String> = world.all(PODS).iter().map(|pod| pod["metadata"]["name"].text().to_owned()).collect();
+    assert_eq!(names, ["w-0", "w-1", "w-2", "w-3"]);
+    assert_eq!(world.all(REVISIONS).len(), 2);
+}
+
+#[test]
+fn a_stateful_set_waits_for_the_pod_before() {
+    let mut world = world();
+    world.play_pods = false;
+    world.create(STATEFUL_SETS, workload("StatefulSet", 3));
+    world.settle();
+    assert_eq!(world.all(PODS).len(), 1);
+    let mut parallel = workload("StatefulSet", 3);
+    parallel.set(&["metadata", "name"], "p");
+    parallel.set(&["spec", "podManagementPolicy"], "Parallel");
+    world.create(STATEFUL_SETS, parallel);
+    world.settle();
+    assert_eq!(world.all(PODS).len(), 4);
+}
+
+#[test]
+fn a_daemon_set_follows_nodes_and_templates() {
+    let mut world = world();
+    world.play_pods = false;
+    world.create(NODES, json!({"metadata": {"name": "node-b", "labels": {"zone": "b"}}}));
+    let mut object = workload("DaemonSet", 0);
+    object.set(&["spec", "updateStrategy", "rollingUpdate"], json!({"maxUnavailable": 1i64, "maxSurge": 0i64}));
+    world.create(DAEMON_SETS, object);
+    world.settle();
+    check_status(&world, DAEMON_SETS, "w", json!({"desiredNumberScheduled": 2i64, "currentNumberScheduled": 2i64}));
+    world.change(DAEMON_SETS, "ns", "w", |set| set.set(&["spec", "template", "spec", "nodeSelector", "zone"], "a"));
+    world.settle();
+    check_status(&world, DAEMON_SETS, "w", json!({"desiredNumberScheduled": 1i64, "updatedNumberScheduled": 1i64}));
+    assert_eq!(world.all(PODS).len(), 1);
+}
+
+#[test]
+fn a_job_counts_each_pod_once() {
+    let mut world = world();
+    world.create(JOBS, job(json!({"completions": 3i64, "parallelism": 2i64})));
+    world.settle();
+    assert_eq!(world.all(PODS).len(), 2);
+    for _ in 0..3 {
+        let pods = world.all(PODS);
+        let Some(pod) = pods.iter().find(|pod| pod["status"]["phase"].text() == "Running") else { break };
+        world.end_pod("ns", pod["metadata"]["name"].text(), "Succeeded", 0);
+        world.settle();
+    }
+    check_status(&world, JOBS, "j", json!({"succeeded": 3i64, "ready": 0i64, "uncountedTerminatedPods": {}}));
+    check_condition(&world, JOBS, "j", "Complete", "True", "CompletionsReached");
+    assert!(world.all(PODS).iter().all(|pod| pod["metadata"]["finalizers"].items().is_empty()));
+}
+
+#[test]
+fn a_job_fails_for_what_its_policies_say() {
+    let exit_42 = json!({"rules": [{"action": "FailJob", "onExitCodes": {"operator": "In", "values": [42i64]}}]});
+    for (spec, reason) in [
+        (json!({"backoffLimit": 0i64}), "BackoffLimitExceeded"),
+        (json!({"podFailurePolicy": exit_42}), "PodFailurePolicy"),
+        (json!({"completionMode": "Indexed", "backoffLimitPerIndex": 0i64, "backoffLimit": 100i64}), "FailedIndexes"),
+    ] {
+        let mut world = world();
+        world.create(JOBS, job(spec));
+        world.settle();
+        let name = world.all(PODS)[0]["metadata"]["name"].text().to_owned();
+        world.end_pod("ns", &name, "Failed", 42);
+        world.settle();
+        check_condition(&world, JOBS, "j", "Failed", "True", reason);
+        check_status(&world, JOBS, "j", json!({"failed": 1i64}));
+    }
+}
+
+#[test]
+fn a_job_pauses_and_runs_out_of_time() {
+    let mut world = world();
+    world.create(JOBS, job(json!({"suspend": true, "activeDeadlineSeconds": 5i64, "ttlSecondsAfterFinished": 10i64})));
+    world.settle();
+    check_condition(&world, JOBS, "j", "Suspended", "True", "JobSuspended");
+    assert_eq!(world.all(PODS).len(), 0);
+    world.change(JOBS, "ns", "j", |job| job.set(&["spec", "suspend"], false));
+    world.settle();
+    assert_eq!(world.all(PODS).len(), 1);
+    world.pass(6);
+    check_condition(&world, JOBS, "j", "Failed", "True", "DeadlineExceeded");
+    world.pass(20);
+    assert!(world.get(JOBS, "ns", "j").is_null());
+}
+
+#[test]
+fn a_cron_job_starts_jobs_and_forgets_old_ones() {
+    let mut world = world();
+    world.create(CRON_JOBS, json!({
+        "apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "c", "namespace": "ns"},
+        "spec": {"schedule": "* * * * *", "concurrencyPolicy": "Forbid", "jobTemplate": {"spec": (job(json!({}))["spec"].clone())}},
+    }));
+    world.pass(130);
+    assert_eq!(world.all(JOBS).len(), 1, "the second waits for the first");
+    let pod = world.all(PODS)[0]["metadata"]["name"].text().to_owned();
+    world.end_pod("ns", &pod, "Succeeded", 0);
+    world.pass(120);
+    assert_eq!(world.all(JOBS).len(), 2);
+    assert!(world.reasons().contains(&"SawCompletedJob"));
+}
+
+#[test]
+fn endpoints_follow_pods() {
+    let mut world = world();
+    world.create(SERVICES, json!({
+        "metadata": {"name": "svc", "namespace": "ns"},
+        "spec": {"selector": {"app": "x"}, "ports": [{"name": "http", "port": 80i64, "targetPort": "web"}]},
+    }));
+    world.settle();
+    assert_eq!(world.all(SLICES).len(), 1);
+    let mut set = workload("ReplicaSet", 1);
+    let ports = json!([{"name": "c", "image": "i", "ports": [{"name": "web", "containerPort": 8080i64}]}]);
+    set.set(&["spec", "template", "spec", "containers"], ports);
+    world.create(REPLICA_SETS, set);
+    world.settle();
+    let slices = world.all(SLICES);
+    assert_eq!(slices.len(), 1, "the empty slice is filled");
+    assert_eq!(slices[0]["ports"][0]["port"].as_int(), Some(8080));
+    assert!(slices[0]["endpoints"][0]["conditions"]["ready"].is_true());
+    let endpoints = world.get(ENDPOINTS, "ns", "svc");
+    assert_eq!(endpoints["subsets"][0]["addresses"][0]["ip"].text(), "10.8.0.1");
+    world.change(REPLICA_SETS, "ns", "w", |set| set.set(&["spec", "replicas"], 0i64));
+    world.settle();
+    assert!(world.all(SLICES)[0]["endpoints"].is_null());
+    assert!(world.get(ENDPOINTS, "ns", "svc")["subsets"].is_null());
+}
+
+#[test]
+fn dependents_go_with_their_owner_or_are_set_free() {
+    for (propagation, sets, pods) in [("Background", 0, 0), ("Foreground", 0, 0), ("Orphan", 1, 2)] {
+        let mut world = world();
+        world.create(DEPLOYMENTS, workload("Deployment", 2));
+        world.settle();
+        world.delete(DEPLOYMENTS, "ns", "w", propagation);
+        world.settle();
+        assert!(world.get(DEPLOYMENTS, "ns", "w").is_null(), "{propagation}");
+        assert_eq!((world.all(REPLICA_SETS).len(), world.all(PODS).len()), (sets, pods), "{propagation}");
+    }
+    let mut world = world();
+    let owner = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "gone", "uid": "dead"});
+    world.create(CONFIG_MAPS, json!({"metadata": {"name": "o", "namespace": "ns", "ownerReferences": [owner]}}));
+    world.settle();
+    assert!(world.get(CONFIG_MAPS, "ns", "o").is_null());
+}
+
+#[test]
+fn a_silent_node_loses_its_pods() {
+    let mut world = world();
+    world.create(NODES, json!({"metadata": {"name": "node-b"}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}}));
+    let renew = |world: &mut World, node: &str| {
+        let at = world.now.rfc3339();
+        world.change(LEASES, "kube-node-lease", node, |lease| lease.set(&["spec", "renewTime"], at));
+    };
+    for node in ["node-a", "node-b"] {
+        let at = world.now.rfc3339();
+        world.create(LEASES, json!({"metadata": {"name": node, "namespace": "kube-node-lease"}, "spec": {"renewTime": at}}));
+    }
+    let mut set = workload("ReplicaSet", 1);
+    set.set(&["spec", "template", "spec", "tolerations"], json!([
+        {"key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 30i64}
+    ]));
+    world.create(REPLICA_SETS, set);
+    world.settle();
+    let first = world.all(PODS)[0]["metadata"]["name"].text().to_owned();
+    world.play_pods = false;
+    for _ in 0..6 {
+        world.pass(10);
+        renew(&mut world, "node-b");
+    }
+    world.settle();
+    let node = world.get(NODES, "", "node-a");
+    assert_eq!(condition(&node["status"], "Ready")["status"].text(), "Unknown");
+    assert_eq!(node["spec"]["taints"].items().len(), 2);
+    assert_eq!(condition(&world.get(PODS, "ns", &first)["status"], "Ready")["status"].text(), "False");
+    world.pass(39);
+    assert!(world.get(PODS, "ns", &first).is_null());
+    assert!(world.reasons().contains(&"TaintManagerEviction"));
+}
+
+#[test]
+fn budgets_count_what_may_go() {
+    let mut world = world();
+    world.create(DEPLOYMENTS, workload("Deployment", 4));
+    for (name, field, amount) in [("min", "minAvailable", json!("50%")), ("max", "maxUnavailable", json!(1i64))] {
+        let mut budget = json!({"metadata": {"name": name, "namespace": "ns"}, "spec": {"selector": {"matchLabels": {"app": "x"}}}});
+        budget.set(&["spec", field], amount);
+        world.create(BUDGETS, budget);
+    }
+    world.settle();
+    check_status(&world, BUDGETS, "min", json!({"desiredHealthy": 2i64, "disruptionsAllowed": 2i64, "expectedPods": 4i64}));
+    check_status(&world, BUDGETS, "max", json!({"desiredHealthy": 3i64, "disruptionsAllowed": 1i64}));
+}
+
+#[test]
+fn quotas_are_counted_anew() {
+    let mut world = world();
+    world.create(QUOTAS, json!({"metadata": {"name": "q", "namespace": "ns"},
+        "spec": {"hard": {"pods": "5", "count/replicasets.apps": "2"}}}));
+    world.create(REPLICA_SETS, workload("ReplicaSet", 2));
+    world.settle();
+    check_status(&world, QUOTAS, "q", json!({"used": {"pods": "2", "count/replicasets.apps": "1"}}));
+}
+
+#[test]
+fn pods_of_lost_nodes_and_roles_of_many_parts() {
+    let mut world = world();
+    world.create(PODS, json!({"metadata": {"name": "p", "namespace": "ns"}, "spec": {"nodeName": "gone"}}));
+    world.pass(39);
+    assert_eq!(world.all(PODS).len(), 1);
+    world.pass(5);
+    assert_eq!(world.all(PODS).len(), 0);
+    world.create(CLUSTER_ROLES, json!({"metadata": {"name": "part", "labels": {"to": "whole"}}, "rules": [{"verbs": ["get"]}]}));
+    world.create(CLUSTER_ROLES, json!({"metadata": {"name": "whole"},
+        "aggregationRule": {"clusterRoleSelectors": [{"matchLabels": {"to": "whole"}}]}}));
+    world.settle();
+    assert_eq!(world.get(CLUSTER_ROLES, "", "whole")["rules"].items().len(), 1);
+}
