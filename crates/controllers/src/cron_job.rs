@@ -82,9 +82,7 @@ fn look_after(object: &Object, value: &Value, jobs: &[Object], status: &mut Valu
         let started = Time::parse(job_value["status"]["startTime"].text()).unwrap_or(job.facts().created);
         if how == "Complete" { &mut good } else { &mut bad }.push((started, job));
     }
-    for (mut list, field, default) in
-        [(good, "successfulJobsHistoryLimit", 3), (bad, "failedJobsHistoryLimit", 1)]
-    {
+    for (mut list, field, default) in [(good, "successfulJobsHistoryLimit", 3), (bad, "failedJobsHistoryLimit", 1)] {
         let limit = usize::try_from(value["spec"][field].as_int().unwrap_or(default)).unwrap_or(0);
         list.sort_by(|(a, job_a), (b, job_b)| (a, job_a.name()).cmp(&(b, job_b.name())));
         let excess = list.len().saturating_sub(limit);

@@ -99,6 +99,10 @@ impl Reconciler for DaemonSets {
         }
         let revisions = claim(view, REVISIONS, object, DAEMON_SET, &selector, cx);
         let pods = claim(view, PODS, object, DAEMON_SET, &selector, cx);
+        if !cx.effects.is_empty() {
+            // Taken or let go: the next view shows whose they are.
+            return Outcome::Settled;
+        }
         let keeper = Keeper { of: DAEMON_SET, owner: object, value: &value, hash_label: HASH_LABEL };
         let (update, old) = match keeper.sync(revisions, cx) {
             Ok(synced) => synced,

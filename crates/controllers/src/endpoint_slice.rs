@@ -161,9 +161,9 @@ impl Keeper<'_> {
             .collect();
         let (mut kept, mut made) = (Vec::new(), Vec::new());
         for group in groups {
-            let (mut mine, rest): (Vec<Slice>, Vec<Slice>) = free.into_iter().partition(|slice| {
-                slice.value["addressType"].text() == group.family && slice.ports == group.ports
-            });
+            let (mut mine, rest): (Vec<Slice>, Vec<Slice>) = free
+                .into_iter()
+                .partition(|slice| slice.value["addressType"].text() == group.family && slice.ports == group.ports);
             free = rest;
             let left = place(&group, &mut mine);
             let empty = group.endpoints.is_empty();
@@ -269,8 +269,7 @@ impl Reconciler for Mirrors {
 
     fn reconcile(&self, key: &str, view: &View, cx: &mut Context) -> Outcome {
         let (namespace, name) = split(key);
-        let (Some(service), Some(object)) =
-            (view.one(SERVICES, namespace, name), view.one(ENDPOINTS, namespace, name))
+        let (Some(service), Some(object)) = (view.one(SERVICES, namespace, name), view.one(ENDPOINTS, namespace, name))
         else {
             return Outcome::Settled;
         };

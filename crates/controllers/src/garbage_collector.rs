@@ -29,7 +29,9 @@ type Kinds = BTreeMap<(Str, Str), (Resource, bool)>;
 /// Built-in kinds by group and kind: resource, and whether it is namespaced.
 static KINDS: LazyLock<Kinds> = LazyLock::new(|| {
     let kinds = api::kinds::kinds().into_iter();
-    kinds.map(|kind| ((kind.names.group.clone(), kind.names.kind.clone()), (kind.resource, kind.names.namespaced))).collect()
+    kinds
+        .map(|kind| ((kind.names.group.clone(), kind.names.kind.clone()), (kind.resource, kind.names.namespaced)))
+        .collect()
 });
 
 fn resource_of(view: &View, group: &str, kind: &str) -> Option<(Resource, bool)> {

@@ -102,6 +102,10 @@ impl Reconciler for Jobs {
         }
         let selector = Selector::of(&value["spec"]["selector"]);
         let pods: Vec<JobPod> = claim(view, PODS, object, JOB, &selector, cx).into_iter().map(JobPod::of).collect();
+        if !cx.effects.is_empty() {
+            // Taken or let go: the next view shows whose they are.
+            return Outcome::Settled;
+        }
         let mut look = Look::new(object, &value, &pods);
         look.run(cx);
         outcome(look.again)
@@ -131,8 +135,7 @@ impl<'a> Look<'a> {
         let mut status = value["status"].clone();
         status.make_map();
         let uncounted = |field: &str| value["status"]["uncountedTerminatedPods"][field].items();
-        let noted: BTreeSet<&str> =
-            uncounted("succeeded").iter().chain(uncounted("failed")).map(Value::text).collect();
+        let noted: BTreeSet<&str> = uncounted("succeeded").iter().chain(uncounted("failed")).map(Value::text).collect();
         let len = |field: &str| i64::try_from(uncounted(field).len()).unwrap_or(0);
         let replacing_failed_only = spec["podReplacementPolicy"].text() == "Failed";
         let fresh: Vec<&JobPod> = pods
@@ -510,8 +513,12 @@ fn put_text(status: &mut Value, field: &str, text: String) {
 
 /// Takes the tracking finalizer off a pod.
 fn release(pod: &JobPod, cx: &mut Context) {
-    let rest: Vec<Value> = pod.value["metadata"]["finalizers"].items().iter()
-        .filter(|finalizer| finalizer.text() != TRACKING).cloned().collect();
+    let rest: Vec<Value> = pod.value["metadata"]["finalizers"]
+        .items()
+        .iter()
+        .filter(|finalizer| finalizer.text() != TRACKING)
+        .cloned()
+        .collect();
     cx.push(Effect::Patch {
         resource: PODS,
         subresource: "",

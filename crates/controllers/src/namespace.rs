@@ -87,7 +87,12 @@ fn status_of(
     let (held, free) = (!finalizers.is_empty(), finalizers.is_empty());
     let rows = [
         ("NamespaceDeletionDiscoveryFailure", false, "ResourcesDiscovered", "All resources are known".to_owned()),
-        ("NamespaceDeletionGroupVersionParsingFailure", false, "ParsedGroupVersions", "All groups are known".to_owned()),
+        (
+            "NamespaceDeletionGroupVersionParsingFailure",
+            false,
+            "ParsedGroupVersions",
+            "All groups are known".to_owned(),
+        ),
         ("NamespaceDeletionContentFailure", false, "ContentDeleted", "All content was asked to go".to_owned()),
         ("NamespaceContentRemaining", true, "SomeResourcesRemain", format!("Some content is left: {resources}")),
         (

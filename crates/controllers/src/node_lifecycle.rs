@@ -50,7 +50,8 @@ impl Reconciler for NodeLifecycle {
                 if event.old.is_none() || event.new.is_none() {
                     return;
                 }
-                let ready = |node: &Option<Object>| node.as_ref().is_some_and(|node| readiness(&node.value()) == "True");
+                let ready =
+                    |node: &Option<Object>| node.as_ref().is_some_and(|node| readiness(&node.value()) == "True");
                 if ready(&event.old) != ready(&event.new) {
                     out.extend(view.list(NODES, "").map(key_of));
                 }
@@ -111,7 +112,11 @@ impl NodeLifecycle {
         let lease = view.one(LEASES, LEASE_NAMESPACE, node.name()).map(Object::value);
         let renewed = lease.and_then(|lease| Time::parse(lease["spec"]["renewTime"].text()));
         let posted = Time::parse(condition(&value["status"], "Ready")["lastHeartbeatTime"].text());
-        [renewed, posted, Some(node.facts().created), Some(self.started)].into_iter().flatten().max().unwrap_or_default()
+        [renewed, posted, Some(node.facts().created), Some(self.started)]
+            .into_iter()
+            .flatten()
+            .max()
+            .unwrap_or_default()
     }
 
     /// Marks what the node says of itself as unknown. Says whether something had to be written.

@@ -90,6 +90,10 @@ impl Reconciler for ReplicaSets {
         }
         let refused = cx.refused.first().cloned();
         let mine = claim(view, PODS, set, self.of, &selector, cx);
+        if !cx.effects.is_empty() {
+            // Taken or let go: the next view shows whose they are.
+            return Outcome::Settled;
+        }
         let facts = mine.into_iter().map(|pod| {
             let facts = pod_facts(&pod);
             (pod, facts)

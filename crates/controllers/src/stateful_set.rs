@@ -86,6 +86,10 @@ impl Reconciler for StatefulSets {
         }
         let revisions = claim(view, REVISIONS, object, STATEFUL_SET, &selector, cx);
         let pods = claim(view, PODS, object, STATEFUL_SET, &selector, cx);
+        if !cx.effects.is_empty() {
+            // Taken or let go: the next view shows whose they are.
+            return Outcome::Settled;
+        }
         let keeper =
             Keeper { of: STATEFUL_SET, owner: object, value: &value, hash_label: "controller.kubernetes.io/hash" };
         let (update, old) = match keeper.sync(revisions, cx) {

@@ -33,14 +33,7 @@ impl World {
         let now = Time::from_seconds(1_800_000_000);
         let settings = Settings { root_ca_pem: "PEM".to_owned(), started: now, ..Settings::default() };
         let drivers = CONTROLLERS.iter().map(|make| (Driver::new(make(&settings)), Revision::ZERO)).collect();
-        World {
-            cache: Cache::new(indexes),
-            drivers,
-            now,
-            records: Vec::new(),
-            limit: None,
-            play_pods: true,
-        }
+        World { cache: Cache::new(indexes), drivers, now, records: Vec::new(), limit: None, play_pods: true }
     }
 
     pub fn view(&self) -> View {
@@ -205,7 +198,10 @@ impl World {
                 return;
             }
         }
-        panic!("the world does not settle; last records: {:?}", self.reasons().into_iter().rev().take(5).collect::<Vec<_>>());
+        panic!(
+            "the world does not settle; last records: {:?}",
+            self.reasons().into_iter().rev().take(5).collect::<Vec<_>>()
+        );
     }
 
     /// Lets time pass, waking what wants to be woken.
@@ -249,7 +245,8 @@ impl World {
             refused.extend(result.clone().err());
             last = result;
         }
-        let done = if refused.is_empty() { Done::Written(self.cache.revision()) } else { Done::Failed(self.cache.revision()) };
+        let done =
+            if refused.is_empty() { Done::Written(self.cache.revision()) } else { Done::Failed(self.cache.revision()) };
         let (driver, _) = &mut self.drivers[at];
         driver.refused(&job.key, refused);
         driver.done(job.key, done, self.now);
@@ -263,10 +260,13 @@ impl World {
         let Some(pod) = pod else { return false };
         let mut value = pod.value();
         value.set(&["spec", "nodeName"], "node-a");
-        value.set(&["status"], meta::json!({
-            "phase": "Running", "podIP": "10.8.0.1", "podIPs": [{"ip": "10.8.0.1"}],
-            "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": (self.now.rfc3339())}],
-        }));
+        value.set(
+            &["status"],
+            meta::json!({
+                "phase": "Running", "podIP": "10.8.0.1", "podIPs": [{"ip": "10.8.0.1"}],
+                "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": (self.now.rfc3339())}],
+            }),
+        );
         self.store(PODS, value);
         true
     }
@@ -277,9 +277,12 @@ impl World {
         self.change(PODS, namespace, name, |pod| {
             pod.set(&["status", "phase"], phase);
             pod.set(&["status", "conditions"], Value::List(Vec::new()));
-            pod.set(&["status", "containerStatuses"], meta::json!([
-                {"name": "c", "state": {"terminated": {"exitCode": code, "finishedAt": at}}}
-            ]));
+            pod.set(
+                &["status", "containerStatuses"],
+                meta::json!([
+                    {"name": "c", "state": {"terminated": {"exitCode": code, "finishedAt": at}}}
+                ]),
+            );
         });
     }
 }

@@ -43,10 +43,13 @@ fn job(spec: Value) -> Value {
 
 fn world() -> World {
     let mut world = World::new();
-    world.create(NODES, json!({
-        "metadata": {"name": "node-a", "labels": {"zone": "a"}},
-        "status": {"conditions": [{"type": "Ready", "status": "True"}]},
-    }));
+    world.create(
+        NODES,
+        json!({
+            "metadata": {"name": "node-a", "labels": {"zone": "a"}},
+            "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+        }),
+    );
     world.create(NAMESPACES, json!({"metadata": {"name": "ns"}, "spec": {"finalizers": ["kubernetes"]}}));
     world.settle();
     world
@@ -157,14 +160,22 @@ fn a_recreated_deployment_never_mixes_templates() {
     world.settle();
     world.change(DEPLOYMENTS, "ns", "w", |object| object.set(&["spec", "template"], template("i:2")));
     world.settle();
-    check_status(&world, DEPLOYMENTS, "w", json!({"updatedReplicas": 3i64, "replicas": 3i64, "availableReplicas": 3i64}));
+    check_status(
+        &world,
+        DEPLOYMENTS,
+        "w",
+        json!({"updatedReplicas": 3i64, "replicas": 3i64, "availableReplicas": 3i64}),
+    );
 }
 
 #[test]
 fn a_set_adopts_releases_and_scales_down_what_is_missed_least() {
     let mut world = world();
-    world.create(PODS, json!({"metadata": {"name": "orphan", "namespace": "ns", "labels": {"app": "x"}, "annotations":
-        {"controller.kubernetes.io/pod-deletion-cost": "100"}}, "spec": {}}));
+    world.create(
+        PODS,
+        json!({"metadata": {"name": "orphan", "namespace": "ns", "labels": {"app": "x"}, "annotations":
+        {"controller.kubernetes.io/pod-deletion-cost": "100"}}, "spec": {}}),
+    );
     world.create(REPLICA_SETS, workload("ReplicaSet", 2));
     world.settle();
     assert_eq!(world.all(PODS).len(), 2);
@@ -327,10 +338,13 @@ fn a_cron_job_starts_jobs_and_forgets_old_ones() {
 #[test]
 fn endpoints_follow_pods() {
     let mut world = world();
-    world.create(SERVICES, json!({
-        "metadata": {"name": "svc", "namespace": "ns"},
-        "spec": {"selector": {"app": "x"}, "ports": [{"name": "http", "port": 80i64, "targetPort": "web"}]},
-    }));
+    world.create(
+        SERVICES,
+        json!({
+            "metadata": {"name": "svc", "namespace": "ns"},
+            "spec": {"selector": {"app": "x"}, "ports": [{"name": "http", "port": 80i64, "targetPort": "web"}]},
+        }),
+    );
     world.settle();
     assert_eq!(world.all(SLICES).len(), 1);
     let mut set = workload("ReplicaSet", 1);
@@ -371,14 +385,20 @@ fn dependents_go_with_their_owner_or_are_set_free() {
 #[test]
 fn a_silent_node_loses_its_pods() {
     let mut world = world();
-    world.create(NODES, json!({"metadata": {"name": "node-b"}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}}));
+    world.create(
+        NODES,
+        json!({"metadata": {"name": "node-b"}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}}),
+    );
     let renew = |world: &mut World, node: &str| {
         let at = world.now.rfc3339();
         world.change(LEASES, "kube-node-lease", node, |lease| lease.set(&["spec", "renewTime"], at));
     };
     for node in ["node-a", "node-b"] {
         let at = world.now.rfc3339();
-        world.create(LEASES, json!({"metadata": {"name": node, "namespace": "kube-node-lease"}, "spec": {"renewTime": at}}));
+        world.create(
+            LEASES,
+            json!({"metadata": {"name": node, "namespace": "kube-node-lease"}, "spec": {"renewTime": at}}),
+        );
     }
     let mut set = workload("ReplicaSet", 1);
     set.set(&["spec", "template", "spec", "tolerations"], json!([
@@ -407,20 +427,29 @@ fn budgets_count_what_may_go() {
     let mut world = world();
     world.create(DEPLOYMENTS, workload("Deployment", 4));
     for (name, field, amount) in [("min", "minAvailable", json!("50%")), ("max", "maxUnavailable", json!(1i64))] {
-        let mut budget = json!({"metadata": {"name": name, "namespace": "ns"}, "spec": {"selector": {"matchLabels": {"app": "x"}}}});
+        let mut budget =
+            json!({"metadata": {"name": name, "namespace": "ns"}, "spec": {"selector": {"matchLabels": {"app": "x"}}}});
         budget.set(&["spec", field], amount);
         world.create(BUDGETS, budget);
     }
     world.settle();
-    check_status(&world, BUDGETS, "min", json!({"desiredHealthy": 2i64, "disruptionsAllowed": 2i64, "expectedPods": 4i64}));
+    check_status(
+        &world,
+        BUDGETS,
+        "min",
+        json!({"desiredHealthy": 2i64, "disruptionsAllowed": 2i64, "expectedPods": 4i64}),
+    );
     check_status(&world, BUDGETS, "max", json!({"desiredHealthy": 3i64, "disruptionsAllowed": 1i64}));
 }
 
 #[test]
 fn quotas_are_counted_anew() {
     let mut world = world();
-    world.create(QUOTAS, json!({"metadata": {"name": "q", "namespace": "ns"},
-        "spec": {"hard": {"pods": "5", "count/replicasets.apps": "2"}}}));
+    world.create(
+        QUOTAS,
+        json!({"metadata": {"name": "q", "namespace": "ns"},
+        "spec": {"hard": {"pods": "5", "count/replicasets.apps": "2"}}}),
+    );
     world.create(REPLICA_SETS, workload("ReplicaSet", 2));
     world.settle();
     check_status(&world, QUOTAS, "q", json!({"used": {"pods": "2", "count/replicasets.apps": "1"}}));
@@ -434,9 +463,15 @@ fn pods_of_lost_nodes_and_roles_of_many_parts() {
     assert_eq!(world.all(PODS).len(), 1);
     world.pass(5);
     assert_eq!(world.all(PODS).len(), 0);
-    world.create(CLUSTER_ROLES, json!({"metadata": {"name": "part", "labels": {"to": "whole"}}, "rules": [{"verbs": ["get"]}]}));
-    world.create(CLUSTER_ROLES, json!({"metadata": {"name": "whole"},
-        "aggregationRule": {"clusterRoleSelectors": [{"matchLabels": {"to": "whole"}}]}}));
+    world.create(
+        CLUSTER_ROLES,
+        json!({"metadata": {"name": "part", "labels": {"to": "whole"}}, "rules": [{"verbs": ["get"]}]}),
+    );
+    world.create(
+        CLUSTER_ROLES,
+        json!({"metadata": {"name": "whole"},
+        "aggregationRule": {"clusterRoleSelectors": [{"matchLabels": {"to": "whole"}}]}}),
+    );
     world.settle();
     assert_eq!(world.get(CLUSTER_ROLES, "", "whole")["rules"].items().len(), 1);
 }

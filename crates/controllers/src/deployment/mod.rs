@@ -133,6 +133,10 @@ impl Reconciler for Deployments {
         }
         let mut sets: Vec<Set> =
             claim(view, REPLICA_SETS, object, DEPLOYMENT, &selector, cx).into_iter().map(Set::of).collect();
+        if !cx.effects.is_empty() {
+            // Taken or let go: the next view shows whose they are.
+            return Outcome::Settled;
+        }
         sets.sort_by(|a, b| {
             (a.object.facts().created, a.object.name()).cmp(&(b.object.facts().created, b.object.name()))
         });
