@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use meta::{Kind, Names, Resource, Rules, Str, Subresource, Verb};
 
-use crate::{apiregistration, apps, batch, coordination, core, discovery, networking, node, policy, rbac, scheduling};
+use crate::{
+    apiextensions, apiregistration, apps, batch, certificates, coordination, core, discovery, networking, node, policy,
+    rbac, scheduling,
+};
 use Verb::{Create, Delete, DeleteCollection, Get, List, Patch, Update, Watch};
 
 const ALL: &[Verb] = &[Create, Delete, DeleteCollection, Get, List, Patch, Update, Watch];
@@ -66,8 +69,8 @@ const KINDS: &[Row] = &[
     Row("", "v1", "ComponentStatus", "componentstatuses", "cs", "", false, READ, &[], plain),
     Row("", "v1", "ConfigMap", "configmaps", "cm", "", true, ALL, &[], || Arc::new(core::config_map::ConfigMap::new())),
     Row("", "v1", "Endpoints", "endpoints", "ep", "", true, ALL, &[], || Arc::new(core::endpoints::Endpoints::new())),
-    Row("", "v1", "Event", "events", "ev", "", true, ALL, &[], plain),
-    Row("", "v1", "LimitRange", "limitranges", "limits", "", true, ALL, &[], plain),
+    Row("", "v1", "Event", "events", "ev", "", true, ALL, &[], || Arc::new(core::event::Event::new(false))),
+    Row("", "v1", "LimitRange", "limitranges", "limits", "", true, ALL, &[], || Arc::new(core::limit_range::LimitRange)),
     Row("", "v1", "Namespace", "namespaces", "ns", "", false, NO_COLLECTION, &[FINALIZE, STATUS], || Arc::new(core::namespace::Namespace::new())),
     Row("", "v1", "Node", "nodes", "no", "", false, ALL, &[PROXY, STATUS], || Arc::new(core::node::Node::new())),
     Row("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims", "pvc", "", true, ALL, &[STATUS], plain),
@@ -75,7 +78,7 @@ const KINDS: &[Row] = &[
     Row("", "v1", "Pod", "pods", "po", "all", true, ALL, &[ATTACH, BINDING, EPHEMERALCONTAINERS, EVICTION, EXEC, LOG, PORTFORWARD, PROXY_OF_PODS, RESIZE, STATUS], || Arc::new(core::pod::Pod::new())),
     Row("", "v1", "PodTemplate", "podtemplates", "", "", true, ALL, &[], || Arc::new(core::pod_template::PodTemplate::new())),
     Row("", "v1", "ReplicationController", "replicationcontrollers", "rc", "all", true, ALL, &[SCALE, STATUS], || Arc::new(apps::replica_set::ReplicaSet::controller())),
-    Row("", "v1", "ResourceQuota", "resourcequotas", "quota", "", true, ALL, &[STATUS], plain),
+    Row("", "v1", "ResourceQuota", "resourcequotas", "quota", "", true, ALL, &[STATUS], || Arc::new(core::resource_quota::ResourceQuota::new())),
     Row("", "v1", "Secret", "secrets", "", "", true, ALL, &[], || Arc::new(core::secret::Secret::new())),
     Row("", "v1", "ServiceAccount", "serviceaccounts", "sa", "", true, ALL, &[TOKEN], || Arc::new(core::service_account::ServiceAccount::new())),
     Row("", "v1", "Service", "services", "svc", "all", true, ALL, &[PROXY_OF_SERVICES, STATUS], || Arc::new(core::service::Service::new())),
@@ -85,7 +88,7 @@ const KINDS: &[Row] = &[
     Row("apps", "v1", "Deployment", "deployments", "deploy", "all", true, ALL, &[SCALE, STATUS], || Arc::new(apps::deployment::Deployment::new())),
     Row("apps", "v1", "ReplicaSet", "replicasets", "rs", "all", true, ALL, &[SCALE, STATUS], || Arc::new(apps::replica_set::ReplicaSet::new())),
     Row("apps", "v1", "StatefulSet", "statefulsets", "sts", "all", true, ALL, &[SCALE, STATUS], || Arc::new(apps::stateful_set::StatefulSet::new())),
-    Row("events.k8s.io", "v1", "Event", "events", "ev", "", true, ALL, &[], plain),
+    Row("events.k8s.io", "v1", "Event", "events", "ev", "", true, ALL, &[], || Arc::new(core::event::Event::new(true))),
     Row("authentication.k8s.io", "v1", "SelfSubjectReview", "selfsubjectreviews", "", "", false, CREATE, &[], plain),
     Row("authentication.k8s.io", "v1", "TokenReview", "tokenreviews", "", "", false, CREATE, &[], plain),
     Row("authorization.k8s.io", "v1", "LocalSubjectAccessReview", "localsubjectaccessreviews", "", "", true, CREATE, &[], plain),
@@ -96,7 +99,7 @@ const KINDS: &[Row] = &[
     Row("autoscaling", "v1", "HorizontalPodAutoscaler", "horizontalpodautoscalers", "hpa", "all", true, ALL, &[STATUS], plain),
     Row("batch", "v1", "CronJob", "cronjobs", "cj", "all", true, ALL, &[STATUS], || Arc::new(batch::cron_job::CronJob::new())),
     Row("batch", "v1", "Job", "jobs", "", "all", true, ALL, &[STATUS], || Arc::new(batch::job::Job::new())),
-    Row("certificates.k8s.io", "v1", "CertificateSigningRequest", "certificatesigningrequests", "csr", "", false, ALL, &[APPROVAL, STATUS], plain),
+    Row("certificates.k8s.io", "v1", "CertificateSigningRequest", "certificatesigningrequests", "csr", "", false, ALL, &[APPROVAL, STATUS], || Arc::new(certificates::certificate_signing_request::CertificateSigningRequest::new())),
     Row("networking.k8s.io", "v1", "IngressClass", "ingressclasses", "", "", false, ALL, &[], plain),
     Row("networking.k8s.io", "v1", "Ingress", "ingresses", "ing", "", true, ALL, &[STATUS], plain),
     Row("networking.k8s.io", "v1", "IPAddress", "ipaddresses", "ip", "", false, ALL, &[], || Arc::new(networking::ip_address::IpAddress::new())),
@@ -119,7 +122,7 @@ const KINDS: &[Row] = &[
     Row("admissionregistration.k8s.io", "v1", "ValidatingAdmissionPolicy", "validatingadmissionpolicies", "", "api-extensions", false, ALL, &[STATUS], plain),
     Row("admissionregistration.k8s.io", "v1", "ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings", "", "api-extensions", false, ALL, &[], plain),
     Row("admissionregistration.k8s.io", "v1", "ValidatingWebhookConfiguration", "validatingwebhookconfigurations", "", "api-extensions", false, ALL, &[], plain),
-    Row("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions", "crd crds", "api-extensions", false, ALL, &[STATUS], plain),
+    Row("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions", "crd crds", "api-extensions", false, ALL, &[STATUS], || Arc::new(apiextensions::custom_resource_definition::CustomResourceDefinition)),
     Row("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses", "pc", "", false, ALL, &[], || Arc::new(scheduling::priority_class::PriorityClass::new())),
     Row("coordination.k8s.io", "v1", "Lease", "leases", "", "", true, ALL, &[], || Arc::new(coordination::lease::Lease::new())),
     Row("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses", "", "", false, ALL, &[], || Arc::new(node::runtime_class::RuntimeClass::new())),

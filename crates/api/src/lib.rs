@@ -3,9 +3,11 @@
 //! Not here: IO, storage, async.
 
 pub mod address;
+pub mod apiextensions;
 pub mod apiregistration;
 pub mod apps;
 pub mod batch;
+pub mod certificates;
 pub mod check;
 pub mod columns;
 pub mod coordination;

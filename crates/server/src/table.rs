@@ -21,6 +21,11 @@ impl Include {
     }
 }
 
+/// Whether a kind shows the name among its own columns (events do, and late).
+fn has_name(kind: &Kind) -> bool {
+    kind.rules.columns().iter().any(|column| column.name == "Name")
+}
+
 /// The definitions of all columns: the name, then the kind's own.
 pub fn columns(kind: &Kind) -> Vec<Column> {
     let column = |name: &str, of_type: &str, format: &str, description: &str| Column {
@@ -31,7 +36,9 @@ pub fn columns(kind: &Kind) -> Vec<Column> {
         priority: 0,
     };
     let mut columns = vec![column("Name", "string", "name", "The name of the object, unique in its namespace.")];
-    if kind.rules.columns().is_empty() {
+    if has_name(kind) {
+        columns = kind.rules.columns().to_vec();
+    } else if kind.rules.columns().is_empty() {
         columns.push(column("Created At", "date", "", "When the object was created."));
     } else {
         columns.extend(kind.rules.columns().iter().cloned());
@@ -77,7 +84,9 @@ pub fn table<'a>(
 
 fn row(kind: &Kind, object: &Value, now: Time, include: Include) -> Value {
     let mut cells = vec![object.at(&["metadata", "name"]).clone()];
-    if kind.rules.columns().is_empty() {
+    if has_name(kind) {
+        cells = kind.rules.cells(object, now);
+    } else if kind.rules.columns().is_empty() {
         cells.push(object.at(&["metadata", "creationTimestamp"]).clone());
     } else {
         cells.extend(kind.rules.cells(object, now));

@@ -5,7 +5,7 @@ use meta::{At, Change, Column, Errors, Rules, Value, names};
 
 use crate::check;
 use crate::columns::{age, columns};
-use crate::discovery::endpoint_slice::check_not_special;
+use crate::discovery::endpoint_slice::{check_not_special, set};
 
 pub struct Endpoints {
     columns: Vec<Column>,
@@ -47,7 +47,7 @@ impl Rules for Endpoints {
                 check::address(&ip, errors);
                 check_not_special(&ip, errors);
                 check::optional(&address.field("hostname"), names::dns_label, errors);
-                check::optional(&address.field("nodeName"), names::dns_subdomain, errors);
+                set(&address.field("nodeName"), names::dns_subdomain, errors);
             }
             let ports = subset.field("ports");
             let many = ports.value.items().len() > 1;

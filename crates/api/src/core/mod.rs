@@ -3,6 +3,8 @@
 pub mod claim;
 pub mod config_map;
 pub mod endpoints;
+pub mod event;
+pub mod limit_range;
 pub mod namespace;
 pub mod node;
 pub mod pod;
@@ -11,6 +13,7 @@ pub mod pod_facts;
 pub mod pod_spec;
 pub mod pod_template;
 pub mod pod_update;
+pub mod resource_quota;
 pub mod secret;
 pub mod service;
 pub mod service_account;

@@ -51,7 +51,7 @@ impl Rules for Node {
         }
         let spec = object.make(&["spec"]);
         let first: Str = spec["podCIDR"].text().into();
-        if !first.is_empty() && spec["podCIDRs"].items().is_empty() {
+        if !first.is_empty() && spec["podCIDRs"][0].text() != first {
             spec.set(&["podCIDRs"], vec![Value::from(first)]);
         } else if first.is_empty() && !spec["podCIDRs"].items().is_empty() {
             let first = spec["podCIDRs"][0].clone();

@@ -235,9 +235,9 @@ fn check_ports(spec: &At<'_>, errors: &mut Errors) {
         let same =
             |other: &Value, key: &str| other[key] == port.value[key] && other["protocol"] == port.value["protocol"];
         if node.int().unwrap_or(0) != 0 {
-            if !nodes {
+            if matches!(of_type, "ClusterIP" | "ExternalName") {
                 errors.forbidden(&node.path, format!("may not be used when `type` is '{of_type}'"));
-            } else if before.iter().any(|other| same(other, "nodePort")) {
+            } else if nodes && before.iter().any(|other| same(other, "nodePort")) {
                 errors.duplicate(&node);
             }
         }

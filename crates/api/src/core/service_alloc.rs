@@ -57,7 +57,7 @@ pub fn keep(object: &mut Value, old: &Value) {
         }
     }
     if !is_external(&now)
-        && spec["externalIPs"].items().is_empty()
+        && (now != "ClusterIP" || spec["externalIPs"].items().is_empty())
         && spec["externalTrafficPolicy"] == before["externalTrafficPolicy"]
     {
         spec.take(&["externalTrafficPolicy"]);

@@ -31,6 +31,11 @@ impl Default for EndpointSlice {
 
 impl Rules for EndpointSlice {
     fn defaults(&self, object: &mut Value) {
+        for key in ["endpoints", "ports"] {
+            if object[key].items().is_empty() {
+                object.set(&[key], Value::Null);
+            }
+        }
         if let Some(ports) = object.get_mut("ports") {
             for port in ports.items_mut() {
                 port.default("name", "");
@@ -63,8 +68,8 @@ impl Rules for EndpointSlice {
             if ports.value.items()[..index].iter().any(|other| other["name"] == *name.value) {
                 errors.duplicate(&name);
             }
-            check::word(&port.field("protocol"), &["SCTP", "TCP", "UDP"], errors);
-            check::optional(&port.field("appProtocol"), names::qualified_name, errors);
+            check::supported(&port.field("protocol"), &["SCTP", "TCP", "UDP"], errors);
+            set(&port.field("appProtocol"), names::qualified_name, errors);
         }
     }
 
@@ -103,6 +108,13 @@ fn short<T: AsRef<str>>(all: &[T]) -> Value {
     }
 }
 
+/// A text that, once it is there, may not be empty either.
+pub fn set(at: &At<'_>, check: fn(&str) -> Vec<String>, errors: &mut Errors) {
+    if at.is_set() {
+        check::invalid(at, check(at.text()), errors);
+    }
+}
+
 fn check_endpoint(endpoint: &At<'_>, of_type: &str, errors: &mut Errors) {
     let addresses = endpoint.field("addresses");
     let count = addresses.value.items().len();
@@ -127,7 +139,7 @@ fn check_endpoint(endpoint: &At<'_>, of_type: &str, errors: &mut Errors) {
         }
     }
     check::optional(&endpoint.field("hostname"), names::dns_label, errors);
-    check::optional(&endpoint.field("nodeName"), names::dns_subdomain, errors);
+    set(&endpoint.field("nodeName"), names::dns_subdomain, errors);
     let hints = endpoint.field("hints");
     for zone in hints.field("forZones").items() {
         check::invalid(&zone.field("name"), names::label_value(zone.field("name").text()), errors);

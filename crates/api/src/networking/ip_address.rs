@@ -33,10 +33,11 @@ impl Rules for IpAddress {
         let parent = spec.field("parentRef");
         match change.old {
             Some(old) => check::immutable(&parent, old.at(&["spec", "parentRef"]), errors),
-            None if !parent.is_set() => errors.required(&parent.path, ""),
             None => {}
         }
-        if parent.is_set() {
+        if !parent.is_set() {
+            errors.required(&parent.path, "");
+        } else {
             check::optional(&parent.field("group"), names::dns_subdomain, errors);
             for key in ["resource", "name"] {
                 check::named(&parent.field(key), names::path_segment, errors);

@@ -63,6 +63,10 @@ impl Rules for PriorityClass {
         }
     }
 
+    fn raises_generation(&self, _: &Value, _: &Value) -> bool {
+        false
+    }
+
     fn has_generation(&self) -> bool {
         true
     }
