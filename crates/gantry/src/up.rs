@@ -242,6 +242,7 @@ pub fn down(args: DownArgs) -> Result<(), Failure> {
 fn sweep(names: &Names) -> Result<(), Failure> {
     end_processes(names);
     remove_cgroups(&names.cgroup);
+    unmount_below(&names.state);
     let subnet = "10.192.0.0/24".parse().map_err(|_| "the subnet is no range")?;
     let netns_dir = names.state.join("nodes");
     Lan::remove(&LanConfig { prefix: names.prefix.clone(), subnet, netns_dir })?;
@@ -255,6 +256,18 @@ fn sweep(names: &Names) -> Result<(), Failure> {
             Err(format!("cannot remove {}: {error}", names.state.display()).into())
         }
         _ => Ok(()),
+    }
+}
+
+/// Unmounts what is mounted below `dir` in this process' mount namespace, the innermost first.
+fn unmount_below(dir: &Path) {
+    let text = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let points = text.lines().filter_map(|line| line.split(' ').nth(1)).map(Path::new);
+    let mut ours: Vec<&Path> = points.filter(|point| point.starts_with(dir) && *point != dir).collect();
+    ours.reverse();
+    for point in ours {
+        // What cannot be unmounted shows itself when the folder is removed.
+        let _ = rustix::mount::unmount(point, rustix::mount::UnmountFlags::DETACH);
     }
 }
 

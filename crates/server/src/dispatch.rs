@@ -643,11 +643,10 @@ fn discovery_answer(incomer: &Incomer, value: &Value) -> Result<Response, Status
 fn aggregated_discovery(registry: &crate::registry::Registry, core: bool, incomer: &Incomer) -> Response {
     let text = discovery::aggregated(registry, core).to_json();
     let tag = format!("\"{:016X}\"", base::hash64(&text));
-    if incomer.header(header::IF_NONE_MATCH) == Some(tag.as_str()) {
-        return body::answer(304, "application/json", Bytes::new());
-    }
+    // Caches take over the headers of a 304, so it names the same type as the answer that it stands for.
     let form = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
-    let mut response = body::answer(200, form, text);
+    let known = incomer.header(header::IF_NONE_MATCH) == Some(tag.as_str());
+    let mut response = if known { body::answer(304, form, Bytes::new()) } else { body::answer(200, form, text) };
     if let Ok(tag) = header::HeaderValue::from_str(&tag) {
         response.headers_mut().insert(header::ETAG, tag);
     }
