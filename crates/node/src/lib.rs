@@ -14,9 +14,11 @@
 pub mod agent;
 pub mod carry;
 pub mod env;
+pub mod kubelet;
 pub mod network;
 pub mod node_object;
 pub mod pod;
 pub mod probe;
+pub mod spdy;
 pub mod spec;
 pub mod volumes;
