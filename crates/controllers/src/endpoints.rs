@@ -88,11 +88,18 @@ impl Reconciler for EndpointsOfServices {
     }
 }
 
+/// The addresses that serve the same ports.
+#[derive(Default)]
+struct Group {
+    ports: Vec<Value>,
+    ready: Vec<Value>,
+    waiting: Vec<Value>,
+}
+
 /// The addresses by the ports they serve, and whether some had to be left out.
 fn subsets(object: &Object, service: &Value, backends: &[Backend]) -> (Vec<Value>, bool) {
     let tolerant = service["spec"]["publishNotReadyAddresses"].is_true();
-    type Group = (Vec<Value>, Vec<Value>);
-    let mut groups: BTreeMap<Vec<(i64, Str)>, (Vec<Value>, Group)> = BTreeMap::new();
+    let mut groups: BTreeMap<Vec<(i64, Str)>, Group> = BTreeMap::new();
     let mut sorted: Vec<&Backend> = backends.iter().collect();
     sorted.sort_by_key(|backend| (backend.ips[0].parse::<IpAddr>().ok(), backend.pod.name().to_owned()));
     let mut count = 0;
@@ -109,11 +116,11 @@ fn subsets(object: &Object, service: &Value, backends: &[Backend]) -> (Vec<Value
             continue;
         }
         let key = ports.iter().map(|port| (port["port"].as_int().unwrap_or(0), port["name"].text().into())).collect();
-        let group = &mut groups.entry(key).or_insert_with(|| (ports, Group::default())).1;
+        let group = groups.entry(key).or_insert_with(|| Group { ports, ..Group::default() });
         let address = address(object, backend);
-        if tolerant || backend.facts.ready { &mut group.0 } else { &mut group.1 }.push(address);
+        if tolerant || backend.facts.ready { &mut group.ready } else { &mut group.waiting }.push(address);
     }
-    let subsets = groups.into_values().map(|(ports, (ready, waiting))| {
+    let subsets = groups.into_values().map(|Group { ports, ready, waiting }| {
         let mut subset = Map::new();
         for (field, list) in [("addresses", ready), ("notReadyAddresses", waiting), ("ports", ports)] {
             if !list.is_empty() {

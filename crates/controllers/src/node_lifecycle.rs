@@ -70,7 +70,7 @@ impl Reconciler for NodeLifecycle {
                 });
                 if let Some(pod) = placed {
                     let node = pod_facts(pod).node;
-                    if view.one(NODES, "", &node).is_some_and(|node| is_tainted(node)) {
+                    if view.one(NODES, "", &node).is_some_and(is_tainted) {
                         out.push(node);
                     }
                 }

@@ -40,9 +40,9 @@ impl Reconciler for PodGc {
             out.push(TERMINATED.into());
         }
         let node = view.one(NODES, "", &facts.node);
-        if (facts.node.is_empty() && is_deleting(pod)) || (!facts.node.is_empty() && node.is_none()) {
-            out.push(key_of(pod));
-        } else if is_deleting(pod) && node.is_some_and(is_out_of_service) {
+        let unbound = facts.node.is_empty();
+        let lost = if unbound { is_deleting(pod) } else { node.is_none() };
+        if lost || (is_deleting(pod) && node.is_some_and(is_out_of_service)) {
             out.push(key_of(pod));
         }
     }

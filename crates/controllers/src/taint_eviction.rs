@@ -10,6 +10,9 @@ use crate::node_fit::{NO_EXECUTE, toleration_fits};
 
 const REPORTER: &str = "taint-eviction-controller";
 
+/// Before the key of a pod that is told that it may stay.
+const CANCELLED: &str = "cancelled|";
+
 pub struct TaintEviction;
 
 impl Reconciler for TaintEviction {
@@ -29,6 +32,14 @@ impl Reconciler for TaintEviction {
             if changed {
                 out.extend(view.by(PODS, "node", object.name()).map(key_of));
             }
+            // Only to tell of it: pods whose time was running are safe again.
+            let evicting =
+                |node: &Object| taints(node).items().iter().any(|taint| taint["effect"].text() == NO_EXECUTE);
+            if event.old.as_ref().is_some_and(evicting) && !evicting(object) {
+                out.extend(
+                    view.by(PODS, "node", object.name()).map(|pod| format!("{CANCELLED}{}", key_of(pod)).into()),
+                );
+            }
         } else if !pod_facts(object).node.is_empty() {
             let placed = event.old.as_ref().is_some_and(|old| !pod_facts(old).node.is_empty());
             let same_tolerations = || {
@@ -42,10 +53,16 @@ impl Reconciler for TaintEviction {
     }
 
     fn reconcile(&self, key: &str, view: &View, cx: &mut Context) -> Outcome {
+        let (key, cancelled) = key.strip_prefix(CANCELLED).map_or((key, false), |key| (key, true));
         let (namespace, name) = split(key);
         let Some(pod) = view.one(PODS, namespace, name).filter(|pod| !is_deleting(pod)) else {
             return Outcome::Settled;
         };
+        if cancelled {
+            let message = format!("Cancelling deletion of Pod {key}");
+            record(cx, REPORTER, POD, pod, "Normal", "TaintManagerEviction", message);
+            return Outcome::Settled;
+        }
         let facts = pod_facts(pod);
         let Some(node) = view.one(NODES, "", &facts.node) else { return Outcome::Settled };
         let node = node.value();

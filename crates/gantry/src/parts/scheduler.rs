@@ -153,6 +153,7 @@ async fn condition(
         "metadata": {"uid": (pod.uid())},
         "status": {"conditions": [{
             "type": "PodScheduled", "status": "False", "reason": reason, "message": message,
+            "observedGeneration": (pod.facts().generation),
             "lastProbeTime": null, "lastTransitionTime": since,
         }]},
     });

@@ -50,6 +50,7 @@ impl Edit for Bind {
                 map.insert("lastTransitionTime", now);
                 map.remove("reason");
                 map.remove("message");
+                map.remove("observedGeneration");
             }
             None => conditions.push(json!({
                 "type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now,
