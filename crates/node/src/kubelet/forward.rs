@@ -178,7 +178,7 @@ async fn channels(socket: Socket, ports: Vec<u16>, runtime: Arc<dyn Runtime>, sa
                 return;
             }
         }
-        let _ = sink.close().await;
+        websocket::close(&mut sink).await;
     };
     let reader = async {
         while let Some(Ok(message)) = stream.next().await {

@@ -285,7 +285,7 @@ async fn write_socket(
         alive = sink.send(message).await.is_ok();
     }
     if alive {
-        let _ = sink.close().await;
+        websocket::close(&mut sink).await;
         let _ = tokio::time::timeout(CLOSE_PATIENCE, &mut reader).await;
     }
     reader.abort();

@@ -1,6 +1,7 @@
 //! The WebSocket side of upgrades: the handshake, the protocols, and a byte stream inside messages.
 
 use bytes::Bytes;
+use futures_util::stream::SplitSink;
 use futures_util::{SinkExt, StreamExt};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
@@ -11,7 +12,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 
 use super::{Body, bare};
 
@@ -64,6 +66,13 @@ pub(super) fn accept(
     Ok((response, socket))
 }
 
+/// Says that all went in order; without a code the clients take it for a fault.
+pub(super) async fn close(sink: &mut SplitSink<Socket, Message>) {
+    let frame = CloseFrame { code: CloseCode::Normal, reason: Default::default() };
+    // A client that is gone needs no good-bye.
+    let _ = sink.send(Message::Close(Some(frame))).await;
+}
+
 /// The byte stream that travels in a socket's binary messages.
 pub(super) fn tunnel(socket: Socket) -> DuplexStream {
     let (near, far) = tokio::io::duplex(TUNNEL_BYTES);
@@ -90,7 +99,7 @@ pub(super) fn tunnel(socket: Socket) -> DuplexStream {
                 return;
             }
         }
-        let _ = sink.close().await;
+        close(&mut sink).await;
     });
     near
 }
