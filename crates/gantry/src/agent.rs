@@ -20,6 +20,7 @@ use crate::parts::events::Recorder;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
+const KUBELET_PORT: u16 = 10_250;
 /// Pods a node takes.
 const PODS_MAX: i64 = 1000;
 
@@ -134,7 +135,7 @@ async fn serve(args: AgentArgs) -> Result<(), Failure> {
         addresses: vec![args.address],
         data: args.data.clone(),
         netns: args.state.join("netns"),
-        port: 10_250,
+        port: KUBELET_PORT,
         cluster_domain: "cluster.local".to_owned(),
         dns: Some(args.address),
         cpu_milli: std::thread::available_parallelism().map_or(1, |count| count.get() as i64) * 1000,
@@ -149,6 +150,9 @@ async fn serve(args: AgentArgs) -> Result<(), Failure> {
         tokio::spawn(async move { recorder.record(record).await });
     });
     let agent = Agent::new(options, doors, mirror.clone(), runtime, clock, events, links);
+    let tls = node::kubelet::tls(&cert_pem, &key_pem, &ca)?;
+    let listener = tokio::net::TcpListener::bind((args.address, KUBELET_PORT)).await?;
+    tokio::spawn(node::kubelet::serve(listener, tls, agent.clone()));
     tokio::spawn(node::node_object::keep(agent.clone()));
     let network = tokio::spawn(network_loop(network, mirror, thread));
     tokio::select! {

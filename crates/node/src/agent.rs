@@ -15,6 +15,7 @@ use runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 
 use crate::carry::{self, Outcome};
+use crate::endpoints::{Known, KnownPods};
 use crate::pod::{self, Command, Memory, Observed, Seen, SeenState};
 use crate::spec::PodDirs;
 
@@ -65,6 +66,7 @@ pub struct Agent {
     /// Wakes every pod's task when the runtime changed.
     runtime_changed: watch::Sender<u64>,
     pub tokens: carry::Tokens,
+    pub(crate) known: Mutex<KnownPods>,
 }
 
 struct Worker {
@@ -97,6 +99,7 @@ impl Agent {
             workers: Mutex::default(),
             runtime_changed: watch::Sender::new(0),
             tokens: carry::Tokens::default(),
+            known: Mutex::default(),
         })
     }
 
@@ -332,7 +335,10 @@ impl Agent {
             };
             last = pod.clone();
             let observed = match self.observe(&uid).await {
-                Ok((observed, _)) => observed,
+                Ok((observed, sandbox)) => {
+                    self.know(&pod, Known { uid: uid.clone(), sandbox, observed: observed.clone() });
+                    observed
+                }
                 Err(error) => {
                     tracing::warn!("pod {uid}: {error}");
                     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -343,6 +349,7 @@ impl Agent {
             for command in pod::decide(&pod, &observed, &mut memory, now) {
                 if command == Command::Delete && gone {
                     lock(&self.workers).remove(&uid);
+                    self.forget(&pod);
                     return;
                 }
                 memory.busy.insert(command.part());

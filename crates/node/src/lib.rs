@@ -13,6 +13,7 @@
 
 pub mod agent;
 pub mod carry;
+pub mod endpoints;
 pub mod env;
 pub mod kubelet;
 pub mod network;
