@@ -6,8 +6,8 @@ use std::sync::Arc;
 use meta::{Kind, Names, Resource, Rules, Str, Subresource, Verb};
 
 use crate::{
-    apiextensions, apiregistration, apps, batch, certificates, coordination, core, discovery, networking, node, policy,
-    rbac, scheduling,
+    apiextensions, apiregistration, apps, autoscaling, batch, certificates, coordination, core, discovery, networking,
+    node, policy, rbac, scheduling, storage,
 };
 use Verb::{Create, Delete, DeleteCollection, Get, List, Patch, Update, Watch};
 
@@ -95,16 +95,16 @@ const KINDS: &[Row] = &[
     Row("authorization.k8s.io", "v1", "SelfSubjectAccessReview", "selfsubjectaccessreviews", "", "", false, CREATE, &[], plain),
     Row("authorization.k8s.io", "v1", "SelfSubjectRulesReview", "selfsubjectrulesreviews", "", "", false, CREATE, &[], plain),
     Row("authorization.k8s.io", "v1", "SubjectAccessReview", "subjectaccessreviews", "", "", false, CREATE, &[], plain),
-    Row("autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers", "hpa", "all", true, ALL, &[STATUS], plain),
-    Row("autoscaling", "v1", "HorizontalPodAutoscaler", "horizontalpodautoscalers", "hpa", "all", true, ALL, &[STATUS], plain),
+    Row("autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers", "hpa", "all", true, ALL, &[STATUS], || Arc::new(autoscaling::horizontal_pod_autoscaler::HorizontalPodAutoscaler::new(false))),
+    Row("autoscaling", "v1", "HorizontalPodAutoscaler", "horizontalpodautoscalers", "hpa", "all", true, ALL, &[STATUS], || Arc::new(autoscaling::horizontal_pod_autoscaler::HorizontalPodAutoscaler::new(true))),
     Row("batch", "v1", "CronJob", "cronjobs", "cj", "all", true, ALL, &[STATUS], || Arc::new(batch::cron_job::CronJob::new())),
     Row("batch", "v1", "Job", "jobs", "", "all", true, ALL, &[STATUS], || Arc::new(batch::job::Job::new())),
     Row("certificates.k8s.io", "v1", "CertificateSigningRequest", "certificatesigningrequests", "csr", "", false, ALL, &[APPROVAL, STATUS], || Arc::new(certificates::certificate_signing_request::CertificateSigningRequest::new())),
-    Row("networking.k8s.io", "v1", "IngressClass", "ingressclasses", "", "", false, ALL, &[], plain),
-    Row("networking.k8s.io", "v1", "Ingress", "ingresses", "ing", "", true, ALL, &[STATUS], plain),
+    Row("networking.k8s.io", "v1", "IngressClass", "ingressclasses", "", "", false, ALL, &[], || Arc::new(networking::ingress_class::IngressClass::new())),
+    Row("networking.k8s.io", "v1", "Ingress", "ingresses", "ing", "", true, ALL, &[STATUS], || Arc::new(networking::ingress::Ingress::new())),
     Row("networking.k8s.io", "v1", "IPAddress", "ipaddresses", "ip", "", false, ALL, &[], || Arc::new(networking::ip_address::IpAddress::new())),
-    Row("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies", "netpol", "", true, ALL, &[], plain),
-    Row("networking.k8s.io", "v1", "ServiceCIDR", "servicecidrs", "", "", false, ALL, &[STATUS], plain),
+    Row("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies", "netpol", "", true, ALL, &[], || Arc::new(networking::network_policy::NetworkPolicy::new())),
+    Row("networking.k8s.io", "v1", "ServiceCIDR", "servicecidrs", "", "", false, ALL, &[STATUS], || Arc::new(networking::service_cidr::ServiceCidr::new())),
     Row("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets", "pdb", "", true, ALL, &[STATUS], || Arc::new(policy::pod_disruption_budget::PodDisruptionBudget::new())),
     Row("rbac.authorization.k8s.io", "v1", "ClusterRoleBinding", "clusterrolebindings", "", "", false, ALL, &[], || Arc::new(rbac::binding::Binding { cluster: true })),
     Row("rbac.authorization.k8s.io", "v1", "ClusterRole", "clusterroles", "", "", false, ALL, &[], || Arc::new(rbac::role::Role { cluster: true })),
@@ -113,7 +113,7 @@ const KINDS: &[Row] = &[
     Row("storage.k8s.io", "v1", "CSIDriver", "csidrivers", "", "", false, ALL, &[], plain),
     Row("storage.k8s.io", "v1", "CSINode", "csinodes", "", "", false, ALL, &[], plain),
     Row("storage.k8s.io", "v1", "CSIStorageCapacity", "csistoragecapacities", "", "", true, ALL, &[], plain),
-    Row("storage.k8s.io", "v1", "StorageClass", "storageclasses", "sc", "", false, ALL, &[], plain),
+    Row("storage.k8s.io", "v1", "StorageClass", "storageclasses", "sc", "", false, ALL, &[], || Arc::new(storage::storage_class::StorageClass::new())),
     Row("storage.k8s.io", "v1", "VolumeAttachment", "volumeattachments", "", "", false, ALL, &[STATUS], plain),
     Row("storage.k8s.io", "v1", "VolumeAttributesClass", "volumeattributesclasses", "vac", "", false, ALL, &[], plain),
     Row("admissionregistration.k8s.io", "v1", "MutatingAdmissionPolicy", "mutatingadmissionpolicies", "", "api-extensions", false, ALL, &[], plain),

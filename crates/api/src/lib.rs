@@ -6,6 +6,7 @@ pub mod address;
 pub mod apiextensions;
 pub mod apiregistration;
 pub mod apps;
+pub mod autoscaling;
 pub mod batch;
 pub mod certificates;
 pub mod check;
@@ -22,6 +23,7 @@ pub mod policy;
 pub mod rbac;
 pub mod scheduling;
 pub mod schema;
+pub mod storage;
 pub mod usage;
 
 use meta::{Object, Resource, Str};

@@ -57,7 +57,7 @@ impl Rules for CustomResourceDefinition {
         let name = meta.field("name");
         let (group, named) = (spec.field("group"), spec.field("names"));
         let full = format!("{}.{}", named.value["plural"].text(), group.text());
-        if name.text() != full {
+        if change.is_create() && !name.is_empty() && name.text() != full {
             errors.invalid(&name, format!("must be spec.names.plural+\".\"+spec.group, here {full:?}"));
         }
         match group.text() {
@@ -74,6 +74,7 @@ impl Rules for CustomResourceDefinition {
         check_names(&named, errors);
         check_versions(&spec, errors);
         check_conversion(&spec.field("conversion"), errors);
+        check_stored(at, errors);
         if let Some(old) = change.old {
             let before = &old["spec"];
             let established = old
@@ -97,7 +98,7 @@ impl Rules for CustomResourceDefinition {
 
 fn check_names(named: &At<'_>, errors: &mut Errors) {
     check::named(&named.field("plural"), names::dns1035_label, errors);
-    check::optional(&named.field("singular"), names::dns1035_label, errors);
+    check::named(&named.field("singular"), names::dns1035_label, errors);
     for key in ["kind", "listKind"] {
         let field = named.field(key);
         match field.text() {
@@ -131,7 +132,7 @@ fn check_versions(spec: &At<'_>, errors: &mut Errors) {
     for (index, version) in versions.items().enumerate() {
         let name = version.field("name");
         let wrong = names::dns1035_label(name.text());
-        if index == 0 {
+        if index == 0 && !name.is_empty() {
             // The first version's name is also the definition's own.
             for why in &wrong {
                 errors.invalid_value(&spec.path.field("version"), name.text(), why.clone());
@@ -155,11 +156,19 @@ fn check_versions(spec: &At<'_>, errors: &mut Errors) {
             match part {
                 "schema" => {
                     let path = parent.field(if shared { "validation" } else { "schema" });
-                    check_schema(value, &path, errors);
+                    if value["openAPIV3Schema"].is_null() {
+                        let own = version.path.field("schema");
+                        errors.required(&own.field("openAPIV3Schema"), "schemas are required");
+                    } else {
+                        check_schema(value, &path, errors);
+                    }
                 }
                 "subresources" => check_subresources(&At { value, path: parent.field(part) }, errors),
                 "additionalPrinterColumns" => check_columns(&At { value, path: parent.field(part) }, errors),
-                _ => check_selectable(&At { value, path: parent.field(part) }, errors),
+                _ => {
+                    let schema = &version.value["schema"]["openAPIV3Schema"];
+                    check_selectable(&At { value, path: parent.field(part) }, schema, errors);
+                }
             }
         }
     }
@@ -167,10 +176,6 @@ fn check_versions(spec: &At<'_>, errors: &mut Errors) {
 
 fn check_schema(schema: &Value, path: &Path<'_>, errors: &mut Errors) {
     let at = At { value: &schema["openAPIV3Schema"], path: path.field("openAPIV3Schema") };
-    if !at.is_set() {
-        errors.required(&at.path, "schemas are required");
-        return;
-    }
     check_definition(&at, crate::schema::meta_v1("ObjectMeta"), errors);
 }
 
@@ -231,16 +236,36 @@ fn check_columns(columns: &At<'_>, errors: &mut Errors) {
     }
 }
 
-fn check_selectable(fields: &At<'_>, errors: &mut Errors) {
+fn check_selectable(fields: &At<'_>, schema: &Value, errors: &mut Errors) {
     for (index, field) in fields.items().enumerate() {
         let path = field.field("jsonPath");
         match path.text() {
             "" => errors.required(&path.path, ""),
             text if !is_simple_path(text) => errors.invalid(&path, "is an invalid path"),
-            _ => {}
+            text => {
+                let field = text[1..].split('.').fold(schema, |schema, name| &schema["properties"][name]);
+                if !matches!(field["type"].text(), "string" | "boolean" | "integer") {
+                    errors.invalid(&path, "must point to a field of type string, boolean or integer");
+                }
+            }
         }
         if fields.value.items()[..index].iter().any(|other| other["jsonPath"] == *path.value) {
             errors.duplicate(&path);
+        }
+    }
+}
+
+/// Every version that objects may be stored in must still be there.
+fn check_stored(at: &At<'_>, errors: &mut Errors) {
+    let status = at.field("status");
+    let stored = status.field("storedVersions");
+    if stored.is_empty() {
+        errors.invalid(&stored, "must have at least one stored version");
+    }
+    let versions = at.value.at(&["spec", "versions"]).items();
+    for version in stored.items() {
+        if !versions.iter().any(|known| known["name"] == *version.value) {
+            errors.invalid(&version, "must appear in spec.versions");
         }
     }
 }

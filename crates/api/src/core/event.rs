@@ -32,7 +32,7 @@ impl Event {
     pub fn new(new: bool) -> Event {
         Event {
             new,
-            columns: columns(&[
+            columns: with_name(columns(&[
                 ("Last Seen", "string", 0),
                 ("Type", "string", 0),
                 ("Reason", "string", 0),
@@ -43,9 +43,17 @@ impl Event {
                 ("First Seen", "string", 1),
                 ("Count", "string", 1),
                 ("Name", "string", 1),
-            ]),
+            ])),
         }
     }
+}
+
+/// The name stands last here, in its usual format.
+fn with_name(mut columns: Vec<Column>) -> Vec<Column> {
+    if let Some(name) = columns.last_mut() {
+        name.format = "name".into();
+    }
+    columns
 }
 
 fn rename(object: &mut Value, from_old: bool) {
@@ -59,6 +67,10 @@ fn rename(object: &mut Value, from_old: bool) {
 }
 
 impl Rules for Event {
+    fn check_name(&self, _: &str) -> Vec<String> {
+        Vec::new()
+    }
+
     fn check(&self, change: &Change<'_>, at: &At<'_>, errors: &mut Errors) {
         let mut old_form = at.value.clone();
         if self.new {
@@ -175,8 +187,10 @@ fn check_place(event: &At<'_>, errors: &mut Errors) {
     let own = event.value.at(&["metadata", "namespace"]).text();
     let about = event.field("involvedObject");
     let namespace = about.field("namespace");
+    let timed = !event.value["eventTime"].is_null();
     let fits = match namespace.text() {
-        "" => matches!(own, "" | "default"),
+        "" => matches!(own, "" | "default") || (timed && own == "kube-system"),
+        _ if timed => true,
         other => other == own,
     };
     if !fits {

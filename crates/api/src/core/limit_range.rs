@@ -11,6 +11,10 @@ pub struct LimitRange;
 const PARTS: [&str; 5] = ["max", "min", "default", "defaultRequest", "maxLimitRequestRatio"];
 
 impl Rules for LimitRange {
+    fn check_name(&self, _: &str) -> Vec<String> {
+        Vec::new()
+    }
+
     fn defaults(&self, object: &mut Value) {
         let Some(limits) = object.at_mut(&["spec", "limits"]) else { return };
         for limit in limits.items_mut() {
@@ -79,7 +83,11 @@ fn check_limit(limit: &At<'_>, of_type: &str, errors: &mut Errors) {
         ("defaultRequest", "defaultRequest", "max"),
     ];
     for name in &all {
-        let amount = |part: &str| Quantity::of(&limit.value[part][name.as_str()]).ok();
+        // What is not said bounds nothing.
+        let amount = |part: &str| {
+            let found = &limit.value[part][name.as_str()];
+            if found.is_null() { None } else { Quantity::of(found).ok() }
+        };
         for (blamed, small, large) in pairs {
             if let (Some(small_amount), Some(large_amount)) = (amount(small), amount(large))
                 && small_amount.compare(&large_amount).is_gt()

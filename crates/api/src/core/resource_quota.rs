@@ -61,11 +61,8 @@ impl Rules for ResourceQuota {
             check_scope(&At { value: expression, path: list.path }, errors);
         }
         if let Some(old) = change.old {
-            for field in [&scopes, &selector] {
-                let key = if std::ptr::eq(field, &scopes) { "scopes" } else { "scopeSelector" };
-                if !same(field.value, &old["spec"][key]) {
-                    errors.invalid(field, "field is immutable");
-                }
+            if !same(scopes.value, &old["spec"]["scopes"]) {
+                errors.invalid(&scopes, "field is immutable");
             }
         }
     }
