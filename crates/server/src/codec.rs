@@ -209,3 +209,52 @@ pub fn add_warnings(response: &mut Response, warnings: &[String]) {
         }
     }
 }
+
+/// The canonical text of an object without `apiVersion` and `kind`, in three parts; `None` when they do not stand where
+/// canonical text has them.
+pub fn without_type(text: &[u8]) -> Option<[&[u8]; 3]> {
+    const START: &[u8] = b"{\"apiVersion\":\"";
+    const KIND: &[u8] = b"\"kind\":\"";
+    let value_end = |from: usize| {
+        let end = from + text[from..].iter().position(|byte| *byte == b'"')? + 1;
+        (text.get(end) == Some(&b',')).then_some(end + 1)
+    };
+    if !text.starts_with(START) {
+        return None;
+    }
+    let rest = value_end(START.len())?;
+    // Keys are sorted, so little stands before the kind: look for its key at the first level.
+    let (mut at, mut depth, mut in_string) = (rest, 1usize, false);
+    loop {
+        match *text.get(at)? {
+            b'"' if !in_string && depth == 1 && text[at..].starts_with(KIND) => break,
+            b'"' => in_string = !in_string,
+            b'\\' if in_string => at += 1,
+            b'{' | b'[' if !in_string => depth += 1,
+            b'}' | b']' if !in_string => depth = depth.checked_sub(1)?,
+            _ => {}
+        }
+        at += 1;
+    }
+    let after = value_end(at + KIND.len())?;
+    Some([b"{", &text[rest..at], &text[after..]])
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn items_of_lists_do_not_say_what_they_are() {
+        for (text, without) in [
+            (r#"{"apiVersion":"v1","kind":"Pod","metadata":{}}"#, Some(r#"{"metadata":{}}"#)),
+            (
+                r#"{"apiVersion":"v1","data":{"a":"\\\"kind\":\"","kind":"x"},"kind":"ConfigMap","metadata":{}}"#,
+                Some(r#"{"data":{"a":"\\\"kind\":\"","kind":"x"},"metadata":{}}"#),
+            ),
+            (r#"{"kind":"Pod","metadata":{}}"#, None),
+            (r#"{"apiVersion":"v1"}"#, None),
+        ] {
+            let parts = super::without_type(text.as_bytes()).map(|parts| String::from_utf8(parts.concat()).unwrap());
+            assert_eq!(parts.as_deref(), without);
+        }
+    }
+}

@@ -316,7 +316,13 @@ async fn list(server: &Server, auth: &Authorized, kind: &Arc<Kind>, incomer: &In
             Ok(body::answer(200, content_type(accept.media), codec::write(accept, &list, of)))
         }
         (Shape::Object, _) => {
-            let items: Vec<Value> = objects.iter().map(presented).collect();
+            let mut items: Vec<Value> = objects.iter().map(presented).collect();
+            if is_built_in(kind) && accept.media != Media::Protobuf {
+                for item in &mut items {
+                    item.take(&["apiVersion"]);
+                    item.take(&["kind"]);
+                }
+            }
             let list = json!({
                 "apiVersion": (names.api_version()), "kind": (&names.list_kind), "metadata": metadata, "items": items,
             });
@@ -332,11 +338,17 @@ fn parts(parts: impl Iterator<Item = Bytes> + Send + 'static) -> Response {
     response
 }
 
+/// In lists of built-in kinds the items do not say what they are: the list does.
+fn is_built_in(kind: &Kind) -> bool {
+    Arc::ptr_eq(&kind.schema, api::schema::builtin())
+}
+
 /// A list's text, some objects at a time.
 fn json_parts(kind: Arc<Kind>, head: String, objects: Vec<Object>, tail: String) -> impl Iterator<Item = Bytes> {
     let mut objects = objects.into_iter();
     let (mut head, mut tail) = (Some(head), Some(tail));
     let mut first = true;
+    let built_in = is_built_in(&kind);
     std::iter::from_fn(move || {
         tail.as_ref()?;
         let mut part = Vec::with_capacity(LIST_PART_BYTES + 16 * 1024);
@@ -348,10 +360,18 @@ fn json_parts(kind: Arc<Kind>, head: String, objects: Vec<Object>, tail: String)
                 part.push(b',');
             }
             if codec::is_stored_version(&kind, &object) {
-                part.extend_from_slice(&object.bytes());
+                let bytes = object.bytes();
+                match built_in.then(|| codec::without_type(&bytes)).flatten() {
+                    Some(pieces) => pieces.iter().for_each(|piece| part.extend_from_slice(piece)),
+                    None => part.extend_from_slice(&bytes),
+                }
             } else {
                 let mut value = object.value();
                 kind.rules.present(&mut value);
+                if built_in {
+                    value.take(&["apiVersion"]);
+                    value.take(&["kind"]);
+                }
                 value.write_json(&mut part);
             }
             if part.len() >= LIST_PART_BYTES {
