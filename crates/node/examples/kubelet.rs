@@ -35,7 +35,7 @@ impl Pods for One {
         let (name, id, log_path) =
             found.ok_or_else(|| Status::internal(format!("container not found ({container:?})")))?.clone();
         let tty = name == "tty";
-        Ok(ContainerRef { id, log_path, previous_log_path: None, tty, stdin: true })
+        Ok(ContainerRef { id, log_path, previous_log_path: None, tty, stdin: true, stdin_once: false })
     }
 
     fn sandbox(&self, _: &str, _: &str) -> Result<String, Status> {

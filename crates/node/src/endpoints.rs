@@ -76,6 +76,7 @@ impl Pods for Agent {
             previous_log_path: previous.map(|previous| self.log_of(&known, container, previous.attempt)),
             tty: spec["tty"].is_true(),
             stdin: spec["stdin"].is_true(),
+            stdin_once: spec["stdinOnce"].is_true(),
         })
     }
 

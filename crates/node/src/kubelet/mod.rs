@@ -68,6 +68,8 @@ pub struct ContainerRef {
     pub previous_log_path: Option<PathBuf>,
     pub tty: bool,
     pub stdin: bool,
+    /// The container's input ends when that of an attached client does; else it stays open for the next one.
+    pub stdin_once: bool,
 }
 
 /// A certificate or key that cannot be used.

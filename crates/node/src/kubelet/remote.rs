@@ -142,7 +142,11 @@ async fn pump(session: runtime::Session, remote: Remote, call: &Call) {
     let Remote { input: mut from_client, output: to_client } = remote;
     let feed = async {
         while let Some(message) = from_client.recv().await {
-            let wanted = call.stdin || matches!(message, Input::Resize { .. });
+            let wanted = match message {
+                Input::Stdin(_) => call.stdin,
+                Input::Close => call.stdin && (call.exec || call.target.stdin_once),
+                Input::Resize { .. } => true,
+            };
             // A process that has closed its input still has output to be read.
             if wanted && input.send(message).await.is_err() {
                 tracing::debug!("a process takes no more input");
@@ -449,7 +453,7 @@ mod tests {
     use super::*;
 
     fn target(tty: bool) -> ContainerRef {
-        ContainerRef { id: "c".into(), log_path: "/l".into(), previous_log_path: None, tty, stdin: true }
+        ContainerRef { id: "c".into(), log_path: "/l".into(), previous_log_path: None, tty, stdin: true, stdin_once: false }
     }
 
     #[test]
