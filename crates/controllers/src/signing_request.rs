@@ -106,7 +106,11 @@ fn conforms(signer: &str, usages: &[String], subject: Option<&Subject>) -> bool 
     let purpose = match signer {
         CLIENT => "client auth",
         SERVING => "server auth",
-        _ => return !subject.organizations.iter().any(|one| one == "system:masters"),
+        _ => {
+            let client = usages.iter().any(|usage| usage == "client auth");
+            let server = usages.iter().any(|usage| usage == "server auth");
+            return client && !server && !subject.organizations.iter().any(|one| one == "system:masters");
+        }
     };
     subject.common_name.starts_with(NODE_PREFIX)
         && subject.organizations == [NODES_GROUP]

@@ -6,6 +6,8 @@ use base64::engine::general_purpose::STANDARD;
 
 const SEQUENCE: u8 = 0x30;
 const SET: u8 = 0x31;
+/// UTF8String, PrintableString, IA5String.
+const TEXT: &[u8] = &[12, 19, 22];
 const COMMON_NAME: &[u8] = &[0x55, 4, 3];
 const ORGANIZATION: &[u8] = &[0x55, 4, 10];
 
@@ -34,9 +36,15 @@ pub fn subject_of(pem: &str) -> Option<Subject> {
             let (pair, rest) = expect(pairs, SEQUENCE)?;
             pairs = rest;
             let (_, oid, value) = next(pair)?;
-            let (_, value, _) = next(value)?;
+            let (tag, value, _) = next(value)?;
+            // Other spellings of text may read differently to whoever checks the certificate.
+            if !TEXT.contains(&tag) {
+                return None;
+            }
             let value = String::from_utf8(value.to_vec()).ok()?;
             match oid {
+                // Two names would leave open whom the certificate speaks for.
+                COMMON_NAME if !subject.common_name.is_empty() => return None,
                 COMMON_NAME => subject.common_name = value,
                 ORGANIZATION => subject.organizations.push(value),
                 _ => {}
@@ -98,6 +106,8 @@ mod tests {
         };
         let subject = subject_of(&pem(&der)).unwrap();
         assert_eq!((subject.common_name.as_str(), subject.organizations.len()), ("system:node:a", 1));
+        let twice = wrap([pair(COMMON_NAME, "system:node:a"), pair(COMMON_NAME, "admin")].concat());
+        assert_eq!(subject_of(&pem(&wrap(wrap([vec![2, 1, 0], twice].concat())))), None);
         for end in 0..der.len() {
             assert_eq!(subject_of(&pem(&der[..end])), None, "cut at {end}");
         }

@@ -152,6 +152,15 @@ async fn publish(server: &Arc<Server>, address: SocketAddr) -> Result<(), Failur
     Ok(())
 }
 
+/// The cluster's root, as the controller of signing requests uses it.
+fn signer(server: &Arc<Server>) -> controllers::Sign {
+    let server = server.clone();
+    Arc::new(move |request_pem, usages, seconds| {
+        let usage = if usages.iter().any(|usage| usage == "server auth") { Usage::Server } else { Usage::Client };
+        server.ca.sign(request_pem, usage, seconds).map_err(|error| error.to_string())
+    })
+}
+
 /// Starts the parts that act, each with an identity of its own.
 fn start_parts(server: &Arc<Server>, parts: &[Part]) {
     let mirror = server.storage.mirror();
@@ -165,6 +174,7 @@ fn start_parts(server: &Arc<Server>, parts: &[Part]) {
             cluster_domain: server.options.cluster_domain.clone(),
             service_cidr: server.options.service_cidr.clone(),
             started: clock.now(),
+            sign: Some(signer(server)),
             ..controllers::Settings::default()
         };
         for make in controllers::CONTROLLERS {
