@@ -77,20 +77,26 @@ impl Rules for HorizontalPodAutoscaler {
         if least.int().is_some_and(|least| least < 1) {
             errors.invalid(&least, "must be greater than or equal to 1");
         }
-        match most.int().unwrap_or(0) {
+        let number = most.int().unwrap_or(0);
+        match number {
             0 => errors.required(&most.path, "must be set and greater than 0"),
-            number if number < 1 => errors.invalid(&most, "must be greater than 0"),
-            number if least.int().is_some_and(|least| number < least) => {
-                errors.invalid(&most, "must be greater than or equal to `minReplicas`");
-            }
+            ..0 => errors.invalid(&most, "must be greater than 0"),
             _ => {}
+        }
+        if least.int().is_some_and(|least| number < least) {
+            errors.invalid(&most, "must be greater than or equal to `minReplicas`");
+        }
+        let from_zero = |metric: &Value| matches!(metric["type"].text(), "Object" | "External");
+        if least.int() == Some(0) && !spec.field("metrics").value.items().iter().any(from_zero) {
+            let detail = "must specify at least one Object or External metric to support scaling to zero replicas";
+            errors.forbidden(&spec.field("metrics").path, detail);
         }
         let target = spec.field("scaleTargetRef");
         for key in ["kind", "name"] {
             check::named(&target.field(key), names::path_segment, errors);
         }
         let version = target.field("apiVersion");
-        if !version.is_empty() && !version.text().contains('/') && version.text() != "v1" {
+        if !version.text().contains('/') && version.text() != "v1" {
             errors.invalid(&version, "apiVersion must specify API group");
         }
         let percent = spec.field("targetCPUUtilizationPercentage");

@@ -59,6 +59,10 @@ const USAGES: &[&str] = &[
 ];
 
 impl Rules for CertificateSigningRequest {
+    fn check_name(&self, _: &str) -> Vec<String> {
+        Vec::new()
+    }
+
     fn prepare(&self, cx: &mut Prepare<'_>, object: &mut Value) -> Result<(), Status> {
         match (cx.change.old, cx.change.subresource) {
             (None, _) => {

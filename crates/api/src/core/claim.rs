@@ -1,11 +1,20 @@
 //! Claims of storage: checks that volumes and templates share.
 
-use meta::{At, Errors, Quantity, names};
+use meta::{At, Errors, Quantity, Value, names};
 
 use crate::check;
 
 /// Ways to use a volume.
 pub const ACCESS_MODES: &[&str] = &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
+
+/// Access modes in short, in their usual order.
+pub fn modes_text(modes: &Value) -> Value {
+    const SHORT: [(&str, &str); 4] =
+        [("ReadWriteOnce", "RWO"), ("ReadOnlyMany", "ROX"), ("ReadWriteMany", "RWX"), ("ReadWriteOncePod", "RWOP")];
+    let has = |name: &str| modes.items().iter().any(|mode| mode.text() == name);
+    let all: Vec<&str> = SHORT.iter().filter(|(name, _)| has(name)).map(|(_, short)| *short).collect();
+    all.join(",").into()
+}
 
 /// `accessModes`: at least one, each known, one-pod access alone.
 pub fn check_access_modes(modes: &At<'_>, errors: &mut Errors) {

@@ -67,8 +67,9 @@ fn rename(object: &mut Value, from_old: bool) {
 }
 
 impl Rules for Event {
-    fn check_name(&self, _: &str) -> Vec<String> {
-        Vec::new()
+    fn check_name(&self, name: &str) -> Vec<String> {
+        // The older form takes any name.
+        if self.new { names::dns_subdomain(name) } else { Vec::new() }
     }
 
     fn check(&self, change: &Change<'_>, at: &At<'_>, errors: &mut Errors) {

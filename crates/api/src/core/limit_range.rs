@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use meta::{At, Change, Errors, Quantity, Rules, Str, Value, names};
+use meta::{At, Change, Errors, Prepare, Quantity, Rules, Status, Str, Value, names};
 
 use super::pod_spec::resources;
 
@@ -11,8 +11,13 @@ pub struct LimitRange;
 const PARTS: [&str; 5] = ["max", "min", "default", "defaultRequest", "maxLimitRequestRatio"];
 
 impl Rules for LimitRange {
-    fn check_name(&self, _: &str) -> Vec<String> {
-        Vec::new()
+    fn prepare(&self, cx: &mut Prepare<'_>, object: &mut Value) -> Result<(), Status> {
+        // A range of limits needs no name; it then has that of its identity.
+        if cx.change.is_create() && object.at(&["metadata", "name"]).text().is_empty() {
+            let uid = object.at(&["metadata", "uid"]).clone();
+            object.set(&["metadata", "name"], uid);
+        }
+        Ok(())
     }
 
     fn defaults(&self, object: &mut Value) {

@@ -142,7 +142,9 @@ fn check_path(path: &At<'_>, errors: &mut Errors) {
         }
         _ => errors.not_supported(&of_type, &["Exact", "ImplementationSpecific", "Prefix"]),
     }
-    check_backend(&path.field("backend"), errors);
+    if of_type.is_set() {
+        check_backend(&path.field("backend"), errors);
+    }
 }
 
 fn check_backend(backend: &At<'_>, errors: &mut Errors) {

@@ -44,7 +44,7 @@ impl Rules for StorageClass {
         if !reclaim.is_empty() {
             check::supported(&reclaim, &["Delete", "Retain"], errors);
         }
-        check::word(&binding, &["Immediate", "WaitForFirstConsumer"], errors);
+        check::supported(&binding, &["Immediate", "WaitForFirstConsumer"], errors);
         for (key, value) in at.field("parameters").members() {
             if key.is_empty() {
                 errors.invalid(&value, "parameter keys must not be empty");
