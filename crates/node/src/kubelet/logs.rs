@@ -214,18 +214,45 @@ fn split(line: &[u8]) -> Option<(&[u8], usize, bool, &[u8])> {
     Some((time, stream, whole, parts.next().unwrap_or_default()))
 }
 
-/// The files of one log, oldest first, the live one last.
-fn files(live: &Path) -> Vec<PathBuf> {
-    let (Some(dir), Some(name)) = (live.parent(), live.file_name()) else { return vec![live.to_owned()] };
+/// Looks at a log's folder again when the files moved meanwhile.
+const LOOKS_MAX: u32 = 100;
+
+/// The files of one log with their inodes, oldest first, the live one last: as they were at one moment. While a file is
+/// moved away and the next is not there yet, what is there is told.
+fn files(live: &Path) -> Vec<(PathBuf, u64)> {
+    let (Some(dir), Some(name)) = (live.parent(), live.file_name()) else { return Vec::new() };
     let prefix = format!("{}.", name.to_string_lossy());
-    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let mut all: Vec<PathBuf> = entries
-        .filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix))
-        .map(|entry| entry.path())
-        .collect();
-    all.sort();
-    all.push(live.to_owned());
+    let inode = |path: &Path| std::fs::metadata(path).ok().map(|found| found.ino());
+    let mut all: Vec<(PathBuf, u64)> = Vec::new();
+    for _ in 0..LOOKS_MAX {
+        let before = inode(live);
+        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        let rotated = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix));
+        all = rotated.filter_map(|entry| Some((entry.path(), inode(&entry.path())?))).collect();
+        all.sort();
+        all.extend(before.map(|inode| (live.to_owned(), inode)));
+        if before.is_some() && inode(live) == before {
+            break;
+        }
+    }
     all
+}
+
+/// The file after the one with inode `own`, opened; `None` when that is the last. When it is gone, the oldest one.
+async fn next(live: &Path, own: u64) -> std::io::Result<Option<Open>> {
+    for _ in 0..LOOKS_MAX {
+        let all = files(live);
+        let at = all.iter().position(|(_, inode)| *inode == own).map_or(0, |own| own + 1);
+        let Some((path, inode)) = all.get(at) else { return Ok(None) };
+        match Open::at(path).await {
+            Ok(open) if open.inode == *inode => return Ok(Some(open)),
+            // It was moved between the look and the opening.
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(std::io::Error::other("the files move too fast"))
 }
 
 struct Reader {
@@ -247,12 +274,19 @@ struct Open {
 }
 
 impl Open {
-    async fn at(path: &Path, offset: u64) -> std::io::Result<Open> {
-        let mut file = File::open(path).await?;
+    async fn at(path: &Path) -> std::io::Result<Open> {
+        let file = File::open(path).await?;
         let inode = file.metadata().await?.ino();
+        Ok(Open { file, inode, rest: Vec::new(), cut: false })
+    }
+
+    /// Goes on reading at `offset`.
+    async fn seek(&mut self, offset: u64) -> std::io::Result<()> {
         // One byte before, so that a line that begins at the offset is not taken for a cut one.
-        file.seek(SeekFrom::Start(offset.saturating_sub(1))).await?;
-        Ok(Open { file, inode, rest: Vec::new(), cut: offset > 0 })
+        self.file.seek(SeekFrom::Start(offset.saturating_sub(1))).await?;
+        self.rest.clear();
+        self.cut = offset > 0;
+        Ok(())
     }
 
     /// Passes the lines that are there; ends at the end of the file.
@@ -317,35 +351,19 @@ impl Reader {
             Some(_) => Changes::of(&self.path).ok(),
             None => None,
         };
-        let (mut at, offset) = self.start().await?;
-        let mut all = files(&self.path);
-        let mut open = match Open::at(&all[at.min(all.len() - 1)], offset).await {
-            Ok(open) => open,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(error),
-        };
+        let Some(mut open) = self.start().await? else { return Ok(()) };
         loop {
-            while at + 1 < all.len() {
-                if !self.drain(&mut open).await? {
-                    return Ok(());
-                }
-                at += 1;
-                open = Open::at(&all[at], 0).await?;
-            }
             // Asked before the last read: what a container wrote until its end is then in the file.
             let version = self.running().await;
             if !self.drain(&mut open).await? {
                 return Ok(());
             }
-            let live = std::fs::metadata(&self.path).map(|live| live.ino()).unwrap_or(open.inode);
-            if live != open.inode {
-                all = files(&self.path);
-                let own = |path: &PathBuf| std::fs::metadata(path).is_ok_and(|found| found.ino() == open.inode);
-                if let Some(found) = all.iter().position(own) {
-                    at = found;
-                } else {
-                    (at, open) = (0, Open::at(&all[0], 0).await?);
+            if let Some(next) = next(&self.path, open.inode).await? {
+                // Now that it was moved away, nothing more is written to it.
+                if !self.drain(&mut open).await? {
+                    return Ok(());
                 }
+                open = next;
                 continue;
             }
             let (Some(version), Some((runtime, _))) = (version, &self.follows) else { return Ok(()) };
@@ -365,41 +383,50 @@ impl Reader {
         matches!(status.state, State::Created | State::Running).then_some(version)
     }
 
-    /// The file and the offset where the wanted lines begin; lines before them in that file are to be skipped.
-    async fn start(&mut self) -> std::io::Result<(usize, u64)> {
-        let Some(mut wanted) = self.wanted.tail else { return Ok((0, 0)) };
-        let all = files(&self.path);
-        if wanted == 0 {
-            let end = tokio::fs::metadata(&self.path).await.map_or(0, |live| live.len());
-            return Ok((all.len() - 1, end));
-        }
-        for (at, path) in all.iter().enumerate().rev() {
-            let length = match tokio::fs::metadata(path).await {
-                Ok(found) => found.len(),
-                Err(_) => continue,
-            };
-            let mut region = TAIL_BYTES.max(wanted.saturating_mul(128));
-            loop {
-                let offset = length.saturating_sub(region);
-                let count = count(path, offset).await?;
-                if count >= wanted {
-                    self.text.skip = count - wanted;
-                    return Ok((at, offset));
+    /// The open file where the wanted lines begin; lines before them in that file are to be skipped. `None` when there is
+    /// no file.
+    async fn start(&mut self) -> std::io::Result<Option<Open>> {
+        let Some(tail) = self.wanted.tail else { return next(&self.path, 0).await };
+        'looks: for _ in 0..LOOKS_MAX {
+            let mut wanted = tail;
+            let mut oldest = None;
+            for (path, inode) in files(&self.path).into_iter().rev() {
+                let mut open = match Open::at(&path).await {
+                    Ok(open) if open.inode == inode => open,
+                    _ => continue 'looks,
+                };
+                let length = open.file.metadata().await?.len();
+                if wanted == 0 {
+                    open.seek(length).await?;
+                    // What follows begins with a line of its own, unless one is just being written.
+                    return Ok(Some(open));
                 }
-                if offset == 0 {
-                    wanted -= count;
-                    break;
+                let mut region = TAIL_BYTES.max(wanted.saturating_mul(128));
+                loop {
+                    let offset = length.saturating_sub(region);
+                    let count = count(&mut open, offset).await?;
+                    open.seek(offset).await?;
+                    if count >= wanted {
+                        self.text.skip = count - wanted;
+                        return Ok(Some(open));
+                    }
+                    if offset == 0 {
+                        wanted -= count;
+                        break;
+                    }
+                    region = region.saturating_mul(4);
                 }
-                region = region.saturating_mul(4);
+                oldest = Some(open);
             }
+            return Ok(oldest);
         }
-        Ok((0, 0))
+        Err(std::io::Error::other("the files move too fast"))
     }
 }
 
 /// How many lines end between the offset and the end of a file.
-async fn count(path: &Path, offset: u64) -> std::io::Result<u64> {
-    let mut open = Open::at(path, offset).await?;
+async fn count(open: &mut Open, offset: u64) -> std::io::Result<u64> {
+    open.seek(offset).await?;
     let mut count = 0;
     while open.lines(|line| count += u64::from(split(line).is_some_and(|(_, _, whole, _)| whole))).await? {}
     Ok(count)

@@ -453,7 +453,14 @@ mod tests {
     use super::*;
 
     fn target(tty: bool) -> ContainerRef {
-        ContainerRef { id: "c".into(), log_path: "/l".into(), previous_log_path: None, tty, stdin: true, stdin_once: false }
+        ContainerRef {
+            id: "c".into(),
+            log_path: "/l".into(),
+            previous_log_path: None,
+            tty,
+            stdin: true,
+            stdin_once: false,
+        }
     }
 
     #[test]
