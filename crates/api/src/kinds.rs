@@ -6,8 +6,8 @@ use std::sync::Arc;
 use meta::{Kind, Names, Resource, Rules, Str, Subresource, Verb};
 
 use crate::{
-    apiextensions, apiregistration, apps, autoscaling, batch, certificates, coordination, core, discovery, networking,
-    node, policy, rbac, scheduling, storage,
+    admissionregistration, apiextensions, apiregistration, apps, autoscaling, batch, certificates, coordination, core,
+    discovery, networking, node, policy, rbac, scheduling, storage,
 };
 use Verb::{Create, Delete, DeleteCollection, Get, List, Patch, Update, Watch};
 
@@ -118,10 +118,10 @@ const KINDS: &[Row] = &[
     Row("storage.k8s.io", "v1", "VolumeAttributesClass", "volumeattributesclasses", "vac", "", false, ALL, &[], plain),
     Row("admissionregistration.k8s.io", "v1", "MutatingAdmissionPolicy", "mutatingadmissionpolicies", "", "api-extensions", false, ALL, &[], plain),
     Row("admissionregistration.k8s.io", "v1", "MutatingAdmissionPolicyBinding", "mutatingadmissionpolicybindings", "", "api-extensions", false, ALL, &[], plain),
-    Row("admissionregistration.k8s.io", "v1", "MutatingWebhookConfiguration", "mutatingwebhookconfigurations", "", "api-extensions", false, ALL, &[], plain),
+    Row("admissionregistration.k8s.io", "v1", "MutatingWebhookConfiguration", "mutatingwebhookconfigurations", "", "api-extensions", false, ALL, &[], || Arc::new(admissionregistration::webhook_configuration::WebhookConfiguration::new(true))),
     Row("admissionregistration.k8s.io", "v1", "ValidatingAdmissionPolicy", "validatingadmissionpolicies", "", "api-extensions", false, ALL, &[STATUS], plain),
     Row("admissionregistration.k8s.io", "v1", "ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings", "", "api-extensions", false, ALL, &[], plain),
-    Row("admissionregistration.k8s.io", "v1", "ValidatingWebhookConfiguration", "validatingwebhookconfigurations", "", "api-extensions", false, ALL, &[], plain),
+    Row("admissionregistration.k8s.io", "v1", "ValidatingWebhookConfiguration", "validatingwebhookconfigurations", "", "api-extensions", false, ALL, &[], || Arc::new(admissionregistration::webhook_configuration::WebhookConfiguration::new(false))),
     Row("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions", "crd crds", "api-extensions", false, ALL, &[STATUS], || Arc::new(apiextensions::custom_resource_definition::CustomResourceDefinition)),
     Row("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses", "pc", "", false, ALL, &[], || Arc::new(scheduling::priority_class::PriorityClass::new())),
     Row("coordination.k8s.io", "v1", "Lease", "leases", "", "", true, ALL, &[], || Arc::new(coordination::lease::Lease::new())),

@@ -3,6 +3,7 @@
 //! Not here: IO, storage, async.
 
 pub mod address;
+pub mod admissionregistration;
 pub mod apiextensions;
 pub mod apiregistration;
 pub mod apps;

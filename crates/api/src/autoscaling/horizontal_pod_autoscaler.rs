@@ -212,7 +212,11 @@ fn check_metric(metric: &At<'_>, errors: &mut Errors) {
     const TYPES: &[&str] = &["ContainerResource", "External", "Object", "Pods", "Resource"];
     let of_type = metric.field("type");
     let key = match of_type.text() {
-        "" => return errors.required(&of_type.path, "must specify a metric source type"),
+        "" => {
+            errors.required(&of_type.path, "must specify a metric source type");
+            errors.not_supported(&of_type, TYPES);
+            "none"
+        }
         "Resource" => "resource",
         "ContainerResource" => "containerResource",
         "Pods" => "pods",
@@ -242,7 +246,8 @@ fn check_source(key: &str, source: &At<'_>, errors: &mut Errors) {
     let of_type = target.field("type");
     if of_type.is_empty() {
         errors.required(&of_type.path, "must specify a metric target type");
-    } else if !matches!(of_type.text(), "Utilization" | "Value" | "AverageValue") {
+    }
+    if !matches!(of_type.text(), "Utilization" | "Value" | "AverageValue") {
         errors.invalid(&of_type, "must be either Utilization, Value, or AverageValue");
     }
     let (used, average, value) =

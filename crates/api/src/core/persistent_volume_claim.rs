@@ -39,6 +39,16 @@ impl Rules for PersistentVolumeClaim {
         if cx.change.is_create() {
             object.set(&["status"], meta::json!({"phase": "Pending"}));
         }
+        // Only claims and snapshots are sources in the older field.
+        let known = |source: &Value| {
+            matches!(
+                (source["apiGroup"].text(), source["kind"].text()),
+                ("", "PersistentVolumeClaim") | ("snapshot.storage.k8s.io", "VolumeSnapshot")
+            )
+        };
+        if cx.change.is_create() && !known(object.at(&["spec", "dataSource"])) {
+            object.take(&["spec", "dataSource"]);
+        }
         // The two ways to name a source say the same.
         let spec = object.make(&["spec"]);
         if !spec["dataSource"].is_null() && spec["dataSourceRef"].is_null() && cx.change.is_create() {

@@ -1,0 +1,3 @@
+//! The group `admissionregistration.k8s.io`.
+
+pub mod webhook_configuration;
