@@ -177,3 +177,33 @@ fn stored_as(group: &str, plural: &str) -> Resource {
         (group, plural) => Resource::intern(&format!("{plural}.{group}")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base::Time;
+    use meta::{At, Change, Errors, Value, json};
+
+    /// Objects that lack nearly everything must neither panic nor change when their defaults are filled twice.
+    #[test]
+    fn every_kind_bears_empty_objects() {
+        for kind in kinds() {
+            for object in [Value::map(), json!({"metadata": {"name": "a"}, "spec": {}}), json!({"spec": (Value::Null)})]
+            {
+                let mut once = object;
+                kind.rules.defaults(&mut once);
+                let mut twice = once.clone();
+                kind.rules.defaults(&mut twice);
+                assert_eq!(once, twice, "{}", kind.names.kind);
+                for (old, subresource) in [(None, ""), (Some(&twice), ""), (Some(&twice), "status")] {
+                    let change = Change { old, subresource, now: Time::ZERO, user: "a", groups: &[] };
+                    kind.rules.check(&change, &At::root(&once), &mut Errors::default());
+                }
+                let (cells, columns) = (kind.rules.cells(&once, Time::ZERO).len(), kind.rules.columns().len());
+                // The table of addresses has one cell that no column names, upstream too.
+                let unnamed = usize::from(kind.names.kind == "IPAddress");
+                assert_eq!(cells, columns + unnamed, "{}", kind.names.kind);
+            }
+        }
+    }
+}

@@ -1,5 +1,5 @@
-//! Removes what lost all its owners, holds owners until their dependents are gone (foreground), and sets dependents free
-//! (orphan).
+//! Removes what lost all its owners, holds owners until their dependents are gone (foreground), and sets dependents
+//! free (orphan).
 //!
 //! An owner is present when the object its reference names exists with the same uid. A reference to a kind that is not
 //! known is left alone.

@@ -1,7 +1,7 @@
 //! The controllers: one file each, and the table [`CONTROLLERS`].
 //!
-//! Not here: clocks, randomness, IO, HTTP, the store. A controller is a [`reconcile::Reconciler`]: it looks at a view and
-//! says as values what is to be done; the driver in the shell does it.
+//! Not here: clocks, randomness, IO, HTTP, the store. A controller is a [`reconcile::Reconciler`]: it looks at a view
+//! and says as values what is to be done; the driver in the shell does it.
 //!
 //! Invariants: same view, same time, same key give the same effects, byte for byte; no controller remembers anything
 //! between two looks.

@@ -322,10 +322,16 @@ fn a_job_pauses_and_runs_out_of_time() {
 #[test]
 fn a_cron_job_starts_jobs_and_forgets_old_ones() {
     let mut world = world();
-    world.create(CRON_JOBS, json!({
-        "apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "c", "namespace": "ns"},
-        "spec": {"schedule": "* * * * *", "concurrencyPolicy": "Forbid", "jobTemplate": {"spec": (job(json!({}))["spec"].clone())}},
-    }));
+    world.create(
+        CRON_JOBS,
+        json!({
+            "apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "c", "namespace": "ns"},
+            "spec": {
+                    "schedule": "* * * * *", "concurrencyPolicy": "Forbid",
+                    "jobTemplate": {"spec": (job(json!({}))["spec"].clone())},
+                },
+        }),
+    );
     world.pass(130);
     assert_eq!(world.all(JOBS).len(), 1, "the second waits for the first");
     let pod = world.all(PODS)[0]["metadata"]["name"].text().to_owned();
@@ -401,9 +407,15 @@ fn a_silent_node_loses_its_pods() {
         );
     }
     let mut set = workload("ReplicaSet", 1);
-    set.set(&["spec", "template", "spec", "tolerations"], json!([
-        {"key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 30i64}
-    ]));
+    set.set(
+        &["spec", "template", "spec", "tolerations"],
+        json!([
+            {
+                    "key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute",
+                    "tolerationSeconds": 30i64,
+                }
+        ]),
+    );
     world.create(REPLICA_SETS, set);
     world.settle();
     let first = world.all(PODS)[0]["metadata"]["name"].text().to_owned();

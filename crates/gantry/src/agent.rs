@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cache::{Cache, Index};
-use client::{Api, HttpApi, Identity, Mirror, Path as ApiPath, Paths, Wish, follow};
 use clap::Args;
+use client::{Api, HttpApi, Identity, Mirror, Path as ApiPath, Paths, Wish, follow};
 use meta::Resource;
 use net::plan::PlanOptions;
 use net::{Netns, NetnsThread, PodLinks};
@@ -175,7 +175,9 @@ fn open_runtime(args: &AgentArgs) -> Result<Embedded, Failure> {
 /// Loads the archives that lie in the images folder; one that is no image is told of, and skipped.
 async fn load_images(args: &AgentArgs, runtime: &dyn Runtime) {
     let Some(Ok(entries)) = args.images.as_ref().map(std::fs::read_dir) else { return };
-    for path in entries.flatten().map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|end| end == "tar")) {
+    for path in
+        entries.flatten().map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|end| end == "tar"))
+    {
         match runtime.load(path.clone()).await {
             Ok(images) => {
                 let names: Vec<String> = images.into_iter().flat_map(|image| image.tags).collect();

@@ -83,10 +83,16 @@ pub fn run(args: UpArgs) -> Result<(), Failure> {
     #[allow(unsafe_code)]
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }
         .map_err(|error| format!("cannot have mounts of our own ({error}); this needs the right CAP_SYS_ADMIN"))?;
-    rustix::mount::mount_change("/", rustix::mount::MountPropagationFlags::REC | rustix::mount::MountPropagationFlags::PRIVATE)
-        .map_err(|error| format!("cannot separate the mounts: {error}"))?;
-    rustix::mount::mount_change("/", rustix::mount::MountPropagationFlags::REC | rustix::mount::MountPropagationFlags::SHARED)
-        .map_err(|error| format!("cannot share the mounts with containers: {error}"))?;
+    rustix::mount::mount_change(
+        "/",
+        rustix::mount::MountPropagationFlags::REC | rustix::mount::MountPropagationFlags::PRIVATE,
+    )
+    .map_err(|error| format!("cannot separate the mounts: {error}"))?;
+    rustix::mount::mount_change(
+        "/",
+        rustix::mount::MountPropagationFlags::REC | rustix::mount::MountPropagationFlags::SHARED,
+    )
+    .map_err(|error| format!("cannot share the mounts with containers: {error}"))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(cluster(args, names))
 }
@@ -168,11 +174,16 @@ impl Node {
             .arg("agent")
             .args(["--server", url, "--node", &self.name])
             .args(["--address", &self.link.address.to_string()])
-            .arg("--data").arg(&dir)
-            .arg("--state").arg(names.state.join(&self.name))
-            .arg("--keys").arg(&self.keys)
-            .arg("--cgroup").arg(format!("{}/{}", names.cgroup, self.name))
-            .arg("--images").arg(args.data.join("images"))
+            .arg("--data")
+            .arg(&dir)
+            .arg("--state")
+            .arg(names.state.join(&self.name))
+            .arg("--keys")
+            .arg(&self.keys)
+            .arg("--cgroup")
+            .arg(format!("{}/{}", names.cgroup, self.name))
+            .arg("--images")
+            .arg(args.data.join("images"))
             .stdin(std::process::Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
@@ -188,11 +199,15 @@ impl Node {
         unsafe {
             command.pre_exec(move || {
                 rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
-                rustix::thread::move_into_link_name_space(netns.as_fd(), Some(rustix::thread::LinkNameSpaceType::Network))?;
+                rustix::thread::move_into_link_name_space(
+                    netns.as_fd(),
+                    Some(rustix::thread::LinkNameSpaceType::Network),
+                )?;
                 Ok(())
             });
         }
-        self.child = Some(command.spawn().map_err(|error| format!("cannot start the agent of {}: {error}", self.name))?);
+        self.child =
+            Some(command.spawn().map_err(|error| format!("cannot start the agent of {}: {error}", self.name))?);
         Ok(())
     }
 
@@ -233,7 +248,8 @@ pub fn down(args: DownArgs) -> Result<(), Failure> {
     let names = Names::of(&args.data)?;
     sweep(&names)?;
     if args.delete_data {
-        std::fs::remove_dir_all(&args.data).map_err(|error| format!("cannot remove {}: {error}", args.data.display()))?;
+        std::fs::remove_dir_all(&args.data)
+            .map_err(|error| format!("cannot remove {}: {error}", args.data.display()))?;
     }
     Ok(())
 }
@@ -315,7 +331,9 @@ fn remove_cgroups(cgroup: &str) {
         // Processes that were just killed may hold it for a moment.
         for _ in 0..50 {
             match std::fs::remove_dir(dir) {
-                Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => std::thread::sleep(Duration::from_millis(10)),
+                Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => {
+                    std::thread::sleep(Duration::from_millis(10))
+                }
                 _ => return,
             }
         }

@@ -177,7 +177,13 @@ impl Agent {
         let mut observed = Observed {
             sandbox: true,
             sandbox_ready: sandbox.ready,
-            addresses: sandbox.spec.annotations.get(ADDRESS).map(|address| address.as_str().into()).into_iter().collect(),
+            addresses: sandbox
+                .spec
+                .annotations
+                .get(ADDRESS)
+                .map(|address| address.as_str().into())
+                .into_iter()
+                .collect(),
             ..Observed::default()
         };
         let own: Vec<&str> = sandboxes.iter().filter(|one| one.spec.uid == uid).map(|one| one.id.as_str()).collect();
@@ -372,7 +378,8 @@ impl Agent {
                     self.event(&pod, "", "Warning", "FailedMount", why);
                 }
             }
-            let wake = memory.wake.map_or(REFRESH, |at| Duration::from_millis(at.ms_since(self.now()).max(1)).min(REFRESH));
+            let wake =
+                memory.wake.map_or(REFRESH, |at| Duration::from_millis(at.ms_since(self.now()).max(1)).min(REFRESH));
             tokio::select! {
                 changed = pods.changed() => if changed.is_err() { return },
                 _ = runtime_changed.changed() => {}
@@ -406,12 +413,16 @@ impl Agent {
                     let message = format!("{kind:?} probe failed: {message}");
                     self.event(pod, container, "Warning", "Unhealthy", message);
                 }
-                let Some(state) = memory.container(container).probes.get_mut(kind).filter(|state| state.id == *id) else {
+                let Some(state) = memory.container(container).probes.get_mut(kind).filter(|state| state.id == *id)
+                else {
                     return;
                 };
                 state.answer(probe, good, message, now);
                 if !good && state.verdict == Some(false) && *kind != pod::ProbeKind::Readiness {
-                    let what = format!("Container {container} failed {} probe, will be restarted", kind.key().trim_end_matches("Probe"));
+                    let what = format!(
+                        "Container {container} failed {} probe, will be restarted",
+                        kind.key().trim_end_matches("Probe")
+                    );
                     self.event(pod, container, "Normal", "Killing", what);
                 }
             }

@@ -62,7 +62,9 @@ pub fn orphaned(last: &Value, now: Time) -> Value {
 
 /// Whether a new status tells nothing that the stored one does not.
 pub fn says_the_same(new: &Value, stored: &Value) -> bool {
-    new.entries().iter().all(|(key, value)| &stored[key] == value || (value.entries().is_empty() && value.as_map().is_some() && stored[key].is_null()))
+    new.entries().iter().all(|(key, value)| {
+        &stored[key] == value || (value.entries().is_empty() && value.as_map().is_some() && stored[key].is_null())
+    })
 }
 
 pub async fn out(agent: &Agent, pod: &Value, command: &Command) -> Outcome {
@@ -133,7 +135,8 @@ async fn tokens(agent: &Agent, pod: &Value) -> BTreeMap<(Str, i64), Result<Strin
     for volume in pod.at(&["spec", "volumes"]).items() {
         for source in volume.at(&["projected", "sources"]).items() {
             let Some(source) = source.get("serviceAccountToken") else { continue };
-            let (audience, seconds) = (Str::from(source["audience"].text()), source["expirationSeconds"].as_int().unwrap_or(3600));
+            let (audience, seconds) =
+                (Str::from(source["audience"].text()), source["expirationSeconds"].as_int().unwrap_or(3600));
             let key: TokenKey = (uid(pod).into(), audience.clone(), seconds);
             let now = agent.now();
             let token = match agent.tokens.get(&key, now) {
@@ -250,7 +253,9 @@ fn write_etc(agent: &Agent, pod: &Value, dirs: &PodDirs, addresses: &[IpAddr]) -
     let domain = &agent.options.cluster_domain;
     let hostname = spec::hostname(pod);
     if !spec["hostNetwork"].is_true() {
-        let mut hosts = String::from("# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+        let mut hosts = String::from(
+            "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n",
+        );
         let subdomain = spec["subdomain"].text();
         for address in addresses {
             if subdomain.is_empty() {
@@ -337,7 +342,8 @@ fn find<'a>(pod: &'a Value, name: &str) -> Option<&'a Value> {
 }
 
 async fn start(agent: &Agent, pod: &Value, name: &str, attempt: u32) -> Result<(), StartFailure> {
-    let container = find(pod, name).ok_or_else(|| failure("CreateContainerError", "the container is not in the pod"))?;
+    let container =
+        find(pod, name).ok_or_else(|| failure("CreateContainerError", "the container is not in the pod"))?;
     let config = |why: String| {
         agent.event(pod, name, "Warning", "Failed", format!("Error: {why}"));
         failure("CreateContainerConfigError", why)
@@ -351,11 +357,14 @@ async fn start(agent: &Agent, pod: &Value, name: &str, attempt: u32) -> Result<(
     let host = agent.host_addresses();
     let addresses = if pod.at(&["spec", "hostNetwork"]).is_true() { host.clone() } else { observed.addresses };
     let view = agent.mirror.view();
-    let env = env::environment(pod, container, &place(agent, &host, &addresses), &view, &from(&fetched)).map_err(&config)?;
+    let env =
+        env::environment(pod, container, &place(agent, &host, &addresses), &view, &from(&fetched)).map_err(&config)?;
     let dirs = agent.dirs(uid(pod));
     let message_file = dirs.termination(name, attempt);
     let log_dir = dirs.log(name, attempt);
-    let made = message_file.parent().map_or(Ok(()), std::fs::create_dir_all)
+    let made = message_file
+        .parent()
+        .map_or(Ok(()), std::fs::create_dir_all)
         .and_then(|()| std::fs::write(&message_file, b""))
         .and_then(|()| log_dir.parent().map_or(Ok(()), std::fs::create_dir_all));
     made.map_err(|error| failure("CreateContainerError", error.to_string()))?;
@@ -391,7 +400,13 @@ async fn image(agent: &Agent, pod: &Value, container: &Value, name: &str) -> Res
     let found = agent.runtime.image(reference).await.map_err(|why| failure(why.image_reason(), why.to_string()))?;
     match (container["imagePullPolicy"].text(), found) {
         ("IfNotPresent" | "Never" | "", Some(image)) => {
-            agent.event(pod, name, "Normal", "Pulled", format!("Container image {reference:?} already present on machine"));
+            agent.event(
+                pod,
+                name,
+                "Normal",
+                "Pulled",
+                format!("Container image {reference:?} already present on machine"),
+            );
             return Ok(image);
         }
         ("Never", None) => {
@@ -408,7 +423,10 @@ async fn image(agent: &Agent, pod: &Value, container: &Value, name: &str) -> Res
         match agent.runtime.pull(reference, credentials, no_progress()).await {
             Ok(image) => {
                 let took = agent.now().ms_since(began);
-                let message = format!("Successfully pulled image {reference:?} in {took}ms. Image size: {} bytes.", image.size_bytes);
+                let message = format!(
+                    "Successfully pulled image {reference:?} in {took}ms. Image size: {} bytes.",
+                    image.size_bytes
+                );
                 agent.event(pod, name, "Normal", "Pulled", message);
                 return Ok(image);
             }
@@ -432,7 +450,8 @@ async fn credentials(agent: &Agent, pod: &Value, reference: &str) -> Vec<Option<
     let mut all = Vec::new();
     for secret in pod.at(&["spec", "imagePullSecrets"]).items() {
         let Ok(Some(secret)) = agent.fetch(SECRETS, namespace, secret["name"].text()).await else { continue };
-        let config = env::text_of(SECRETS, &secret, ".dockerconfigjson").and_then(|text| Value::parse(text.as_bytes()).ok());
+        let config =
+            env::text_of(SECRETS, &secret, ".dockerconfigjson").and_then(|text| Value::parse(text.as_bytes()).ok());
         let old = env::text_of(SECRETS, &secret, ".dockercfg").and_then(|text| Value::parse(text.as_bytes()).ok());
         let entries = config.map(|config| config["auths"].clone()).or(old).unwrap_or_default();
         for (server, entry) in entries.entries().iter() {
@@ -468,11 +487,19 @@ async fn stop(agent: &Agent, pod: &Value, name: &str, id: &str, grace_ms: u64) -
     agent.runtime.stop(id, left).await.map_err(|error| error.to_string())
 }
 
-async fn run_hook(agent: &Agent, pod: &Value, container: &Value, id: &str, hook: &Value, limit_ms: u64) -> Result<(), String> {
+async fn run_hook(
+    agent: &Agent,
+    pod: &Value,
+    container: &Value,
+    id: &str,
+    hook: &Value,
+    limit_ms: u64,
+) -> Result<(), String> {
     let work = async {
         if let Some(exec) = hook.get("exec") {
             let argv = exec["command"].items().iter().map(|word| word.text().to_owned()).collect();
-            let output = agent.runtime.exec_sync(id, argv, limit_ms.min(3_600_000)).await.map_err(|error| error.to_string())?;
+            let output =
+                agent.runtime.exec_sync(id, argv, limit_ms.min(3_600_000)).await.map_err(|error| error.to_string())?;
             return match output.code {
                 0 => Ok(()),
                 code => Err(format!("the hook ended with {code}: {}", String::from_utf8_lossy(&output.stderr).trim())),

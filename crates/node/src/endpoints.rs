@@ -53,7 +53,10 @@ impl Agent {
 
     fn spec_of(&self, namespace: &str, pod: &str, container: &str) -> Value {
         let pod = self.mirror.one(PODS, namespace, pod).map(|pod| pod.value()).unwrap_or_default();
-        crate::pod::decide::all_containers(&pod).find(|one| one["name"].text() == container).cloned().unwrap_or_default()
+        crate::pod::decide::all_containers(&pod)
+            .find(|one| one["name"].text() == container)
+            .cloned()
+            .unwrap_or_default()
     }
 }
 
@@ -101,12 +104,14 @@ impl Pods for Agent {
             let mut pods = Vec::new();
             let (mut cpu, mut memory) = (0i64, 0i64);
             for ((namespace, name), known, numbers) in self.numbers().await {
-                let containers: Vec<Value> =
-                    numbers.iter().map(|(container, stats)| {
+                let containers: Vec<Value> = numbers
+                    .iter()
+                    .map(|(container, stats)| {
                         let mut entry = usage(stats, &now);
                         entry.set(&["name"], container.as_str());
                         entry
-                    }).collect();
+                    })
+                    .collect();
                 let total = numbers.iter().fold(runtime::ContainerStats::default(), |mut total, (_, stats)| {
                     total.cpu_ns += stats.cpu_ns;
                     total.memory_working_set_bytes += stats.memory_working_set_bytes;

@@ -131,7 +131,8 @@ fn source_values(source: &Value, fetch: Fetch<'_>) -> Result<Vec<(String, String
         Some(object) => {
             let entries = object["data"].entries();
             let keys: Vec<Str> = entries.keys().map(Str::from).collect();
-            let readable = keys.into_iter().filter_map(|key| Some((key.to_string(), text_of(resource, &object, &key)?)));
+            let readable =
+                keys.into_iter().filter_map(|key| Some((key.to_string(), text_of(resource, &object, &key)?)));
             Ok(readable.collect())
         }
     }
@@ -180,7 +181,9 @@ fn value_from(
         Some(object) => match text_of(resource, &object, key) {
             Some(text) => Ok(Some(text)),
             None if optional => Ok(None),
-            None => Err(format!("couldn't find key {key} in {what} {}/{name}", pod.at(&["metadata", "namespace"]).text())),
+            None => {
+                Err(format!("couldn't find key {key} in {what} {}/{name}", pod.at(&["metadata", "namespace"]).text()))
+            }
         },
     }
 }
@@ -220,7 +223,10 @@ pub fn resource_value(pod: &Value, container: &Value, reference: &Value, place: 
         "" => container,
         name => {
             let lists = ["containers", "initContainers"].iter().flat_map(|list| pod["spec"][*list].items());
-            lists.into_iter().find(|one| one["name"].text() == name).ok_or_else(|| format!("container {name} not found"))?
+            lists
+                .into_iter()
+                .find(|one| one["name"].text() == name)
+                .ok_or_else(|| format!("container {name} not found"))?
         }
     };
     let path = reference["resource"].text();
@@ -248,9 +254,15 @@ mod tests {
     #[test]
     fn references_expand_once() {
         let env = vec![("A".to_owned(), "1".to_owned()), ("B".to_owned(), "$(A)".to_owned())];
-        for (text, expected) in
-            [("$(A)", "1"), ("x$(A)y", "x1y"), ("$$(A)", "$(A)"), ("$(C)", "$(C)"), ("$(B)", "$(A)"), ("$", "$"), ("$(A", "$(A")]
-        {
+        for (text, expected) in [
+            ("$(A)", "1"),
+            ("x$(A)y", "x1y"),
+            ("$$(A)", "$(A)"),
+            ("$(C)", "$(C)"),
+            ("$(B)", "$(A)"),
+            ("$", "$"),
+            ("$(A", "$(A"),
+        ] {
             assert_eq!(expand(text, &env), expected);
         }
     }

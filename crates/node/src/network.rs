@@ -27,12 +27,14 @@ pub struct NetworkOptions {
 
 /// Runs for as long as the process lives. The thread is one that stays in the node's network namespace.
 pub async fn network_loop(options: NetworkOptions, mirror: Arc<Mirror>, thread: NetnsThread) -> Result<(), Error> {
-    let zone = Zone::new(&options.cluster_domain, &[options.dns], &options.plan.cluster_cidrs).map_err(|_| Error::Limit("the cluster domain is no name"))?;
+    let zone = Zone::new(&options.cluster_domain, &[options.dns], &options.plan.cluster_cidrs)
+        .map_err(|_| Error::Limit("the cluster domain is no name"))?;
     let zone = Arc::new(RwLock::new(zone));
     let address = SocketAddr::new(options.dns, 53);
     let sockets = thread.run(move || Sockets::bind(address))??;
     let own = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    let upstreams: Vec<SocketAddr> = upstreams_of(&own).into_iter().filter(|upstream| upstream.ip() != options.dns).collect();
+    let upstreams: Vec<SocketAddr> =
+        upstreams_of(&own).into_iter().filter(|upstream| upstream.ip() != options.dns).collect();
     let server = Server::start(vec![sockets], zone.clone(), &upstreams)?;
     let plane = thread.run(Dataplane::open)??;
     let mut plane = Some(plane);
@@ -78,7 +80,8 @@ fn name_services(mirror: &Mirror, view: &cache::View, cursor: &mut base::Revisio
         }
     }
     if lost || *cursor == base::Revision::ZERO {
-        touched.extend(view.list(SERVICES, "").map(|service| (service.namespace().to_owned(), service.name().to_owned())));
+        touched
+            .extend(view.list(SERVICES, "").map(|service| (service.namespace().to_owned(), service.name().to_owned())));
     }
     *cursor = view.at();
     if touched.is_empty() {

@@ -68,7 +68,8 @@ async fn tell(agent: &Agent) -> Result<(), Status> {
     let known = old.at(&["status", "conditions"]).items();
     if let Some(conditions) = status.get_mut("conditions") {
         for condition in conditions.items_mut() {
-            let before = known.iter().find(|one| one["type"] == condition["type"] && one["status"] == condition["status"]);
+            let before =
+                known.iter().find(|one| one["type"] == condition["type"] && one["status"] == condition["status"]);
             let since = before.map_or(Value::from(now.as_str()), |before| before["lastTransitionTime"].clone());
             condition.set(&["lastTransitionTime"], since);
         }
@@ -86,8 +87,11 @@ async fn status(agent: &Agent) -> Value {
             "lastHeartbeatTime": (now.as_str()), "lastTransitionTime": (now.as_str()),
         })
     };
-    let mut addresses: Vec<Value> =
-        options.addresses.iter().map(|address| json!({"type": "InternalIP", "address": (address.to_string())})).collect();
+    let mut addresses: Vec<Value> = options
+        .addresses
+        .iter()
+        .map(|address| json!({"type": "InternalIP", "address": (address.to_string())}))
+        .collect();
     addresses.push(json!({"type": "Hostname", "address": (&options.node)}));
     let amounts = json!({
         "cpu": (meta::Quantity::from_milli(options.cpu_milli)), "memory": (format!("{}Ki", options.memory_bytes / 1024)),
@@ -125,7 +129,12 @@ fn disk_kib(path: &std::path::Path) -> u64 {
 fn node_info(node: &str) -> Value {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
     let release = read("/etc/os-release");
-    let pretty = release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME=")).unwrap_or("Linux").trim_matches('"').to_owned();
+    let pretty = release
+        .lines()
+        .find_map(|line| line.strip_prefix("PRETTY_NAME="))
+        .unwrap_or("Linux")
+        .trim_matches('"')
+        .to_owned();
     let id = format!("{:016x}{:016x}", base::hash64(node.as_bytes()), base::hash64(read("/etc/machine-id").as_bytes()));
     let version = format!("v1.37.0+gantry.{}", env!("CARGO_PKG_VERSION"));
     json!({
@@ -138,11 +147,14 @@ fn node_info(node: &str) -> Value {
 
 async fn renew(agent: &Agent) -> Result<(), Status> {
     let now = agent.now().rfc3339_micro();
-    let spec = json!({"renewTime": now, "holderIdentity": (&agent.options.node), "leaseDurationSeconds": LEASE_SECONDS});
-    let request = Request::patch(LEASES, LEASE_NAMESPACE, &agent.options.node, PatchType::Merge, json!({"spec": (spec.clone())}));
+    let spec =
+        json!({"renewTime": now, "holderIdentity": (&agent.options.node), "leaseDurationSeconds": LEASE_SECONDS});
+    let request =
+        Request::patch(LEASES, LEASE_NAMESPACE, &agent.options.node, PatchType::Merge, json!({"spec": (spec.clone())}));
     match agent.api.call(request.with(|options| options.manager = "kubelet".into())).await {
         Err(status) if status.reason() == Reason::NotFound => {
-            let lease = json!({"metadata": {"name": (&agent.options.node), "namespace": LEASE_NAMESPACE}, "spec": spec});
+            let lease =
+                json!({"metadata": {"name": (&agent.options.node), "namespace": LEASE_NAMESPACE}, "spec": spec});
             agent.api.call(Request::create(LEASES, lease)).await.map(|_| ())
         }
         other => other.map(|_| ()),

@@ -38,7 +38,8 @@ pub async fn ask(agent: &Agent, pod: &Value, name: &str, id: &str, kind: ProbeKi
             Ok(target) => target,
             Err(why) => return (false, why),
         };
-        return match tokio::time::timeout(Duration::from_millis(limit), TcpStream::connect((host.as_str(), port))).await {
+        return match tokio::time::timeout(Duration::from_millis(limit), TcpStream::connect((host.as_str(), port))).await
+        {
             Ok(Ok(_)) => (true, String::new()),
             Ok(Err(error)) => (false, format!("dial tcp {host}:{port}: {error}")),
             Err(_) => (false, format!("dial tcp {host}:{port}: i/o timeout")),
@@ -65,7 +66,8 @@ async fn target(agent: &Agent, pod: &Value, container: &Value, action: &Value) -
         "" => {
             let uid = pod.at(&["metadata", "uid"]).text();
             let observed = agent.observe(uid).await.map_err(|error| error.to_string())?.0;
-            let own = if pod.at(&["spec", "hostNetwork"]).is_true() { agent.host_addresses() } else { observed.addresses };
+            let own =
+                if pod.at(&["spec", "hostNetwork"]).is_true() { agent.host_addresses() } else { observed.addresses };
             own.first().map(ToString::to_string).ok_or("the pod has no address")?
         }
         host => host.to_owned(),
@@ -88,7 +90,9 @@ async fn target(agent: &Agent, pod: &Value, container: &Value, action: &Value) -
 pub async fn http(agent: &Agent, pod: &Value, container: &Value, get: &Value, limit_ms: u64) -> (bool, String) {
     let asked = async {
         let (host, port) = target(agent, pod, container, get).await?;
-        let socket = TcpStream::connect((host.as_str(), port)).await.map_err(|error| format!("dial tcp {host}:{port}: {error}"))?;
+        let socket = TcpStream::connect((host.as_str(), port))
+            .await
+            .map_err(|error| format!("dial tcp {host}:{port}: {error}"))?;
         let path = match get["path"].text() {
             "" => "/",
             path => path,
@@ -127,7 +131,8 @@ async fn send<I>(io: I, request: http::Request<Full<Bytes>>) -> Result<(u16, Str
 where
     I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.map_err(|error| error.to_string())?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(io).await.map_err(|error| error.to_string())?;
     tokio::spawn(connection);
     let answer = sender.send_request(request).await.map_err(|error| error.to_string())?;
     let code = answer.status().as_u16();
@@ -188,8 +193,9 @@ async fn grpc_check(agent: &Agent, pod: &Value, container: &Value, grpc: &Value)
     let (host, port) = target(agent, pod, container, grpc).await?;
     let text = |error: &dyn std::fmt::Display| error.to_string();
     let socket = TcpStream::connect((host.as_str(), port)).await.map_err(|error| text(&error))?;
-    let (mut sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(socket)).await.map_err(|error| text(&error))?;
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(socket))
+        .await
+        .map_err(|error| text(&error))?;
     tokio::spawn(connection);
     let service = grpc["service"].text().as_bytes();
     let mut message = Vec::new();

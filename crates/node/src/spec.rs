@@ -53,7 +53,9 @@ pub fn resources(resources: &Value) -> Resources {
         cpu_shares: Some(shares),
         cpu_quota_us: quota,
         cpu_period_us: quota.map(|_| 100_000),
-        memory_limit_bytes: quantity(resources, "limits", "memory").map(|memory| memory.value()).filter(|bytes| *bytes > 0),
+        memory_limit_bytes: quantity(resources, "limits", "memory")
+            .map(|memory| memory.value())
+            .filter(|bytes| *bytes > 0),
         ..Resources::default()
     }
 }
@@ -109,9 +111,8 @@ pub fn container(
 ) -> Result<ContainerSpec, String> {
     let name = container["name"].text();
     let mut spec = ContainerSpec::new(sandbox, name, image);
-    let words = |key: &str| -> Vec<String> {
-        container[key].items().iter().map(|word| expand(word.text(), &env)).collect()
-    };
+    let words =
+        |key: &str| -> Vec<String> { container[key].items().iter().map(|word| expand(word.text(), &env)).collect() };
     (spec.command, spec.args) = (words("command"), words("args"));
     spec.attempt = attempt;
     spec.working_dir = container["workingDir"].as_str().filter(|dir| !dir.is_empty()).map(str::to_owned);

@@ -248,7 +248,8 @@ fn is_same(dir: &Path, files: &[File]) -> bool {
         entries.flatten().map(|entry| if entry.path().is_dir() { count(&entry.path()) } else { 1 }).sum()
     }
     let inside: Vec<_> = files.iter().filter(|(path, _, _)| is_inside(path)).collect();
-    count(dir) == inside.len() && inside.iter().all(|(path, bytes, _)| std::fs::read(dir.join(path)).is_ok_and(|found| found == *bytes))
+    count(dir) == inside.len()
+        && inside.iter().all(|(path, bytes, _)| std::fs::read(dir.join(path)).is_ok_and(|found| found == *bytes))
 }
 
 /// Unmounts and removes everything below `dir`.
@@ -278,7 +279,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("v");
         let file = |name: &str, text: &str| (name.to_owned(), text.as_bytes().to_vec(), None);
-        write_files(&path, &[file("a", "1"), file("d/b", "2"), file("../x", "3"), file("/y", "4")], 0o644, None).unwrap();
+        write_files(&path, &[file("a", "1"), file("d/b", "2"), file("../x", "3"), file("/y", "4")], 0o644, None)
+            .unwrap();
         assert_eq!((read(&path, "a").as_deref(), read(&path, "d/b").as_deref()), (Some("1"), Some("2")));
         assert!(!dir.path().join("x").exists());
         let before = std::fs::read_link(path.join(DATA)).unwrap();

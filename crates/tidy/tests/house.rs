@@ -77,7 +77,11 @@ fn no_leftovers() {
         for word in ["todo!(", "unimplemented!(", "dbg!(", "FIXME", "XXX"] {
             assert!(!text.contains(word), "{}: {word} is a leftover; finish it or file it", path.display());
         }
-        assert!(!text.contains("#[ignore"), "{}: an ignored test tests nothing; delete it or make it run", path.display());
+        assert!(
+            !text.contains("#[ignore"),
+            "{}: an ignored test tests nothing; delete it or make it run",
+            path.display()
+        );
     }
 }
 
@@ -86,7 +90,11 @@ fn files_are_a_sitting() {
     for (path, text) in sources() {
         let lines = text.lines().count();
         assert!(lines <= FILE_LINES_MAX, "{} has {lines} lines: divide it", path.display());
-        assert!(text.starts_with("//!") || lines < 5 || path.ends_with("tests.rs"), "{}: say what it is (`//!`)", path.display());
+        assert!(
+            text.starts_with("//!") || lines < 5 || path.ends_with("tests.rs"),
+            "{}: say what it is (`//!`)",
+            path.display()
+        );
     }
 }
 

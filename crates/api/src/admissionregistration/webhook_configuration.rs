@@ -176,15 +176,18 @@ fn check_client(client: &At<'_>, errors: &mut Errors) {
         }
         return;
     }
-    for key in ["name", "namespace"] {
-        check::required(&service.field(key), errors);
+    // Upstream names the one when the other is missing; clients see it so.
+    for (key, named) in [("name", "namespace"), ("namespace", "name")] {
+        if service.field(key).is_empty() {
+            errors.required(&service.field(named).path, "");
+        }
     }
     let port = service.field("port");
     if !(1..=65_535).contains(&port.int().unwrap_or(0)) {
         errors.invalid(&port, "port is not valid: must be between 1 and 65535, inclusive");
     }
     let path = service.field("path");
-    if path.is_set() && path.text() != "/" {
+    if !matches!(path.text(), "" | "/") {
         if !path.text().starts_with('/') {
             errors.invalid(&path, "must start with a '/'");
         }

@@ -33,12 +33,8 @@ impl Rules for ControllerRevision {
         let data = at.field("data");
         match change.old {
             None if !data.is_set() => errors.required(&data.path, "data is mandatory"),
-            None => {}
-            Some(old) => {
-                if *data.value != old["data"] {
-                    errors.invalid(&data, "field is immutable");
-                }
-            }
+            Some(old) if *data.value != old["data"] => errors.invalid(&data, "field is immutable"),
+            _ => {}
         }
         check::non_negative(&at.field("revision"), errors);
     }

@@ -60,10 +60,10 @@ impl Rules for ResourceQuota {
         for expression in list.value.items() {
             check_scope(&At { value: expression, path: list.path }, errors);
         }
-        if let Some(old) = change.old {
-            if !same(scopes.value, &old["spec"]["scopes"]) {
-                errors.invalid(&scopes, "field is immutable");
-            }
+        if let Some(old) = change.old
+            && !same(scopes.value, &old["spec"]["scopes"])
+        {
+            errors.invalid(&scopes, "field is immutable");
         }
     }
 

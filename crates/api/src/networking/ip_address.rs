@@ -31,9 +31,8 @@ impl Rules for IpAddress {
     fn check(&self, change: &Change<'_>, at: &At<'_>, errors: &mut Errors) {
         let spec = at.field("spec");
         let parent = spec.field("parentRef");
-        match change.old {
-            Some(old) => check::immutable(&parent, old.at(&["spec", "parentRef"]), errors),
-            None => {}
+        if let Some(old) = change.old {
+            check::immutable(&parent, old.at(&["spec", "parentRef"]), errors);
         }
         if !parent.is_set() {
             errors.required(&parent.path, "");

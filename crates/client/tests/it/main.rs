@@ -1,5 +1,7 @@
 //! The door over HTTPS and the mirror behind it, against a real server.
 
+#![allow(clippy::unwrap_used)] // In tests a panic is the report.
+
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;

@@ -16,7 +16,13 @@ use super::events::Recorder;
 const CALLS_MAX: usize = 64;
 
 /// Runs one reconciler for as long as the process lives.
-pub async fn run(reconciler: Box<dyn Reconciler>, mirror: Arc<Mirror>, api: Arc<dyn Api>, clock: Arc<dyn Clock>, recorder: Recorder) {
+pub async fn run(
+    reconciler: Box<dyn Reconciler>,
+    mirror: Arc<Mirror>,
+    api: Arc<dyn Api>,
+    clock: Arc<dyn Clock>,
+    recorder: Recorder,
+) {
     let manager: Str = reconciler.name().into();
     let resources: Vec<Resource> = reconciler.watches().to_vec();
     let mut changed = mirror.subscribe();

@@ -47,8 +47,7 @@ impl Correlator {
         about.take(&["resourceVersion"]);
         let source = format!("{}|{}|{}", String::from_utf8_lossy(&about.to_json()), record.reporter, record.host);
         let kind = format!("{source}|{}|{}", record.of_type, record.reason);
-        let similar =
-            self.similar.entry(kind.clone()).or_insert(Similar { messages: BTreeSet::new(), last: now });
+        let similar = self.similar.entry(kind.clone()).or_insert(Similar { messages: BTreeSet::new(), last: now });
         if now.ms_since(similar.last) > SIMILAR_WINDOW_MS {
             similar.messages.clear();
         }
@@ -94,8 +93,7 @@ impl Recorder {
     pub async fn record(&self, record: EventRecord) {
         let now = self.clock.now();
         let about = &record.about;
-        let correlated =
-            self.correlator.lock().unwrap_or_else(PoisonError::into_inner).correlate(&record, now);
+        let correlated = self.correlator.lock().unwrap_or_else(PoisonError::into_inner).correlate(&record, now);
         let Some((identity, message)) = correlated else { return };
         let known = {
             let mut series = self.series.lock().unwrap_or_else(PoisonError::into_inner);

@@ -28,7 +28,9 @@ pub async fn run(mirror: Arc<Mirror>, api: Arc<dyn Api>, clock: Arc<dyn Clock>, 
         changed.borrow_and_update();
         let (events, view) = cursor.pull(&mirror);
         match events {
-            Some(events) => events.iter().for_each(|(resource, event)| scheduler.observe(*resource, event, clock.now())),
+            Some(events) => {
+                events.iter().for_each(|(resource, event)| scheduler.observe(*resource, event, clock.now()))
+            }
             None => {
                 scheduler = Scheduler::new();
                 scheduler.start(&view, clock.now());

@@ -4,7 +4,9 @@ use base::Time;
 use meta::{Str, Value};
 
 use super::probes::ProbeState;
-use super::{Command, Memory, Observed, PULL, ProbeKind, RESTART, RESTART_RESET_MS, RETRY, Seen, SeenState, is_sidecar};
+use super::{
+    Command, Memory, Observed, PULL, ProbeKind, RESTART, RESTART_RESET_MS, RETRY, Seen, SeenState, is_sidecar,
+};
 
 /// Seconds a pod has to end when its spec does not say.
 const GRACE_SECONDS: i64 = 30;
@@ -95,7 +97,8 @@ fn wind_down(
     };
     let running: Vec<(&Str, &Seen)> = observed.containers.iter().filter(|(_, seen)| is_running(Some(seen))).collect();
     // Sidecars go after the main containers, the last started first.
-    let sidecars: Vec<&str> = pod.at(&["spec", "initContainers"]).items().iter().map(|one| one["name"].text()).collect();
+    let sidecars: Vec<&str> =
+        pod.at(&["spec", "initContainers"]).items().iter().map(|one| one["name"].text()).collect();
     let main = running.iter().any(|(name, _)| !sidecars.contains(&name.as_str()));
     let last_sidecar = sidecars.iter().rev().find(|name| running.iter().any(|(running, _)| running == *name));
     for (name, seen) in &running {
@@ -138,10 +141,12 @@ pub fn is_over(pod: &Value, observed: &Observed) -> bool {
 /// Whether an init container failed and the policy says that it is not tried again.
 pub fn init_failed(pod: &Value, observed: &Observed) -> bool {
     pod.at(&["spec", "restartPolicy"]).text() == "Never"
-        && pod.at(&["spec", "initContainers"]).items().iter().filter(|container| !is_sidecar(container)).any(|container| {
-            let seen = observed.containers.get(container["name"].text());
-            seen.is_some_and(|seen| seen.state == SeenState::Exited && seen.exit_code != 0)
-        })
+        && pod.at(&["spec", "initContainers"]).items().iter().filter(|container| !is_sidecar(container)).any(
+            |container| {
+                let seen = observed.containers.get(container["name"].text());
+                seen.is_some_and(|seen| seen.state == SeenState::Exited && seen.exit_code != 0)
+            },
+        )
 }
 
 fn restarts(policy: &str, exit_code: i32) -> bool {
@@ -176,7 +181,9 @@ fn prepare(memory: &mut Memory, now: Time, commands: &mut Vec<Command>) {
 /// Whether a container has come up: it runs, and its startup probe, if any, has said yes.
 fn is_started(container: &Value, observed: &Observed, memory: &Memory) -> bool {
     let name = container["name"].text();
-    let Some(seen) = observed.containers.get(name).filter(|seen| seen.state == SeenState::Running) else { return false };
+    let Some(seen) = observed.containers.get(name).filter(|seen| seen.state == SeenState::Running) else {
+        return false;
+    };
     if container.get("startupProbe").is_none() {
         return true;
     }
@@ -275,13 +282,18 @@ fn probe_grace_ms(container: &Value) -> u64 {
 fn probe(pod: &Value, observed: &Observed, memory: &mut Memory, now: Time, commands: &mut Vec<Command>) {
     for container in all_containers(pod) {
         let name = Str::from(container["name"].text());
-        let Some(seen) = observed.containers.get(&name).filter(|seen| seen.state == SeenState::Running) else { continue };
+        let Some(seen) = observed.containers.get(&name).filter(|seen| seen.state == SeenState::Running) else {
+            continue;
+        };
         let has_startup = container.get("startupProbe").is_some();
         let mut wakes = Vec::new();
         let own = memory.container(&name);
         for kind in ProbeKind::ALL {
             let Some(probe) = container.get(kind.key()) else { continue };
-            let started = own.probes.get(&ProbeKind::Startup).is_some_and(|state| state.id == seen.id && state.verdict == Some(true));
+            let started = own
+                .probes
+                .get(&ProbeKind::Startup)
+                .is_some_and(|state| state.id == seen.id && state.verdict == Some(true));
             // The others wait for the startup probe, which in turn is over once it said yes.
             if kind != ProbeKind::Startup && has_startup && !started {
                 continue;

@@ -68,10 +68,21 @@ pub enum Command {
     /// Volumes, network, sandbox.
     Prepare,
     /// Image, files, environment, process, postStart hook.
-    Start { container: Str, attempt: u32 },
+    Start {
+        container: Str,
+        attempt: u32,
+    },
     /// preStop hook, stop signal, kill.
-    Stop { container: Str, id: Str, grace_ms: u64 },
-    Probe { container: Str, id: Str, kind: ProbeKind },
+    Stop {
+        container: Str,
+        id: Str,
+        grace_ms: u64,
+    },
+    Probe {
+        container: Str,
+        id: Str,
+        kind: ProbeKind,
+    },
     /// The pod's processes and network end; records and logs stay.
     End,
     /// Everything of the pod goes.
@@ -85,7 +96,9 @@ impl Command {
     pub fn part(&self) -> Str {
         match self {
             Command::Prepare | Command::End | Command::Remove => "sandbox".into(),
-            Command::Start { container, .. } | Command::Stop { container, .. } => format!("container/{container}").into(),
+            Command::Start { container, .. } | Command::Stop { container, .. } => {
+                format!("container/{container}").into()
+            }
             Command::Probe { container, kind, .. } => format!("probe/{container}/{kind:?}").into(),
             Command::Delete => "object".into(),
         }

@@ -12,8 +12,14 @@ pub fn status(pod: &Value, old: &Value, observed: &Observed, memory: &Memory, ho
     let spec = &pod["spec"];
     let init = container_statuses(spec["initContainers"].items(), pod, old, "initContainerStatuses", observed, memory);
     let main = container_statuses(spec["containers"].items(), pod, old, "containerStatuses", observed, memory);
-    let ephemeral =
-        container_statuses(spec["ephemeralContainers"].items(), pod, old, "ephemeralContainerStatuses", observed, memory);
+    let ephemeral = container_statuses(
+        spec["ephemeralContainers"].items(),
+        pod,
+        old,
+        "ephemeralContainerStatuses",
+        observed,
+        memory,
+    );
     let phase = phase(pod, old, observed, memory);
     status.set(&["phase"], phase);
     let start = Time::parse(old["startTime"].text()).or(memory.started).unwrap_or(now);
@@ -150,7 +156,9 @@ fn container_status(container: &Value, pod: &Value, old: &Value, observed: &Obse
     let started = running.is_some() && verdict(ProbeKind::Startup).is_none_or(|verdict| verdict == Some(true));
     let ready = started && verdict(ProbeKind::Readiness).is_none_or(|verdict| verdict == Some(true));
     let is_init = pod.at(&["spec", "initContainers"]).items().iter().any(|init| init["name"].text() == name);
-    let done = is_init && !is_sidecar(container) && seen.is_some_and(|seen| seen.state == SeenState::Exited && seen.exit_code == 0);
+    let done = is_init
+        && !is_sidecar(container)
+        && seen.is_some_and(|seen| seen.state == SeenState::Exited && seen.exit_code == 0);
     status.set(&["ready"], ready || done);
     status.set(&["started"], started);
     let (state, last) = states(container, pod, old, seen, observed.previous.get(name), own);
@@ -207,7 +215,8 @@ fn states(
                 "OnFailure" => seen.exit_code != 0,
                 _ => true,
             };
-            let is_init = pod.at(&["spec", "initContainers"]).items().iter().any(|init| init["name"] == container["name"]);
+            let is_init =
+                pod.at(&["spec", "initContainers"]).items().iter().any(|init| init["name"] == container["name"]);
             let done = is_init && !is_sidecar(container) && seen.exit_code == 0;
             let deleting = pod.at(&["metadata", "deletionTimestamp"]).as_str().is_some();
             match failure {
@@ -254,13 +263,18 @@ fn conditions(
 ) -> Value {
     let over = matches!(phase, "Succeeded" | "Failed");
     let unready: Vec<&str> = main.iter().filter(|one| !one["ready"].is_true()).map(|one| one["name"].text()).collect();
-    let unfinished: Vec<&str> = init.iter().filter(|one| !one["ready"].is_true()).map(|one| one["name"].text()).collect();
-    let main_began = main.iter().any(|one| one["state"].get("running").is_some() || one["restartCount"].as_int() > Some(0));
+    let unfinished: Vec<&str> =
+        init.iter().filter(|one| !one["ready"].is_true()).map(|one| one["name"].text()).collect();
+    let main_began =
+        main.iter().any(|one| one["state"].get("running").is_some() || one["restartCount"].as_int() > Some(0));
     let initialised = unfinished.is_empty() || main_began || (phase == "Succeeded");
     let list = |what: &str, names: &[&str]| format!("containers with {what} status: [{}]", names.join(" "));
-    let sidecars_ready = pod.at(&["spec", "initContainers"]).items().iter().filter(|one| is_sidecar(one)).all(|one| {
-        init.iter().any(|status| status["name"] == one["name"] && status["ready"].is_true())
-    });
+    let sidecars_ready = pod
+        .at(&["spec", "initContainers"])
+        .items()
+        .iter()
+        .filter(|one| is_sidecar(one))
+        .all(|one| init.iter().any(|status| status["name"] == one["name"] && status["ready"].is_true()));
     let containers_ready = if over {
         ("False", if phase == "Succeeded" { "PodCompleted" } else { "PodFailed" }, String::new())
     } else if unready.is_empty() && sidecars_ready {

@@ -171,10 +171,14 @@ fn check(limit: &Value, of: &str, resources: &Value, wrong: &mut Vec<String>) {
             (Some(request), Some(most)) if !request.is_zero() => {
                 let ratio = most.to_f64() / request.to_f64();
                 if ratio > bound.to_f64() {
-                    wrong.push(format!("{name} max limit to request ratio per {of} is {bound}, but provided ratio is {ratio:.6}"));
+                    wrong.push(format!(
+                        "{name} max limit to request ratio per {of} is {bound}, but provided ratio is {ratio:.6}"
+                    ));
                 }
             }
-            _ => wrong.push(format!("{name} max limit to request ratio per {of} is {bound}, but no request or limit is specified")),
+            _ => wrong.push(format!(
+                "{name} max limit to request ratio per {of} is {bound}, but no request or limit is specified"
+            )),
         }
     }
 }

@@ -94,7 +94,9 @@ fn check_pod(review: &Review<'_>, node: &str) -> Result<(), Status> {
                 return Err(review.forbidden(format!("pod does not have \"kubernetes.io/config.mirror\" annotation, node {node:?} can only create mirror pods")));
             }
             if !bound(&review.object) {
-                return Err(review.forbidden(format!("node {node:?} can only create pods with spec.nodeName set to itself")));
+                return Err(
+                    review.forbidden(format!("node {node:?} can only create pods with spec.nodeName set to itself"))
+                );
             }
             Ok(())
         }

@@ -80,7 +80,11 @@ fn template_of(review: &Review<'_>) -> Option<Value> {
     let path: &[&str] = match review.resource.0 {
         "cronjobs.batch" => &["spec", "jobTemplate", "spec", "template", "spec"],
         "podtemplates" => &["template", "spec"],
-        "deployments.apps" | "replicasets.apps" | "daemonsets.apps" | "statefulsets.apps" | "jobs.batch"
+        "deployments.apps"
+        | "replicasets.apps"
+        | "daemonsets.apps"
+        | "statefulsets.apps"
+        | "jobs.batch"
         | "replicationcontrollers" => &["spec", "template", "spec"],
         _ => return None,
     };
@@ -117,8 +121,17 @@ const BASELINE_CAPABILITIES: &[&str] = &[
     "SETUID",
     "SYS_CHROOT",
 ];
-const RESTRICTED_VOLUMES: &[&str] =
-    &["configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "image", "persistentVolumeClaim", "projected", "secret"];
+const RESTRICTED_VOLUMES: &[&str] = &[
+    "configMap",
+    "csi",
+    "downwardAPI",
+    "emptyDir",
+    "ephemeral",
+    "image",
+    "persistentVolumeClaim",
+    "projected",
+    "secret",
+];
 
 /// What a pod spec does that the level forbids, one phrase each.
 fn violations(spec: &Value, level: Level) -> Vec<String> {
@@ -137,7 +150,10 @@ fn containers(spec: &Value) -> impl Iterator<Item = &Value> {
 }
 
 fn named(spec: &Value, bad: impl Fn(&Value) -> bool) -> Vec<String> {
-    containers(spec).filter(|container| bad(container)).map(|container| format!("{:?}", container["name"].text())).collect()
+    containers(spec)
+        .filter(|container| bad(container))
+        .map(|container| format!("{:?}", container["name"].text()))
+        .collect()
 }
 
 fn baseline(spec: &Value, wrong: &mut Vec<String>) {
@@ -149,7 +165,10 @@ fn baseline(spec: &Value, wrong: &mut Vec<String>) {
     }
     let privileged = named(spec, |container| security(container)["privileged"].is_true());
     if !privileged.is_empty() {
-        wrong.push(format!("privileged (containers {} must not set securityContext.privileged=true)", privileged.join(", ")));
+        wrong.push(format!(
+            "privileged (containers {} must not set securityContext.privileged=true)",
+            privileged.join(", ")
+        ));
     }
     let capable = named(spec, |container| {
         let added = security(container);
@@ -168,7 +187,9 @@ fn baseline(spec: &Value, wrong: &mut Vec<String>) {
         wrong.push(format!("hostPort (containers {} use host ports)", ports.join(", ")));
     }
     let unconfined = |context: &Value| context.at(&["seccompProfile", "type"]).text() == "Unconfined";
-    if unconfined(&spec["securityContext"]) || containers(spec).any(|container| unconfined(&container["securityContext"])) {
+    if unconfined(&spec["securityContext"])
+        || containers(spec).any(|container| unconfined(&container["securityContext"]))
+    {
         wrong.push("seccompProfile (must not be Unconfined)".to_owned());
     }
     let unmasked = named(spec, |container| !matches!(security(container)["procMount"].text(), "" | "Default"));
@@ -200,20 +221,27 @@ fn restricted(spec: &Value, wrong: &mut Vec<String>) {
             || capabilities["add"].items().iter().any(|name| name.text() != "NET_BIND_SERVICE")
     });
     if !capable.is_empty() {
-        wrong.push(format!("unrestricted capabilities (containers {} must set securityContext.capabilities.drop=[\"ALL\"])", capable.join(", ")));
+        wrong.push(format!(
+            "unrestricted capabilities (containers {} must set securityContext.capabilities.drop=[\"ALL\"])",
+            capable.join(", ")
+        ));
     }
     let rooted = named(spec, |container| match container.at(&["securityContext", "runAsNonRoot"]).as_bool() {
         Some(value) => !value,
         None => !pod["runAsNonRoot"].is_true(),
     });
     if !rooted.is_empty() {
-        wrong.push(format!("runAsNonRoot != true (containers {} must set securityContext.runAsNonRoot=true)", rooted.join(", ")));
+        wrong.push(format!(
+            "runAsNonRoot != true (containers {} must set securityContext.runAsNonRoot=true)",
+            rooted.join(", ")
+        ));
     }
     let is_root = |context: &Value| context["runAsUser"].as_int() == Some(0);
     if is_root(pod) || containers(spec).any(|container| is_root(&container["securityContext"])) {
         wrong.push("runAsUser=0".to_owned());
     }
-    let confined = |context: &Value| matches!(context.at(&["seccompProfile", "type"]).text(), "RuntimeDefault" | "Localhost");
+    let confined =
+        |context: &Value| matches!(context.at(&["seccompProfile", "type"]).text(), "RuntimeDefault" | "Localhost");
     let free = named(spec, |container| {
         let own = container.at(&["securityContext", "seccompProfile"]);
         if own.is_null() { !confined(pod) } else { !confined(&container["securityContext"]) }

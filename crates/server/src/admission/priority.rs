@@ -64,7 +64,8 @@ impl Admission for Priority {
             .find(|class| class.name() != review.name() && class.value()["globalDefault"].is_true());
         match other {
             Some(other) => {
-                let why = format!("PriorityClass {} is already marked as default. Only one default can exist", other.name());
+                let why =
+                    format!("PriorityClass {} is already marked as default. Only one default can exist", other.name());
                 Err(review.forbidden(why))
             }
             None => Ok(()),

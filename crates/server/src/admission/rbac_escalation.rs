@@ -22,20 +22,29 @@ impl Admission for RbacEscalation {
         }
         let (rules, verb, resource) = match review.resource {
             ROLES | CLUSTER_ROLES => {
-                if review.old.is_some_and(|old| old["rules"] == review.object["rules"] && old["aggregationRule"] == review.object["aggregationRule"]) {
+                if review.old.is_some_and(|old| {
+                    old["rules"] == review.object["rules"] && old["aggregationRule"] == review.object["aggregationRule"]
+                }) {
                     return Ok(());
                 }
                 let mut rules = RoleFacts::of(&review.object).rules;
                 if review.object.get("aggregationRule").is_some() {
                     // Who aggregates gives whatever other roles may come to hold.
                     let star = || vec!["*".into()];
-                    rules.push(PolicyRule { verbs: star(), groups: star(), resources: star(), ..PolicyRule::default() });
+                    rules.push(PolicyRule {
+                        verbs: star(),
+                        groups: star(),
+                        resources: star(),
+                        ..PolicyRule::default()
+                    });
                     rules.push(PolicyRule { verbs: star(), urls: star(), ..PolicyRule::default() });
                 }
                 (rules, "escalate", review.kind.names.plural.to_string())
             }
             ROLE_BINDINGS | CLUSTER_ROLE_BINDINGS => {
-                if review.old.is_some_and(|old| old["roleRef"] == review.object["roleRef"] && old["subjects"] == review.object["subjects"]) {
+                if review.old.is_some_and(|old| {
+                    old["roleRef"] == review.object["roleRef"] && old["subjects"] == review.object["subjects"]
+                }) {
                     return Ok(());
                 }
                 let role = &review.object["roleRef"];

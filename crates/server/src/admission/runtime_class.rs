@@ -20,7 +20,9 @@ impl Admission for RuntimeClass {
         let name = Str::from(review.object.at(&["spec", "runtimeClassName"]).text());
         if name.is_empty() {
             if !review.object.at(&["spec", "overhead"]).entries().is_empty() {
-                return Err(review.forbidden("pod rejected: Pod Overhead set without corresponding RuntimeClass defined"));
+                return Err(
+                    review.forbidden("pod rejected: Pod Overhead set without corresponding RuntimeClass defined")
+                );
             }
             return Ok(());
         }
@@ -31,9 +33,7 @@ impl Admission for RuntimeClass {
         let fixed = class.at(&["overhead", "podFixed"]);
         let own = review.object.at(&["spec", "overhead"]);
         if !own.entries().is_empty() && own != fixed {
-            return Err(review.forbidden(
-                "pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead",
-            ));
+            return Err(review.forbidden("pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead"));
         }
         if !fixed.is_null() {
             review.object.set(&["spec", "overhead"], fixed.clone());
