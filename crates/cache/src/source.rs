@@ -1,15 +1,15 @@
 //! Feeding a cache from several watches at once, each ordered in itself, none ordered with another.
 //!
-//! A server's cache has one feed in the order of revisions. An agent's has one watch per [`Source`], and what they bring
-//! is interleaved: the pods' watch may show revision 10 before the services' watch shows revision 8. So here
+//! A server's cache has one feed in the order of revisions. An agent's has one watch per [`Source`], and what they
+//! bring is interleaved: the pods' watch may show revision 10 before the services' watch shows revision 8. So here
 //!
 //! - every source has its own revision, and an older event of the same source changes nothing;
 //! - an object never goes back: a source that lags does not overwrite what another has shown already;
 //! - an object goes when no source holds it any more;
-//! - the view's revision is a *place in the order of arrival*: at least the greatest revision seen, and one more with each
-//!   batch that came late. Every event is filed under a place that no view had before, so a reader whose cursor is one
-//!   number loses nothing. The smallest revision of all sources would be exact, but a source in which nothing happens
-//!   would hold it back until its next bookmark, a minute later;
+//! - the view's revision is a *place in the order of arrival*: at least the greatest revision seen, and one more with
+//!   each batch that came late. Every event is filed under a place that no view had before, so a reader whose cursor
+//!   is one number loses nothing. The smallest revision of all sources would be exact, but a source in which nothing
+//!   happens would hold it back until its next bookmark, a minute later;
 //! - what a view shows of one resource is exact: [`View::knows`](crate::View::knows). Whoever waits for a write of his
 //!   own waits for that.
 
@@ -228,7 +228,8 @@ mod tests {
         assert_eq!(cache.view().knows(PODS), Revision(8));
     }
 
-    /// Two histories interleaved in every way end in the same objects, and a reader that replays the events has them too.
+    /// Two histories interleaved in every way end in the same objects, and a reader that replays the events has them
+    /// too.
     #[test]
     fn any_interleaving_ends_the_same() {
         for seed in 0..200 {

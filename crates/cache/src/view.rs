@@ -57,8 +57,8 @@ impl View {
         View { at: Revision::ZERO, known: Arc::default(), shelves: Arc::default(), owned: Tree::new() }
     }
 
-    /// The revision that the view shows. In a cache with several [`Source`](crate::Source)s it is a place in the order of
-    /// arrival, good for cursors; what is shown of a resource is then told by [`View::knows`].
+    /// The revision that the view shows. In a cache with several [`Source`](crate::Source)s it is a place in the order
+    /// of arrival, good for cursors; what is shown of a resource is then told by [`View::knows`].
     pub fn at(&self) -> Revision {
         self.at
     }

@@ -1,7 +1,7 @@
 //! Keeping a [`Mirror`] current over HTTPS: each [`Wish`] is one list and then one watch, resumed for ever.
 //!
-//! Invariants: nothing is skipped (a gap becomes a fresh list, whose differences become events); a failure is tried again
-//! with a growing, spread pause, and what the cache showed stays meanwhile.
+//! Invariants: nothing is skipped (a gap becomes a fresh list, whose differences become events); a failure is tried
+//! again with a growing, spread pause, and what the cache showed stays meanwhile.
 
 use std::any::Any;
 use std::sync::Arc;

@@ -1,7 +1,8 @@
 //! The only door to the API: one request type, one trait, and the mirror that keeps a local cache current.
 //!
-//! Controllers, the scheduler and the nodes call [`Api`]; whether the server is in this process, behind HTTPS, or behind
-//! a faulty simulated link is not theirs to know. The in-process door is implemented by the server.
+//! Controllers, the scheduler and the nodes call [`Api`]; whether the server is in this process, behind HTTPS, or
+//! behind a faulty simulated link is not theirs to know. The in-process door is implemented by the server;
+//! [`HttpApi`] is the one over HTTPS, and [`follow`] keeps a [`Mirror`] current through it.
 //!
 //! Not here: anything of the server's inside; any decision.
 

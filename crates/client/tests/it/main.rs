@@ -1,6 +1,6 @@
 //! The door over HTTPS and the mirror behind it, against a real server.
 
-#![allow(clippy::unwrap_used)] // In tests a panic is the report.
+#![expect(clippy::unwrap_used, reason = "helpers of tests stop the test, as tests do")]
 
 use std::future::Future;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! Container logs: the files that the runtime writes (`TIME STREAM P|F TEXT`), read back as text.
 //!
-//! Rotated files lie beside the live one as `NAME.TIME` and sort by their names. A follower stays on its open file until
-//! that is read to the end, and only then goes on to the next, so rotation loses and repeats nothing.
+//! Rotated files lie beside the live one as `NAME.TIME` and sort by their names. A follower stays on its open file
+//! until that is read to the end, and only then goes on to the next, so rotation loses and repeats nothing.
 
 use std::io::SeekFrom;
 use std::os::fd::OwnedFd;
@@ -383,8 +383,8 @@ impl Reader {
         matches!(status.state, State::Created | State::Running).then_some(version)
     }
 
-    /// The open file where the wanted lines begin; lines before them in that file are to be skipped. `None` when there is
-    /// no file.
+    /// The open file where the wanted lines begin; lines before them in that file are to be skipped. `None` when there
+    /// is no file.
     async fn start(&mut self) -> std::io::Result<Option<Open>> {
         let Some(tail) = self.wanted.tail else { return next(&self.path, 0).await };
         'looks: for _ in 0..LOOKS_MAX {
@@ -441,8 +441,8 @@ impl Changes {
         let dir = log.parent().unwrap_or(Path::new("/"));
         let what = inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVE;
         inotify::add_watch(&fd, dir, what)?;
-        // SAFETY: the descriptor is owned, always gives the same number, and is closed only when the `AsyncFd` that owns
-        // it has deregistered it.
+        // SAFETY: the descriptor is owned, always gives the same number, and is closed only when the `AsyncFd` that
+        // owns it has deregistered it.
         Ok(Changes(unsafe { AsyncFd::register(fd) }?))
     }
 }

@@ -1,15 +1,15 @@
 //! The node's own HTTPS server: logs, exec, attach, port-forward, and numbers, for the API server and for scrapers.
 //!
-//! - [`logs`]: `/containerLogs/NAMESPACE/POD/CONTAINER`
-//! - [`remote`]: `/exec/…` and `/attach/…`, over WebSocket and SPDY
-//! - [`forward`]: `/portForward/NAMESPACE/POD`, over SPDY, SPDY inside WebSocket, and plain WebSocket
+//! - [`logs`], `/containerLogs/NAMESPACE/POD/CONTAINER`
+//! - [`remote`], `/exec/…` and `/attach/…`, over WebSocket and SPDY
+//! - [`forward`], `/portForward/NAMESPACE/POD`, over SPDY, SPDY inside WebSocket, and plain WebSocket
 //! - `/pods`, `/stats/summary`, `/metrics/resource`, `/healthz`
 //!
 //! Not here: what pods there are and how they run ([`Pods`] tells); who may do what to which pod: the API server has
 //! decided that, and only it (and its administrators) get in.
 //!
-//! Invariants: nobody is answered without a certificate of the cluster's authority for one of [`ALLOWED`]; a client that
-//! goes away ends what was started for it.
+//! Invariants: nobody is answered without a certificate of the cluster's authority for one of [`ALLOWED`]; a client
+//! that goes away ends what was started for it.
 
 mod forward;
 mod logs;
@@ -44,8 +44,8 @@ const ALLOWED: (&str, &str) = ("kube-apiserver-kubelet-client", "system:masters"
 
 /// What the endpoints ask of the agent.
 pub trait Pods: Send + Sync + 'static {
-    /// The newest run of a container; what is refused (no such pod or container, still waiting) is said to the client as
-    /// it stands.
+    /// The newest run of a container; what is refused (no such pod or container, still waiting) is said to the client
+    /// as it stands.
     fn container(&self, namespace: &str, pod: &str, container: &str) -> Result<ContainerRef, Status>;
     /// The pod's running sandbox.
     fn sandbox(&self, namespace: &str, pod: &str) -> Result<String, Status>;

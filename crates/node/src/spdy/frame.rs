@@ -119,7 +119,7 @@ impl Decoder {
     }
 
     /// The next complete frame. After an error the session is lost.
-    pub fn next(&mut self) -> Result<Option<Frame>, Error> {
+    pub fn next_frame(&mut self) -> Result<Option<Frame>, Error> {
         if self.buffer.len() < HEAD_BYTES {
             return Ok(None);
         }
@@ -351,7 +351,7 @@ mod tests {
                 let piece = 1 + rng.below(rest.len().min(700) as u64) as usize;
                 decoder.buffer().extend_from_slice(&rest[..piece]);
                 rest = &rest[piece..];
-                while let Some(frame) = decoder.next().unwrap() {
+                while let Some(frame) = decoder.next_frame().unwrap() {
                     seen.push(frame);
                 }
             }
@@ -371,7 +371,7 @@ mod tests {
             }
             let mut decoder = Decoder::default();
             decoder.buffer().extend_from_slice(&wire);
-            while let Ok(Some(_)) = decoder.next() {}
+            while let Ok(Some(_)) = decoder.next_frame() {}
         }
     }
 
@@ -383,6 +383,6 @@ mod tests {
         assert!(wire.len() < 2000);
         let mut decoder = Decoder::default();
         decoder.buffer().extend_from_slice(&wire);
-        assert!(matches!(decoder.next(), Err(Error::Malformed("too long headers"))));
+        assert!(matches!(decoder.next_frame(), Err(Error::Malformed("too long headers"))));
     }
 }

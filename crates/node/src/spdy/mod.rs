@@ -9,7 +9,8 @@
 //!
 //! Flow control: what is read is always acknowledged. Windows of the other side are counted always, but waited for only
 //! once it has shown that it uses them (a window update, or settings with a window): the common client library neither
-//! grants nor asks, and would be waited for for ever. With such a client the wire itself holds back whoever is too fast.
+//! grants nor asks, and would be waited for for ever. With such a client the wire itself holds back whoever is too
+//! fast.
 
 pub mod frame;
 mod session;

@@ -239,7 +239,7 @@ impl Reader {
     async fn run(mut self, mut wire: impl AsyncRead + Unpin) -> Result<(), Error> {
         let mut decoder = Decoder::default();
         loop {
-            while let Some(frame) = decoder.next()? {
+            while let Some(frame) = decoder.next_frame()? {
                 self.take(frame).await?;
             }
             decoder.buffer().reserve(PIECE_MAX_BYTES);
@@ -295,7 +295,7 @@ impl Reader {
     }
 
     async fn opened(&mut self, id: u32, fin: bool, headers: Headers) -> Result<(), Error> {
-        if id <= self.last || id % 2 == 0 {
+        if id <= self.last || id.is_multiple_of(2) {
             return Err(Error::Malformed("a stream number out of order"));
         }
         self.last = id;
@@ -367,7 +367,7 @@ mod tests {
 
         async fn next(&mut self) -> Option<Frame> {
             loop {
-                if let Some(frame) = self.decoder.next().unwrap() {
+                if let Some(frame) = self.decoder.next_frame().unwrap() {
                     return Some(frame);
                 }
                 if self.wire.read_buf(self.decoder.buffer()).await.unwrap() == 0 {

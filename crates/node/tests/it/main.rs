@@ -1,6 +1,6 @@
 //! The node's endpoints with real containers and clients of the older protocols. Newer ones are tried with kubectl.
 
-#![allow(clippy::unwrap_used)] // In tests a panic is the report.
+#![expect(clippy::unwrap_used, reason = "helpers of tests stop the test, as tests do")]
 
 mod kubelet;
 
