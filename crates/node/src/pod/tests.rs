@@ -145,7 +145,7 @@ fn probes_condemn_and_admit() {
     assert_eq!(script.condition("Ready"), "False", "not ready before the probe says so");
     let definition = script.pod.at(&["spec", "containers"])[0]["livenessProbe"].clone();
     let now = script.now;
-    let mut answer = |script: &mut Script, kind, good| {
+    let answer = |script: &mut Script, kind, good| {
         script.memory.container("a").probes.get_mut(&kind).unwrap().answer(&definition, good, String::new(), now);
     };
     answer(&mut script, ProbeKind::Readiness, true);
