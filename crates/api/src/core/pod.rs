@@ -70,6 +70,10 @@ impl Rules for Pod {
                     }
                 }
             }
+            (Some(old), "resize") => {
+                let asked = object["spec"].clone();
+                object.set(&["spec"], resized(&old["spec"], &asked));
+            }
             (Some(old), "ephemeralcontainers") => {
                 let added = object.at(&["spec", "ephemeralContainers"]).clone();
                 object.set(&["spec"], old["spec"].clone());
@@ -155,6 +159,30 @@ impl Rules for Pod {
     fn has_generation(&self) -> bool {
         true
     }
+}
+
+/// The old spec with the resources of the new one; all else that was asked for is left out. A resize that adds or
+/// removes containers stays as it is, to be refused.
+fn resized(old: &Value, asked: &Value) -> Value {
+    let mut spec = old.clone();
+    for list in ["initContainers", "containers"] {
+        let wanted = asked[list].items();
+        if wanted.len() != old[list].items().len() {
+            return asked.clone();
+        }
+        let Some(containers) = spec.get_mut(list) else { continue };
+        for (container, wanted) in containers.items_mut().iter_mut().zip(wanted) {
+            for key in ["resources", "resizePolicy"] {
+                match wanted.get(key) {
+                    Some(value) => container.set(&[key], value.clone()),
+                    None => {
+                        container.take(&[key]);
+                    }
+                }
+            }
+        }
+    }
+    spec
 }
 
 /// What only a new pod must keep to.

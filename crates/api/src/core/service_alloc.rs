@@ -32,7 +32,7 @@ pub fn keep(object: &mut Value, old: &Value) {
         }
     }
     if now == "ExternalName" {
-        for key in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
+        for key in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"] {
             if spec[key] == before[key] {
                 spec.take(&[key]);
             }
@@ -92,12 +92,12 @@ fn keep_ports(spec: &mut Value, before: &Value, now: &str, was: &str) {
 /// Fills the families and the list of addresses from the single one.
 pub fn families(object: &mut Value) {
     let spec = object.make(&["spec"]);
-    if spec["type"].text() == "ExternalName" {
-        return;
-    }
     let address: Str = spec["clusterIP"].text().into();
     if !address.is_empty() && spec["clusterIPs"].is_null() {
         spec.set(&["clusterIPs"], vec![Value::from(&address)]);
+    }
+    if spec["type"].text() == "ExternalName" {
+        return;
     }
     let both = address == "None" && spec["selector"].entries().is_empty();
     spec.default("ipFamilyPolicy", if both { "RequireDualStack" } else { "SingleStack" });
@@ -263,4 +263,51 @@ pub fn released(object: &Value) -> Vec<Companion> {
     let addresses = object.at(&["spec", "clusterIPs"]).items();
     let real = addresses.iter().map(Value::text).filter(|address| !matches!(*address, "" | "None"));
     real.map(|address| Companion::Delete { resource: ADDRESSES, namespace: "".into(), name: address.into() }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use meta::{Change, Lookup, Object};
+
+    struct Nothing;
+
+    impl Lookup for Nothing {
+        fn one(&self, _: Resource, _: &str, _: &str) -> Option<Object> {
+            None
+        }
+
+        fn list(&self, _: Resource, _: &str) -> Vec<Object> {
+            Vec::new()
+        }
+
+        fn setting(&self, name: &str) -> Option<Str> {
+            (name == "service-cidr").then(|| "10.96.0.0/30".into())
+        }
+    }
+
+    fn given(mut object: Value) -> (Value, Vec<Companion>) {
+        let mut companions = Vec::new();
+        let mut rng = base::Rng::new(1);
+        let change = Change { old: None, subresource: "", now: base::Time::ZERO, user: "", groups: &[] };
+        let mut cx = Prepare { change, lookup: &Nothing, dry_run: false, companions: &mut companions, rng: &mut rng };
+        families(&mut object);
+        allocate(&mut cx, &mut object).unwrap();
+        (object, companions)
+    }
+
+    #[test]
+    fn addresses_come_with_a_holder_and_ports_from_the_range() {
+        let (service, companions) = given(meta::json!({
+            "metadata": {"name": "a", "namespace": "b"},
+            "spec": {"type": "NodePort", "ports": [{"port": 80, "protocol": "TCP"}, {"port": 81, "protocol": "TCP"}]}}));
+        let address = service.at(&["spec", "clusterIP"]).text();
+        assert!(matches!(address, "10.96.0.1" | "10.96.0.2"), "{address}");
+        assert!(matches!(&companions[..], [Companion::Create(ADDRESSES, _)]));
+        let ports: BTreeSet<i64> = ports_of(&service).map(|(port, _)| port).collect();
+        assert!(ports.len() == 2 && ports.iter().all(|port| (30_000..=32_767).contains(port)));
+        assert_eq!(released(&service).len(), 1);
+        let headless = meta::json!({"spec": {"type": "ClusterIP", "clusterIP": "None"}});
+        assert!(given(headless.clone()).1.is_empty() && released(&headless).is_empty());
+    }
 }
