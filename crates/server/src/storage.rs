@@ -163,7 +163,7 @@ impl Storage {
                 let (bytes, stamp) =
                     encode(&object).ok_or_else(|| Status::internal("an object without a place for its revision"))?;
                 let mut put = if SEALED.contains(&resource) {
-                    let sealed = self.seal.seal(&key, &bytes).map_err(|error| Status::internal(error))?;
+                    let sealed = self.seal.seal(&key, &bytes).map_err(Status::internal)?;
                     let attachment: Attachment = Arc::new(Pending { facts, plain: Some((bytes, stamp)) });
                     Put { attachment: Some(attachment), ..Put::new(key.clone(), sealed) }
                 } else {

@@ -1,5 +1,7 @@
 //! Layers, leftovers, forbidden words in cores, sizes of files. Each message says what to do instead.
 
+#![allow(clippy::unwrap_used, reason = "a test's helpers may fail loudly")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;

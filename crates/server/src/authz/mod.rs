@@ -72,13 +72,17 @@ pub fn decide(attributes: &Attributes<'_>, view: &View) -> Decision {
 pub struct Authorized {
     pub user: User,
     pub info: RequestInfo,
-    _proof: (),
+    proof: Proof,
 }
+
+/// Only this module can name it, so only this module can make an [`Authorized`].
+#[derive(Clone, Copy, Debug)]
+struct Proof;
 
 impl Authorized {
     /// The same permission for one object of the collection that was allowed.
     pub fn narrowed(&self, info: RequestInfo) -> Authorized {
-        Authorized { user: self.user.clone(), info, _proof: () }
+        Authorized { user: self.user.clone(), info, proof: self.proof }
     }
 }
 
@@ -86,7 +90,7 @@ impl Authorized {
 pub fn authorize(user: User, info: RequestInfo, view: &View) -> Result<Authorized, (User, Status)> {
     let attributes = Attributes::of(&user, &info);
     match decide(&attributes, view) {
-        Decision::Allow(_) => Ok(Authorized { user, info, _proof: () }),
+        Decision::Allow(_) => Ok(Authorized { user, info, proof: Proof }),
         Decision::NoOpinion(why) => {
             let status = refusal(&attributes, &why);
             Err((user, status))
