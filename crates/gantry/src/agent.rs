@@ -165,7 +165,7 @@ async fn serve(args: AgentArgs) -> Result<(), Failure> {
 
 fn open_runtime(args: &AgentArgs) -> Result<Embedded, Failure> {
     let mut config = Config::new(args.data.join("runtime"), args.state.join("runtime"));
-    config.registries.insecure = args.insecure_registry.iter().cloned().collect();
+    config.registries.insecure = args.insecure_registry.clone();
     if let Some(path) = &args.registry_ca {
         config.registries.roots = vec![path.clone()];
     }
