@@ -67,6 +67,22 @@ impl Nodes {
         self.places.get(name).copied()
     }
 
+    /// All columns of plain numbers.
+    fn amounts(&mut self) -> [&mut Vec<i64>; 10] {
+        [
+            &mut self.cpu,
+            &mut self.cpu_used,
+            &mut self.memory,
+            &mut self.memory_used,
+            &mut self.ephemeral,
+            &mut self.ephemeral_used,
+            &mut self.pods,
+            &mut self.pods_used,
+            &mut self.scored_cpu,
+            &mut self.scored_memory,
+        ]
+    }
+
     fn new_place(&mut self, name: &Str) -> usize {
         let at = self.free.pop().unwrap_or_else(|| {
             self.names.push(Str::default());
@@ -74,18 +90,7 @@ impl Nodes {
             self.labels.push(Labels::default());
             self.taints.push(Vec::new());
             self.unschedulable.push(false);
-            for column in [
-                &mut self.cpu,
-                &mut self.cpu_used,
-                &mut self.memory,
-                &mut self.memory_used,
-                &mut self.ephemeral,
-                &mut self.ephemeral_used,
-                &mut self.pods,
-                &mut self.pods_used,
-                &mut self.scored_cpu,
-                &mut self.scored_memory,
-            ] {
+            for column in self.amounts() {
                 column.push(0);
             }
             self.others.push(BTreeMap::new());
@@ -154,18 +159,7 @@ impl Nodes {
         self.present[at] = false;
         self.version += 1;
         let residents = std::mem::take(&mut self.residents[at]);
-        for column in [
-            &mut self.cpu,
-            &mut self.cpu_used,
-            &mut self.memory,
-            &mut self.memory_used,
-            &mut self.ephemeral,
-            &mut self.ephemeral_used,
-            &mut self.pods,
-            &mut self.pods_used,
-            &mut self.scored_cpu,
-            &mut self.scored_memory,
-        ] {
+        for column in self.amounts() {
             column[at] = 0;
         }
         self.others[at].clear();
