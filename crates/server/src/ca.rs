@@ -69,6 +69,14 @@ impl Ca {
             let issuer = Issuer::from_ca_cert_pem(&pem, key).map_err(failed("read the root certificate"))?;
             return Ok(Ca { issuer, pem });
         }
+        let (ca, key_pem) = Ca::make()?;
+        write_private(&key_path, key_pem.as_bytes())?;
+        write_private(&cert_path, ca.pem.as_bytes())?;
+        Ok(ca)
+    }
+
+    /// A new root and its key as PEM.
+    pub(crate) fn make() -> Result<(Ca, String), Error> {
         let key = KeyPair::generate().map_err(failed("make a root key"))?;
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, "gantry-ca");
@@ -77,9 +85,8 @@ impl Ca {
             vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
         validity(&mut params, ROOT_DAYS);
         let cert = params.self_signed(&key).map_err(failed("sign the root certificate"))?;
-        write_private(&key_path, key.serialize_pem().as_bytes())?;
-        write_private(&cert_path, cert.pem().as_bytes())?;
-        Ok(Ca { issuer: Issuer::new(params, key), pem: cert.pem() })
+        let key_pem = key.serialize_pem();
+        Ok((Ca { issuer: Issuer::new(params, key), pem: cert.pem() }, key_pem))
     }
 
     /// The root certificate.

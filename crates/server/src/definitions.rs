@@ -16,32 +16,29 @@ use crate::registry::Registry;
 pub const DEFINITIONS: Resource = Resource("customresourcedefinitions.apiextensions.k8s.io");
 const FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
 
-/// Follows the definitions for as long as the server lives.
-pub fn follow(server: &Arc<Server>) {
-    let server = server.clone();
-    tokio::spawn(async move {
-        let mut changed = server.storage.mirror().subscribe();
-        let mut known: BTreeMap<String, base::Revision> = BTreeMap::new();
-        loop {
-            changed.borrow_and_update();
-            let definitions: Vec<Object> = server.storage.mirror().view().list(DEFINITIONS, "").cloned().collect();
-            let now: BTreeMap<String, base::Revision> =
-                definitions.iter().map(|definition| (definition.name().to_owned(), definition.revision())).collect();
-            let waiting = definitions.iter().any(|definition| definition.facts().deleting.is_some());
-            if now != known || waiting {
-                known = now;
-                serve(&server, &definitions);
-                for definition in &definitions {
-                    if let Err(status) = tend(&server, definition, &definitions).await {
-                        tracing::debug!("definition {}: {status}", definition.name());
-                    }
+/// Follows the definitions until the future is dropped.
+pub async fn follow(server: Arc<Server>) {
+    let mut changed = server.storage.mirror().subscribe();
+    let mut known: BTreeMap<String, base::Revision> = BTreeMap::new();
+    loop {
+        changed.borrow_and_update();
+        let definitions: Vec<Object> = server.storage.mirror().view().list(DEFINITIONS, "").cloned().collect();
+        let now: BTreeMap<String, base::Revision> =
+            definitions.iter().map(|definition| (definition.name().to_owned(), definition.revision())).collect();
+        let waiting = definitions.iter().any(|definition| definition.facts().deleting.is_some());
+        if now != known || waiting {
+            known = now;
+            serve(&server, &definitions);
+            for definition in &definitions {
+                if let Err(status) = tend(&server, definition, &definitions).await {
+                    tracing::debug!("definition {}: {status}", definition.name());
                 }
             }
-            if changed.changed().await.is_err() {
-                return;
-            }
         }
-    });
+        if changed.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Replaces the registry by one with all established definitions.

@@ -74,15 +74,49 @@ impl Clock for SystemClock {
 pub struct Server {
     pub options: Options,
     pub storage: Storage,
-    pub ca: ca::Ca,
-    pub authn: authn::Authenticator,
+    pub ca: Arc<ca::Ca>,
+    pub authn: Arc<authn::Authenticator>,
     pub clock: Arc<dyn Clock>,
     pub snapshots: Snapshots,
     pub audit: audit::Audit,
     /// Set when the objects that every cluster has are there.
     pub ready: std::sync::atomic::AtomicBool,
     leases: Mutex<BTreeMap<u64, (Time, LeaseId)>>,
-    pub kubelets: subresource::node::Kubelets,
+    pub kubelets: Arc<subresource::node::Kubelets>,
+}
+
+/// What a server is known by and trusts: its root, the keys of its tokens and of its secrets.
+#[derive(Clone)]
+pub struct Keys {
+    ca: Arc<ca::Ca>,
+    authn: Arc<authn::Authenticator>,
+    seal: Arc<seal::Seal>,
+    kubelets: Arc<subresource::node::Kubelets>,
+}
+
+impl Keys {
+    /// Loads the keys from `dir`, or makes them there.
+    ///
+    /// # Errors
+    /// What could not be read or made.
+    pub fn open(dir: &std::path::Path) -> Result<Keys, Error> {
+        std::fs::create_dir_all(dir).map_err(|error| Error::File { what: "create", path: dir.to_owned(), error })?;
+        Keys::of(ca::Ca::open(dir)?, tokens::Tokens::open(dir)?, bootstrap::join_token(dir)?, seal::Seal::open(dir)?)
+    }
+
+    /// Keys that live in memory only, for servers that end with this process.
+    ///
+    /// # Errors
+    /// When there is no randomness.
+    pub fn passing() -> Result<Keys, Error> {
+        Keys::of(ca::Ca::make()?.0, tokens::Tokens::make()?.0, uid::new(), seal::Seal::make()?.0)
+    }
+
+    fn of(ca: ca::Ca, tokens: tokens::Tokens, join_token: String, seal: seal::Seal) -> Result<Keys, Error> {
+        let kubelets = Arc::new(subresource::node::Kubelets::new(&ca)?);
+        let authn = Arc::new(authn::Authenticator { tokens, join_token });
+        Ok(Keys { ca: Arc::new(ca), authn, seal: Arc::new(seal), kubelets })
+    }
 }
 
 /// The indexes that the server's cache keeps.
@@ -97,36 +131,50 @@ impl Server {
         backend: Arc<dyn store::Backend>,
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<Server>, Error> {
-        std::fs::create_dir_all(&options.dir).map_err(|error| Error::File {
-            what: "create",
-            path: options.dir.clone(),
-            error,
-        })?;
-        let ca = ca::Ca::open(&options.dir)?;
-        let tokens = tokens::Tokens::open(&options.dir)?;
-        let join_token = bootstrap::join_token(&options.dir)?;
-        let seal = Arc::new(seal::Seal::open(&options.dir)?);
+        let keys = Keys::open(&options.dir)?;
+        let server = Server::with(options, keys, backend, clock).await?;
+        tokio::spawn(definitions::follow(server.clone()));
+        server.begin().await?;
+        Ok(server)
+    }
+
+    /// A server with these keys that has loaded its objects. It is ready after [`Server::begin`]; its caller drives
+    /// [`definitions::follow`].
+    ///
+    /// # Errors
+    /// When the store cannot be read or the audit log not be opened.
+    pub async fn with(
+        options: Options,
+        keys: Keys,
+        backend: Arc<dyn store::Backend>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Arc<Server>, Error> {
         let registry = Arc::new(RwLock::new(Arc::new(Registry::new(api::kinds::kinds().into_iter().map(Arc::new)))));
         let mirror = Arc::new(Mirror::new(Cache::new(indexes())));
-        let storage = Storage::open(backend, mirror, registry, seal).await?;
-        let kubelets = subresource::node::Kubelets::new(&ca)?;
+        let storage = Storage::open(backend, mirror, registry, keys.seal).await?;
         let audit = audit::Audit::open(options.audit_log.as_deref())?;
-        let server = Arc::new(Server {
+        Ok(Arc::new(Server {
             options,
             storage,
-            ca,
-            authn: authn::Authenticator { tokens, join_token },
+            ca: keys.ca,
+            authn: keys.authn,
             clock,
             snapshots: Snapshots::default(),
             audit,
             ready: std::sync::atomic::AtomicBool::new(false),
             leases: Mutex::default(),
-            kubelets,
-        });
-        definitions::follow(&server);
-        bootstrap::run(&server).await?;
-        server.ready.store(true, std::sync::atomic::Ordering::Release);
-        Ok(server)
+            kubelets: keys.kubelets,
+        }))
+    }
+
+    /// Writes what every cluster has and is missing, and is ready then.
+    ///
+    /// # Errors
+    /// [`Error::Bootstrap`] with what could not be written.
+    pub async fn begin(self: &Arc<Self>) -> Result<(), Error> {
+        bootstrap::run(self).await?;
+        self.ready.store(true, std::sync::atomic::Ordering::Release);
+        Ok(())
     }
 
     pub fn now(&self) -> Time {

@@ -20,25 +20,33 @@ pub struct Seal {
     random: SystemRandom,
 }
 
+fn bad_key(why: &str) -> Error {
+    Error::Certificate { what: "read the key for encryption at rest".to_owned(), why: why.to_owned() }
+}
+
 impl Seal {
     /// Loads the key from `dir/seal.key`, or makes one there.
     pub fn open(dir: &Path) -> Result<Seal, Error> {
         let path = dir.join("seal.key");
-        let random = SystemRandom::new();
-        let bad = |why: &str| Error::Certificate {
-            what: "read the key for encryption at rest".to_owned(),
-            why: why.to_owned(),
-        };
-        let key = if path.exists() {
-            std::fs::read(&path).map_err(|error| Error::File { what: "read", path: path.clone(), error })?
-        } else {
-            let mut key = vec![0u8; AES_256_GCM.key_len()];
-            random.fill(&mut key).map_err(|_| bad("no randomness"))?;
-            write_private(&path, &key)?;
-            key
-        };
-        let key = UnboundKey::new(&AES_256_GCM, &key).map_err(|_| bad("it has the wrong length"))?;
-        Ok(Seal { key: LessSafeKey::new(key), random })
+        if path.exists() {
+            let key = std::fs::read(&path).map_err(|error| Error::File { what: "read", path, error })?;
+            return Seal::of(&key);
+        }
+        let (seal, key) = Seal::make()?;
+        write_private(&path, &key)?;
+        Ok(seal)
+    }
+
+    /// A new key, also as bytes.
+    pub(crate) fn make() -> Result<(Seal, Vec<u8>), Error> {
+        let mut key = vec![0u8; AES_256_GCM.key_len()];
+        SystemRandom::new().fill(&mut key).map_err(|_| bad_key("no randomness"))?;
+        Ok((Seal::of(&key)?, key))
+    }
+
+    fn of(key: &[u8]) -> Result<Seal, Error> {
+        let key = UnboundKey::new(&AES_256_GCM, key).map_err(|_| bad_key("it has the wrong length"))?;
+        Ok(Seal { key: LessSafeKey::new(key), random: SystemRandom::new() })
     }
 
     /// Encrypts `value` for the place `key`.

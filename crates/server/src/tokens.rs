@@ -48,22 +48,33 @@ pub struct Grant<'a> {
     pub seconds: i64,
 }
 
+fn bad_key(why: String) -> Error {
+    Error::Certificate { what: "read the key of the tokens".to_owned(), why }
+}
+
 impl Tokens {
     /// Loads the signing key from `dir/tokens.key`, or makes one there.
     pub fn open(dir: &Path) -> Result<Tokens, Error> {
-        let rng = SystemRandom::new();
         let path = dir.join("tokens.key");
-        let bad = |why: String| Error::Certificate { what: "read the key of the tokens".to_owned(), why };
-        let pkcs8 = if path.exists() {
-            std::fs::read(&path).map_err(|error| Error::File { what: "read", path: path.clone(), error })?
-        } else {
-            let made = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &rng)
-                .map_err(|_| bad("no randomness".to_owned()))?;
-            write_private(&path, made.as_ref())?;
-            made.as_ref().to_vec()
-        };
-        let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &pkcs8, &rng)
-            .map_err(|error| bad(error.to_string()))?;
+        if path.exists() {
+            let pkcs8 = std::fs::read(&path).map_err(|error| Error::File { what: "read", path, error })?;
+            return Tokens::of(&pkcs8);
+        }
+        let (tokens, pkcs8) = Tokens::make()?;
+        write_private(&path, &pkcs8)?;
+        Ok(tokens)
+    }
+
+    /// A new key, also as PKCS#8.
+    pub(crate) fn make() -> Result<(Tokens, Vec<u8>), Error> {
+        let made = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new());
+        let made = made.map_err(|_| bad_key("no randomness".to_owned()))?;
+        Ok((Tokens::of(made.as_ref())?, made.as_ref().to_vec()))
+    }
+
+    fn of(pkcs8: &[u8]) -> Result<Tokens, Error> {
+        let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8, &SystemRandom::new())
+            .map_err(|error| bad_key(error.to_string()))?;
         let digest = ring::digest::digest(&ring::digest::SHA256, key.public_key().as_ref());
         Ok(Tokens { key_id: URL_SAFE_NO_PAD.encode(digest), key })
     }

@@ -1,17 +1,52 @@
 //! Random identities.
+//!
+//! A thread may draw them from a seeded stream instead ([`seeded`]), so that a simulated server repeats itself.
+
+use std::cell::RefCell;
+
+use base::Rng;
+
+thread_local! {
+    static STREAM: RefCell<Option<Rng>> = const { RefCell::new(None) };
+}
+
+/// Runs `work` with all identities of this thread drawn from `rng`, which goes on behind what was drawn. Never for a
+/// server that others can reach: the identities can be guessed.
+pub fn seeded<T>(rng: &mut Rng, work: impl FnOnce() -> T) -> T {
+    let before = STREAM.with_borrow_mut(|stream| stream.replace(rng.clone()));
+    let result = work();
+    let after = STREAM.with_borrow_mut(|stream| std::mem::replace(stream, before));
+    if let Some(after) = after {
+        *rng = after;
+    }
+    result
+}
+
+fn fill(bytes: &mut [u8]) {
+    let drawn = STREAM.with_borrow_mut(|stream| {
+        let Some(rng) = stream else { return false };
+        for part in bytes.chunks_mut(8) {
+            part.copy_from_slice(&rng.next_u64().to_le_bytes()[..part.len()]);
+        }
+        true
+    });
+    if !drawn {
+        // Failing here would need a kernel without getrandom, which cannot run this program at all.
+        let _ = rustix::rand::getrandom(bytes, rustix::rand::GetRandomFlags::empty());
+    }
+}
 
 /// A new random UUID (version 4).
 pub fn new() -> String {
     let mut bytes = [0u8; 16];
-    // Failing here would need a kernel without getrandom, which cannot run this program at all.
-    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+    fill(&mut bytes);
     format(bytes)
 }
 
 /// A random number, for streams of names.
 pub fn seed() -> u64 {
     let mut bytes = [0u8; 8];
-    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+    fill(&mut bytes);
     u64::from_le_bytes(bytes)
 }
 
@@ -21,4 +56,18 @@ pub fn format(mut bytes: [u8; 16]) -> String {
     bytes[8] = bytes[8] & 0x3f | 0x80;
     let hex = hex::encode(bytes);
     format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seeded_thread_repeats_itself_and_goes_on() {
+        let (mut one, mut two) = (Rng::new(7), Rng::new(7));
+        let first = seeded(&mut one, || (new(), seed()));
+        assert_eq!(first, seeded(&mut two, || (new(), seed())));
+        assert_ne!(first.0, seeded(&mut one, new));
+        assert_ne!(new(), new());
+    }
 }

@@ -45,17 +45,11 @@ pub async fn run(server: &Arc<Server>) -> Result<(), Error> {
     let objects = objects.items().iter().cloned().chain(service_objects(server));
     let objects: Vec<Value> = objects.chain(api_services(server)).collect();
     // All at once: the store puts them into few batches.
-    let mut tasks = tokio::task::JoinSet::new();
-    for object in objects {
-        let server = server.clone();
-        tasks.spawn(async move {
-            let result = ensure(&server, object.clone()).await;
-            (object, result)
-        });
-    }
-    while let Some(done) = tasks.join_next().await {
-        let (object, result) =
-            done.map_err(|error| Error::Bootstrap { what: "the default objects".to_owned(), why: error.to_string() })?;
+    let all = objects.into_iter().map(|object| async move {
+        let result = ensure(server, object.clone()).await;
+        (object, result)
+    });
+    for (object, result) in futures_util::future::join_all(all).await {
         result.map_err(|status| failed(&object, &status))?;
     }
     Ok(())
