@@ -33,8 +33,8 @@ pub mod testing;
 pub use cgroup::Cgroups;
 pub use embedded::{Config, Embedded, ShimProgram};
 pub use error::Error;
-pub use image::RegistryConfig;
 pub use image::manifest::signal;
+pub use image::{ImageStore, RegistryConfig};
 pub use name::ImageName;
 pub use seam::*;
 

@@ -16,7 +16,6 @@ mod plan_of;
 mod pods;
 mod streams;
 
-use std::collections::HashSet;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -25,7 +24,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use rustix::fs::CWD;
 
-use crate::image::{Images, RegistryConfig};
+use crate::image::{Images, RegistryConfig, Role};
 use crate::seam::*;
 use crate::{Cgroups, Error};
 use model::Model;
@@ -127,7 +126,7 @@ impl Embedded {
             Some(cgroups) => cgroups.clone(),
             None => Cgroups::detect()?,
         };
-        let images = Arc::new(Images::open(&config.root.join("images"), config.registries.clone())?);
+        let images = Arc::new(Images::open(&config.root.join("images"), config.registries.clone(), Role::Owner)?);
         let program = read_only_program(&config.shim.path);
         let (version, _) = tokio::sync::watch::channel(0);
         let host = Host::look();
@@ -138,11 +137,6 @@ impl Embedded {
     /// The control groups in use, for pod and node level limits.
     pub fn cgroups(&self) -> &Cgroups {
         &self.inner.cgroups
-    }
-
-    /// Names (below `layers`) that containers' roots are made of.
-    fn layers_in_use(&self) -> HashSet<String> {
-        self.inner.model(|m| m.containers.values().flat_map(|c| c.record.layers.clone()).collect())
     }
 }
 
@@ -205,8 +199,8 @@ impl Runtime for Embedded {
     }
 
     fn remove_image<'a>(&'a self, image: &'a str) -> Answer<'a, ()> {
-        let (images, image, in_use) = (self.inner.images.clone(), image.to_owned(), self.layers_in_use());
-        blocking("remove an image", move || images.remove(&image, &in_use)).boxed()
+        let (images, image, root) = (self.inner.images.clone(), image.to_owned(), self.inner.config.root.clone());
+        blocking("remove an image", move || images.remove(&image, || crate::image::layers_in_use(&root))).boxed()
     }
 
     fn image_usage(&self) -> Answer<'_, DiskUsage> {

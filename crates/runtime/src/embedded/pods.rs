@@ -133,9 +133,9 @@ impl Embedded {
         let sandbox = spec.sandbox.clone();
         let (dir, parent) = self.inner.pod(&sandbox, |p| (p.dir.clone(), p.spec.cgroup_parent.clone()))?;
         self.inner.link(&sandbox)?;
-        let image =
-            self.inner.images.find(&spec.image).ok_or_else(|| Error::ImageMissing { name: spec.image.clone() })?;
         let id = new_id()?;
+        let (inner, name, kept) = (self.inner.clone(), spec.image.clone(), id.clone());
+        let image = blocking("take an image", move || inner.take_image(&name, &kept)).await?;
         let record = ContainerRecord {
             id: id.clone(),
             created_us: now_us(),
@@ -381,6 +381,17 @@ impl Inner {
     /// Where a container's root is mounted; only its own mount namespace ever sees something there.
     fn root_target(&self, pod: &Path, id: &str) -> PathBuf {
         pod.join(format!("{id}.root"))
+    }
+
+    /// Finds the image of a container to be, and notes its layers as used before anybody can remove them.
+    fn take_image(&self, name: &str, container: &str) -> Result<crate::image::Image, Error> {
+        self.images.while_kept(|| {
+            let image = self.images.find(name).ok_or_else(|| Error::ImageMissing { name: name.to_owned() })?;
+            let dir = self.container_dir(container);
+            std::fs::create_dir_all(&dir).map_err(Error::io(format!("make {}", dir.display())))?;
+            write_whole(&dir.join(crate::image::LAYERS_FILE), &image.layers)?;
+            Ok(image)
+        })
     }
 
     fn begin_sandbox(&self, id: &str, dir: &Path, spec: &SandboxSpec, created_us: i64) -> Result<(), Error> {

@@ -4,8 +4,12 @@
 //! that an overlay of many layers fits into the kernel's option page) and `ingest` (downloads, kept for resuming).
 //! A layer is known by its chain id, the digest of itself and all below it.
 //!
+//! Several processes may work on one directory: the agent, and a command of its user beside it. Whoever changes
+//! something holds the file `lock`, and whoever reads looks first whether the index was replaced.
+//!
 //! Invariants: the index names only layers that are complete and synced; everything else below `layers` is left over
-//! from an interruption and removed at the next start; bytes are unpacked only after their digest was verified.
+//! from an interruption and removed at the next start; bytes are unpacked only after their digest was verified; a layer
+//! that a container's root is made of stays.
 
 mod archive;
 pub(crate) mod auth;
@@ -13,36 +17,69 @@ pub(crate) mod manifest;
 mod pull;
 mod registry;
 pub(crate) mod unpack;
+mod visit;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use ring::digest::{Context, SHA256, digest};
 use rustix::mount::{MountFlags, UnmountFlags};
 use serde::{Deserialize, Serialize};
 
 pub use registry::RegistryConfig;
+pub use visit::ImageStore;
 
 use crate::seam::{DiskUsage, ImageStatus};
 use crate::{Error, ImageName, lock};
 
 const INDEX_FILE: &str = "index.json";
+/// Held, for long, by whoever unpacks or removes.
+const LOCK_FILE: &str = "lock";
+/// Held, for moments, by whoever takes an image for a container, and by removal: never for as long as unpacking takes.
+const CLAIMS_FILE: &str = "claims";
+const INGEST: &str = "ingest";
+/// Where a visiting process keeps its downloads, below `ingest`: this and its number.
+const VISITOR_PREFIX: &str = "visitor-";
 /// Where a layer that is being unpacked is kept until it is whole.
 const NEW_PREFIX: &str = "new-";
 const MOUNT_SUFFIX: &str = ".mount";
 
-/// The images below one directory. One process at a time may have it open.
+/// The images below one directory.
 pub(crate) struct Images {
     root: PathBuf,
     registries: RegistryConfig,
-    index: Mutex<Index>,
+    index: Mutex<Shelf>,
+    /// Where downloads are kept: the agent's, to be resumed after a restart, or a visitor's own.
+    ingest: PathBuf,
     /// One unpacking at a time: two pulls that share layers would do the same work.
     unpacking: tokio::sync::Mutex<()>,
     /// One download at a time per layer.
     fetching: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+/// The index in memory, and which file it was read from.
+#[derive(Default)]
+struct Shelf {
+    index: Index,
+    file: Option<FileId>,
+}
+
+/// Tells one state of a file that is only ever replaced from another: device, inode, size, time of change.
+type FileId = (u64, u64, u64, i64, i64);
+
+/// The right to change the directory, for as long as it lives.
+struct Exclusive(#[allow(dead_code, reason = "held for its lock")] File);
+
+/// Who opens the directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// The agent, one at a time.
+    Owner,
+    /// A command beside it.
+    Visitor,
 }
 
 #[derive(Default, Serialize, Deserialize)]
@@ -76,30 +113,93 @@ pub(crate) struct LayerSource<'a> {
 }
 
 impl Images {
-    /// Opens or makes the store, and throws away what an interruption left.
-    pub fn open(root: &Path, registries: RegistryConfig) -> Result<Images, Error> {
-        for dir in ["layers", "ingest"] {
-            let path = root.join(dir);
-            std::fs::create_dir_all(&path).map_err(Error::io(format!("make {}", path.display())))?;
-        }
-        let path = root.join(INDEX_FILE);
-        let index = match std::fs::read(&path) {
-            Ok(text) => serde_json::from_slice(&text).map_err(|e| Error::ImageInvalid {
-                what: format!("the image index {}", path.display()),
-                why: e.to_string(),
-            })?,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Index::default(),
-            Err(e) => return Err(Error::io(format!("read {}", path.display()))(e)),
+    /// Opens or makes the store; the owner throws away what an interruption left.
+    pub fn open(root: &Path, registries: RegistryConfig, role: Role) -> Result<Images, Error> {
+        let ingest = match role {
+            Role::Owner => root.join(INGEST),
+            Role::Visitor => root.join(INGEST).join(format!("{VISITOR_PREFIX}{}", std::process::id())),
         };
+        for path in [&root.join("layers"), &ingest] {
+            std::fs::create_dir_all(path).map_err(Error::io(format!("make {}", path.display())))?;
+        }
         let images = Images {
             root: root.to_owned(),
             registries,
-            index: Mutex::new(index),
+            index: Mutex::default(),
+            ingest,
             unpacking: tokio::sync::Mutex::new(()),
             fetching: Mutex::default(),
         };
-        images.sweep()?;
+        images.refresh(&mut lock(&images.index))?;
+        // Another process that holds the lock is unpacking: what it makes is not left over.
+        if role == Role::Owner
+            && let Some(_alone) = images.try_exclusive()?
+        {
+            images.sweep()?;
+        }
         Ok(images)
+    }
+
+    /// The index as it is on the disk now. One that cannot be read is told, and the last known one stands.
+    fn index(&self) -> MutexGuard<'_, Shelf> {
+        let mut shelf = lock(&self.index);
+        if let Err(error) = self.refresh(&mut shelf) {
+            tracing::warn!(%error, "the image index cannot be read");
+        }
+        shelf
+    }
+
+    /// Reads the index again if another process replaced it.
+    fn refresh(&self, shelf: &mut Shelf) -> Result<(), Error> {
+        let path = self.root.join(INDEX_FILE);
+        let doing = || format!("read {}", path.display());
+        // Opened before it is looked at: both are then of the same file.
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(Error::io(doing())(e)),
+        };
+        let found = file_id(&file).map_err(Error::io(doing()))?;
+        if shelf.file == Some(found) {
+            return Ok(());
+        }
+        shelf.index = serde_json::from_reader(std::io::BufReader::new(file)).map_err(|e| Error::ImageInvalid {
+            what: format!("the image index {}", path.display()),
+            why: e.to_string(),
+        })?;
+        shelf.file = Some(found);
+        Ok(())
+    }
+
+    /// Waits for the right to change the directory. Blocks; not for async threads.
+    fn exclusive(&self, name: &str) -> Result<Exclusive, Error> {
+        let (file, doing) = self.lock_file(name)?;
+        file.lock().map_err(Error::io(doing))?;
+        Ok(Exclusive(file))
+    }
+
+    /// The same, when nobody else has it.
+    fn try_exclusive(&self) -> Result<Option<Exclusive>, Error> {
+        let (file, doing) = self.lock_file(LOCK_FILE)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Exclusive(file))),
+            Err(std::fs::TryLockError::WouldBlock) => Ok(None),
+            Err(std::fs::TryLockError::Error(error)) => Err(Error::io(doing)(error)),
+        }
+    }
+
+    /// Each opening is a lock of its own, so it holds between threads of one process, too.
+    fn lock_file(&self, name: &str) -> Result<(File, String), Error> {
+        let path = self.root.join(name);
+        let doing = format!("lock {}", path.display());
+        let file = File::options().create(true).truncate(false).write(true).open(&path);
+        Ok((file.map_err(Error::io(doing.clone()))?, doing))
+    }
+
+    /// Runs `work`, which takes an image for a container, while nobody removes one. Blocks.
+    pub fn while_kept<T>(&self, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+        let _kept = self.exclusive(CLAIMS_FILE)?;
+        work()
     }
 
     pub fn layers_dir(&self) -> PathBuf {
@@ -107,12 +207,13 @@ impl Images {
     }
 
     pub fn list(&self) -> Vec<ImageStatus> {
-        lock(&self.index).images.iter().map(|i| i.status.clone()).collect()
+        self.index().index.images.iter().map(|i| i.status.clone()).collect()
     }
 
     /// By name (normalised), id, or a unique beginning of an id of 12 digits or more.
     pub fn find(&self, text: &str) -> Option<Image> {
-        let index = lock(&self.index);
+        let shelf = self.index();
+        let index = &shelf.index;
         let mut fits = index.images.iter().filter(|i| is_id(text, &i.status.id));
         if let (Some(image), None) = (fits.next(), fits.next()) {
             return Some(image.clone());
@@ -130,9 +231,13 @@ impl Images {
 
     /// Takes a name away, or the whole image when `text` is its id or its last name. Layers that `in_use` names stay
     /// on the disk until a later removal.
-    pub fn remove(&self, text: &str, in_use: &HashSet<String>) -> Result<(), Error> {
+    pub fn remove(&self, text: &str, in_use: impl FnOnce() -> Result<HashSet<String>, Error>) -> Result<(), Error> {
+        let _alone = self.exclusive(LOCK_FILE)?;
+        let _unclaimed = self.exclusive(CLAIMS_FILE)?;
         let Some(image) = self.find(text) else { return Ok(()) };
-        let mut index = lock(&self.index);
+        let in_use = in_use()?;
+        let mut shelf = self.index();
+        let Shelf { index, file } = &mut *shelf;
         let Some(at) = index.images.iter().position(|i| i.status.id == image.status.id) else { return Ok(()) };
         if !is_id(text, &image.status.id) {
             let name = ImageName::parse(text)?;
@@ -151,14 +256,14 @@ impl Images {
                 None => {}
             }
             if !status.tags.is_empty() || !status.digests.is_empty() {
-                return self.save(&index);
+                return self.save(index, file);
             }
         }
         index.images.remove(at);
-        let kept: HashSet<&String> = index.images.iter().flat_map(|i| &i.layers).chain(in_use).collect();
+        let kept: HashSet<&String> = index.images.iter().flat_map(|i| &i.layers).chain(&in_use).collect();
         let kept: HashSet<String> = kept.into_iter().cloned().collect();
         index.layers.retain(|_, layer| kept.contains(&layer.dir));
-        self.save(&index)?;
+        self.save(index, file)?;
         for dir in image.layers.iter().filter(|d| !kept.contains(*d)) {
             let path = self.layers_dir().join(dir);
             crate::rooted::remove_path(&path).map_err(Error::os(format!("remove {}", path.display())))?;
@@ -167,19 +272,24 @@ impl Images {
     }
 
     pub fn usage(&self) -> DiskUsage {
-        let index = lock(&self.index);
-        DiskUsage { bytes: index.layers.values().map(|l| l.bytes).sum(), inodes: 0 }
+        let shelf = self.index();
+        DiskUsage { bytes: shelf.index.layers.values().map(|l| l.bytes).sum(), inodes: 0 }
     }
 
-    fn save(&self, index: &Index) -> Result<(), Error> {
+    /// Replaces the index on the disk. Under the lock of the directory.
+    fn save(&self, index: &Index, file: &mut Option<FileId>) -> Result<(), Error> {
         let text = serde_json::to_vec(index)
             .map_err(|e| Error::ImageInvalid { what: "the image index".to_owned(), why: e.to_string() })?;
-        write_durably(&self.root.join(INDEX_FILE), &text)
+        let path = self.root.join(INDEX_FILE);
+        write_durably(&path, &text)?;
+        let made = File::open(&path).and_then(|made| file_id(&made));
+        *file = Some(made.map_err(Error::io(format!("read {}", path.display())))?);
+        Ok(())
     }
 
     /// Removes layers the index does not know, with mounts an interrupted unpacking left.
     fn sweep(&self) -> Result<(), Error> {
-        let known: HashSet<String> = lock(&self.index).layers.values().map(|l| l.dir.clone()).collect();
+        let known: HashSet<String> = self.index().index.layers.values().map(|l| l.dir.clone()).collect();
         let dir = self.layers_dir();
         let entries = std::fs::read_dir(&dir).map_err(Error::io(format!("read {}", dir.display())))?;
         for entry in entries.flatten() {
@@ -193,13 +303,26 @@ impl Images {
             let doing = format!("remove {}", entry.path().display());
             crate::rooted::remove_path(&entry.path()).map_err(Error::os(doing))?;
         }
+        self.sweep_visitors()
+    }
+
+    /// Removes the downloads of visitors that have ended.
+    fn sweep_visitors(&self) -> Result<(), Error> {
+        for entry in std::fs::read_dir(&self.ingest).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let Some(pid) = name.strip_prefix(VISITOR_PREFIX) else { continue };
+            if !Path::new("/proc").join(pid).exists() {
+                let doing = format!("remove {}", entry.path().display());
+                crate::rooted::remove_path(&entry.path()).map_err(Error::os(doing))?;
+            }
+        }
         Ok(())
     }
 
     /// Chain ids of the first layers that are already here.
     fn known_layers(&self, diff_ids: &[String]) -> usize {
-        let index = lock(&self.index);
-        chain_ids(diff_ids).iter().take_while(|c| index.layers.contains_key(*c)).count()
+        let shelf = self.index();
+        chain_ids(diff_ids).iter().take_while(|c| shelf.index.layers.contains_key(*c)).count()
     }
 
     /// Unpacks what is missing and enters the image under its names. Blocks.
@@ -209,29 +332,31 @@ impl Images {
         diff_ids: &[String],
         layers: Vec<LayerSource<'_>>,
     ) -> Result<ImageStatus, Error> {
+        let _alone = self.exclusive(LOCK_FILE)?;
         let chains = chain_ids(diff_ids);
         let mut dirs: Vec<String> = Vec::new();
         let mut size = 0;
-        let mut fresh = false;
+        let mut made: Vec<(String, Layer)> = Vec::new();
         for (chain, layer) in chains.iter().zip(layers) {
-            let known = lock(&self.index).layers.get(chain).cloned();
+            let known = self.index().index.layers.get(chain).cloned();
             let layer = match known {
                 Some(known) => known,
                 None => {
-                    fresh = true;
-                    let made = self.unpack_layer(&dirs, layer)?;
-                    lock(&self.index).layers.insert(chain.clone(), made.clone());
-                    made
+                    let layer = self.unpack_layer(&dirs, layer).inspect_err(|_| self.discard(&made))?;
+                    made.push((chain.clone(), layer.clone()));
+                    layer
                 }
             };
             size += layer.bytes;
             dirs.push(layer.dir);
         }
-        if fresh {
-            unpack::sync(&self.layers_dir())?;
+        if !made.is_empty() {
+            unpack::sync(&self.layers_dir()).inspect_err(|_| self.discard(&made))?;
         }
         status.size_bytes = size;
-        let mut index = lock(&self.index);
+        let mut shelf = self.index();
+        let Shelf { index, file } = &mut *shelf;
+        index.layers.extend(made);
         // A tag points to one image.
         for other in &mut index.images {
             other.status.tags.retain(|t| !status.tags.contains(t) || other.status.id == status.id);
@@ -250,15 +375,23 @@ impl Images {
             }
             None => index.images.push(Image { status: status.clone(), layers: dirs }),
         }
-        self.save(&index)?;
+        self.save(index, file)?;
         Ok(status)
+    }
+
+    /// Takes away layers that no index names yet.
+    fn discard(&self, made: &[(String, Layer)]) {
+        for (_, layer) in made {
+            // What stays is removed at the next start.
+            let _ = crate::rooted::remove_path(&self.layers_dir().join(&layer.dir));
+        }
     }
 
     fn unpack_layer(&self, lower: &[String], layer: LayerSource<'_>) -> Result<Layer, Error> {
         let number = {
-            let mut index = lock(&self.index);
-            index.next_layer += 1;
-            index.next_layer
+            let mut shelf = self.index();
+            shelf.index.next_layer += 1;
+            shelf.index.next_layer
         };
         let layers = self.layers_dir();
         let new = layers.join(format!("{NEW_PREFIX}{number}"));
@@ -360,6 +493,39 @@ impl Hasher {
     pub fn finish(self) -> String {
         format!("sha256:{}", hex::encode(self.0.finish()))
     }
+}
+
+/// In a container's directory: the layers of its root, as a JSON list.
+pub(crate) const LAYERS_FILE: &str = "layers.json";
+
+/// Names (below `layers`) that the roots of the containers below the runtime's `root` are made of.
+pub(crate) fn layers_in_use(root: &Path) -> Result<HashSet<String>, Error> {
+    let dir = root.join("containers");
+    let entries = match std::fs::read_dir(&dir) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(HashSet::new()),
+        Err(e) => return Err(Error::io(format!("read {}", dir.display()))(e)),
+    };
+    let mut used = HashSet::new();
+    for entry in entries.flatten() {
+        let path = entry.path().join(LAYERS_FILE);
+        match std::fs::read(&path) {
+            Ok(text) => used.extend(serde_json::from_slice::<Vec<String>>(&text).map_err(|e| Error::ImageInvalid {
+                what: format!("the list of layers {}", path.display()),
+                why: e.to_string(),
+            })?),
+            // A container that is just being made or removed uses none.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => return Err(Error::io(format!("read {}", path.display()))(e)),
+        }
+    }
+    Ok(used)
+}
+
+fn file_id(file: &File) -> std::io::Result<FileId> {
+    use std::os::unix::fs::MetadataExt;
+    let found = file.metadata()?;
+    Ok((found.dev(), found.ino(), found.size(), found.ctime(), found.ctime_nsec()))
 }
 
 /// Replaces a file so that after a crash it is either the old or the new one.

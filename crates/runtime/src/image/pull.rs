@@ -112,7 +112,7 @@ impl Images {
         layer: &Descriptor,
         report: &(dyn Fn(u64) + Send + Sync),
     ) -> Result<PathBuf, Error> {
-        let path = self.root.join("ingest").join(layer.digest.replace(':', "-"));
+        let path = self.ingest.join(layer.digest.replace(':', "-"));
         // Two pulls of the same layer share the file, one after the other; the second finds it whole.
         let gate = lock(&self.fetching).entry(layer.digest.clone()).or_default().clone();
         let _one = gate.lock().await;

@@ -7,5 +7,6 @@ mod life;
 mod registry;
 mod rights;
 mod support;
+mod visit;
 
 runtime::testing::shim_here!();
