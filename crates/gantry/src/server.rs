@@ -168,6 +168,7 @@ fn start_parts(server: &Arc<Server>, parts: &[Part]) {
         Arc::new(Local { server: server.clone(), user: User::new(name, groups) })
     };
     let clock = server.clock.clone();
+    let shell: Arc<dyn drive::Shell> = Arc::new(parts::Tokio);
     if parts.contains(&Part::Controllers) {
         let settings = controllers::Settings {
             root_ca_pem: server.ca.pem().to_owned(),
@@ -183,19 +184,19 @@ fn start_parts(server: &Arc<Server>, parts: &[Part]) {
             let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system", "system:authenticated"];
             let api = door(&user, &groups);
             let recorder = Recorder::new(api.clone(), clock.clone());
-            tokio::spawn(parts::controllers::run(controller, mirror.clone(), api, clock.clone(), recorder));
+            tokio::spawn(parts::controllers::run(controller, mirror.clone(), api, shell.clone(), recorder));
         }
     }
     if parts.contains(&Part::Controllers)
         && let Some(cluster) = api::address::Cidr::parse("10.244.0.0/16")
     {
         let api = door("system:serviceaccount:kube-system:node-controller", &["system:masters"]);
-        tokio::spawn(parts::ipam::run(cluster, mirror.clone(), api));
+        tokio::spawn(parts::ipam::run(cluster, mirror.clone(), api, shell.clone()));
     }
     if parts.contains(&Part::Scheduler) {
         let api = door("system:kube-scheduler", &[]);
         let recorder = Recorder::new(api.clone(), clock.clone());
-        tokio::spawn(parts::scheduler::run(mirror.clone(), api, clock.clone(), recorder));
+        tokio::spawn(parts::scheduler::run(mirror.clone(), api, shell, recorder));
     }
 }
 

@@ -1,46 +1,27 @@
-//! The parts of a control plane that act: drivers around the pure cores.
+//! The parts of a control plane that act, on the real clock and the tasks of tokio.
 
-pub mod controllers;
-pub mod events;
-pub mod ipam;
-pub mod scheduler;
+use std::time::Duration;
 
-use base::Revision;
-use cache::{Event, View};
-use client::Mirror;
-use meta::Resource;
-use reconcile::EVERYTHING;
+use base::{Clock, Time};
+use drive::{Shell, Task};
 
-/// A reader of several resources' histories, in the order of their revisions.
-pub struct Cursor {
-    resources: Vec<Resource>,
-    at: Revision,
+pub use drive::{controllers, events, ipam, scheduler};
+
+/// This process's time and tasks.
+pub struct Tokio;
+
+impl Clock for Tokio {
+    fn now(&self) -> Time {
+        server::SystemClock.now()
+    }
 }
 
-impl Cursor {
-    pub fn new(resources: &[Resource], at: Revision) -> Cursor {
-        Cursor { resources: resources.to_vec(), at }
+impl Shell for Tokio {
+    fn spawn(&self, task: Task) {
+        tokio::spawn(task);
     }
 
-    /// What happened since the last pull, ordered, and a view that is at least as new. `None` when history was lost and
-    /// the reader must start anew from the view.
-    pub fn pull(&mut self, mirror: &Mirror) -> (Option<Vec<(Resource, Event)>>, View) {
-        let cache = mirror.read();
-        let view = cache.view();
-        let mut all = Vec::new();
-        let everything = self.resources.contains(&EVERYTHING).then(|| view.resources().collect::<Vec<_>>());
-        for resource in everything.as_ref().unwrap_or(&self.resources) {
-            match cache.since(*resource, self.at, usize::MAX) {
-                Ok(events) => all.extend(events.into_iter().map(|event| (*resource, event))),
-                Err(_) => {
-                    self.at = view.at();
-                    return (None, view);
-                }
-            }
-        }
-        drop(cache);
-        all.sort_by_key(|(_, event)| event.revision);
-        self.at = view.at();
-        (Some(all), view)
+    fn sleep(&self, ms: u64) -> Task {
+        Box::pin(tokio::time::sleep(Duration::from_millis(ms)))
     }
 }

@@ -1,35 +1,48 @@
 //! Runs reconcilers: each has its own task, which turns its jobs into calls of the API.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use base::{Clock, Revision, Time};
+use base::Revision;
 use client::{Action, Api, Mirror, PatchType, Propagation, Request};
 use meta::{Reason, Resource, Status, Str, Value, json};
 use reconcile::{Done, Driver, Effect, EventRecord, Reconciler};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use super::Cursor;
-use super::events::Recorder;
+use crate::cursor::Cursor;
+use crate::events::Recorder;
+use crate::{Shell, fate};
 
 /// Calls under way at once for one controller.
 const CALLS_MAX: usize = 64;
+
+/// Pause of a driver that waits for nothing but changes.
+const IDLE_MS: u64 = 3_600_000;
+
+/// What the effects of one reconciler are carried out with.
+struct Hands {
+    manager: Str,
+    api: Arc<dyn Api>,
+    shell: Arc<dyn Shell>,
+    recorder: Recorder,
+    calls: Semaphore,
+}
 
 /// Runs one reconciler for as long as the process lives.
 pub async fn run(
     reconciler: Box<dyn Reconciler>,
     mirror: Arc<Mirror>,
     api: Arc<dyn Api>,
-    clock: Arc<dyn Clock>,
+    shell: Arc<dyn Shell>,
     recorder: Recorder,
 ) {
-    let manager: Str = reconciler.name().into();
     let resources: Vec<Resource> = reconciler.watches().to_vec();
+    let calls = Semaphore::new(CALLS_MAX);
+    let hands = Hands { manager: reconciler.name().into(), api, shell: shell.clone(), recorder, calls };
+    let hands = Arc::new(hands);
     let mut changed = mirror.subscribe();
     let mut cursor = Cursor::new(&resources, mirror.revision());
     let mut driver = Driver::new(reconciler);
     driver.start(&mirror.view());
-    let calls = Arc::new(Semaphore::new(CALLS_MAX));
     let (done, mut results) = mpsc::unbounded_channel::<Finished>();
     loop {
         changed.borrow_and_update();
@@ -39,82 +52,75 @@ pub async fn run(
             None => driver.start(&view),
         }
         while let Ok(finished) = results.try_recv() {
-            finish(&mut driver, finished, clock.now());
+            finish(&mut driver, finished, &*shell);
         }
-        while let Some(job) = driver.next(&view, clock.now()) {
-            let (api, recorder, calls, done) = (api.clone(), recorder.clone(), calls.clone(), done.clone());
-            let manager = manager.clone();
-            tokio::spawn(async move {
-                let (result, refused) = carry_out(job.effects, &manager, &api, &recorder, &calls).await;
+        while let Some(job) = driver.next(&view, shell.now()) {
+            let (hands, done) = (hands.clone(), done.clone());
+            shell.spawn(Box::pin(async move {
+                let (result, refused) = carry_out(job.effects, &hands).await;
                 // The receiver goes only with the whole task.
                 let _ = done.send((job.key, result, refused));
-            });
+            }));
         }
-        let wake = driver.wake_at().map_or(Duration::from_secs(3600), |at| pause(at, clock.now()));
+        let wake_ms = driver.wake_at().map_or(IDLE_MS, |at| at.ms_since(shell.now()).max(1));
         tokio::select! {
+            biased;
             _ = changed.changed() => {}
-            Some(finished) = results.recv() => finish(&mut driver, finished, clock.now()),
-            () = tokio::time::sleep(wake) => {}
+            Some(finished) = results.recv() => finish(&mut driver, finished, &*shell),
+            () = shell.sleep(wake_ms) => {}
         }
     }
-}
-
-fn pause(until: Time, now: Time) -> Duration {
-    Duration::from_millis(until.ms_since(now).max(1))
 }
 
 /// A job's key, how it went, and why writes were refused.
 type Finished = (Str, Done, Vec<String>);
 
-fn finish(driver: &mut Driver, (key, result, refused): Finished, now: Time) {
+fn finish(driver: &mut Driver, (key, result, refused): Finished, shell: &dyn Shell) {
     driver.refused(&key, refused);
-    driver.done(key, result, now);
+    driver.done(key, result, shell.now());
 }
 
 /// Performs all effects of a job at once; the job is done when all are. Records wait for the write they stand behind.
-async fn carry_out(
-    effects: Vec<Effect>,
-    manager: &Str,
-    api: &Arc<dyn Api>,
-    recorder: &Recorder,
-    calls: &Arc<Semaphore>,
-) -> (Done, Vec<String>) {
-    let mut tasks = tokio::task::JoinSet::new();
+async fn carry_out(effects: Vec<Effect>, hands: &Arc<Hands>) -> (Done, Vec<String>) {
+    let mut writes = Vec::new();
     let mut effects = effects.into_iter().peekable();
     while let Some(effect) = effects.next() {
         if let Effect::Record(record) = effect {
-            let recorder = recorder.clone();
-            tokio::spawn(async move { recorder.record(record).await });
+            let told = hands.clone();
+            hands.shell.spawn(Box::pin(async move { told.recorder.record(record).await }));
             continue;
         }
         let mut records = Vec::new();
         while let Some(Effect::Record(record)) = effects.next_if(|next| matches!(next, Effect::Record(_))) {
             records.push(record);
         }
-        let (api, calls, manager, recorder) = (api.clone(), calls.clone(), manager.clone(), recorder.clone());
-        tasks.spawn(async move {
-            let permit = calls.acquire_owned().await;
-            let result = perform(effect, &manager, &*api).await;
+        let (tell, heard) = oneshot::channel();
+        let own = hands.clone();
+        hands.shell.spawn(Box::pin(async move {
+            let permit = own.calls.acquire().await;
+            let result = perform(effect, &own).await;
             drop(permit);
             let refusal = result.as_ref().err().map(|status| status.to_string());
-            tokio::spawn(async move { tell(records, refusal, &recorder).await });
-            result
-        });
+            // Whoever asked may have ended.
+            let _ = tell.send(result);
+            announce(records, refusal, &own.recorder).await;
+        }));
+        writes.push(heard);
     }
     let (mut latest, mut failed, mut refused) = (Revision::ZERO, false, Vec::new());
-    while let Some(result) = tasks.join_next().await {
+    for result in futures_util::future::join_all(writes).await {
         match result {
             Ok(Ok(revision)) => latest = latest.max(revision),
+            Err(_) => {
+                failed = true;
+                tracing::error!("{}: a write ended without an answer", hands.manager);
+            }
             Ok(Err(status)) => {
                 failed = true;
-                tracing::debug!("{manager}: {status}");
+                tracing::debug!("{}: {status}", hands.manager);
                 if !matches!(status.reason(), Reason::Conflict) {
                     refused.push(status.to_string());
                 }
-            }
-            Err(error) => {
-                failed = true;
-                tracing::error!("{manager}: {error}");
             }
         }
     }
@@ -122,7 +128,7 @@ async fn carry_out(
 }
 
 /// Stores the records of one write: as they are when it went well, as failures when it was refused.
-async fn tell(records: Vec<EventRecord>, refusal: Option<String>, recorder: &Recorder) {
+async fn announce(records: Vec<EventRecord>, refusal: Option<String>, recorder: &Recorder) {
     for mut record in records {
         if let Some(why) = &refusal {
             let Some(what) = record.reason.strip_prefix("Successful") else { continue };
@@ -135,15 +141,11 @@ async fn tell(records: Vec<EventRecord>, refusal: Option<String>, recorder: &Rec
     }
 }
 
-async fn perform(effect: Effect, manager: &Str, api: &dyn Api) -> Result<Revision, Status> {
+async fn perform(effect: Effect, hands: &Hands) -> Result<Revision, Status> {
     let (request, tolerated) = request_of(effect);
     let Some(request) = request else { return Ok(Revision::ZERO) };
-    let request = request.with(|options| options.manager = manager.clone());
-    match api.call(request).await {
-        Ok(answer) => Ok(answer.revision),
-        Err(status) if Some(status.reason()) == tolerated => Ok(Revision::ZERO),
-        Err(status) => Err(status),
-    }
+    let request = request.with(|options| options.manager = hands.manager.clone());
+    fate::write(request, tolerated, &*hands.api, &*hands.shell).await
 }
 
 /// The call that an effect is, and the refusal that counts as done.

@@ -2,18 +2,21 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use api::address::Cidr;
 use client::{Api, Mirror, PatchType, Request};
 use meta::{Resource, json};
 
+use crate::Shell;
+
 const NODES: Resource = Resource("nodes");
 /// Bits of one node's range: 254 pods.
 const NODE_BITS: u8 = 24;
+/// Pause after a write that failed.
+const RETRY_MS: u64 = 1_000;
 
 /// Runs for as long as the process lives.
-pub async fn run(cluster: Cidr, mirror: Arc<Mirror>, api: Arc<dyn Api>) {
+pub async fn run(cluster: Cidr, mirror: Arc<Mirror>, api: Arc<dyn Api>, shell: Arc<dyn Shell>) {
     let mut changed = mirror.subscribe();
     loop {
         changed.borrow_and_update();
@@ -47,7 +50,7 @@ pub async fn run(cluster: Cidr, mirror: Arc<Mirror>, api: Arc<dyn Api>) {
             }
         }
         if failed {
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            shell.sleep(RETRY_MS).await;
         } else if changed.changed().await.is_err() {
             return;
         }

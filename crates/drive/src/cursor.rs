@@ -1,0 +1,40 @@
+//! A reader of several resources' histories, in the order of their revisions.
+
+use base::Revision;
+use cache::{Event, View};
+use client::Mirror;
+use meta::Resource;
+use reconcile::EVERYTHING;
+
+pub struct Cursor {
+    resources: Vec<Resource>,
+    at: Revision,
+}
+
+impl Cursor {
+    pub fn new(resources: &[Resource], at: Revision) -> Cursor {
+        Cursor { resources: resources.to_vec(), at }
+    }
+
+    /// What happened since the last pull, ordered, and a view that is at least as new. `None` when history was lost and
+    /// the reader must start anew from the view.
+    pub fn pull(&mut self, mirror: &Mirror) -> (Option<Vec<(Resource, Event)>>, View) {
+        let cache = mirror.read();
+        let view = cache.view();
+        let mut all = Vec::new();
+        let everything = self.resources.contains(&EVERYTHING).then(|| view.resources().collect::<Vec<_>>());
+        for resource in everything.as_ref().unwrap_or(&self.resources) {
+            match cache.since(*resource, self.at, usize::MAX) {
+                Ok(events) => all.extend(events.into_iter().map(|event| (*resource, event))),
+                Err(_) => {
+                    self.at = view.at();
+                    return (None, view);
+                }
+            }
+        }
+        drop(cache);
+        all.sort_by_key(|(_, event)| event.revision);
+        self.at = view.at();
+        (Some(all), view)
+    }
+}
