@@ -106,9 +106,9 @@ const KINDS: &[Row] = &[
     Row("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies", "netpol", "", true, ALL, &[], || Arc::new(networking::network_policy::NetworkPolicy::new())),
     Row("networking.k8s.io", "v1", "ServiceCIDR", "servicecidrs", "", "", false, ALL, &[STATUS], || Arc::new(networking::service_cidr::ServiceCidr::new())),
     Row("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets", "pdb", "", true, ALL, &[STATUS], || Arc::new(policy::pod_disruption_budget::PodDisruptionBudget::new())),
-    Row("rbac.authorization.k8s.io", "v1", "ClusterRoleBinding", "clusterrolebindings", "", "", false, ALL, &[], || Arc::new(rbac::binding::Binding { cluster: true })),
+    Row("rbac.authorization.k8s.io", "v1", "ClusterRoleBinding", "clusterrolebindings", "", "", false, ALL, &[], || Arc::new(rbac::binding::Binding::new(true))),
     Row("rbac.authorization.k8s.io", "v1", "ClusterRole", "clusterroles", "", "", false, ALL, &[], || Arc::new(rbac::role::Role { cluster: true })),
-    Row("rbac.authorization.k8s.io", "v1", "RoleBinding", "rolebindings", "", "", true, ALL, &[], || Arc::new(rbac::binding::Binding { cluster: false })),
+    Row("rbac.authorization.k8s.io", "v1", "RoleBinding", "rolebindings", "", "", true, ALL, &[], || Arc::new(rbac::binding::Binding::new(false))),
     Row("rbac.authorization.k8s.io", "v1", "Role", "roles", "", "", true, ALL, &[], || Arc::new(rbac::role::Role { cluster: false })),
     Row("storage.k8s.io", "v1", "CSIDriver", "csidrivers", "", "", false, ALL, &[], plain),
     Row("storage.k8s.io", "v1", "CSINode", "csinodes", "", "", false, ALL, &[], plain),
@@ -196,7 +196,8 @@ mod tests {
                 kind.rules.defaults(&mut twice);
                 assert_eq!(once, twice, "{}", kind.names.kind);
                 for (old, subresource) in [(None, ""), (Some(&twice), ""), (Some(&twice), "status")] {
-                    let change = Change { old, subresource, now: Time::ZERO, user: "a", groups: &[] };
+                    let change =
+                        Change { old, subresource, now: Time::ZERO, user: "a", groups: &[], uid: "", extra: &[] };
                     kind.rules.check(&change, &At::root(&once), &mut Errors::default());
                 }
                 let (cells, columns) = (kind.rules.cells(&once, Time::ZERO).len(), kind.rules.columns().len());

@@ -28,6 +28,7 @@ mod service_account;
 mod service_endpoints;
 mod signing_request;
 mod stateful_set;
+mod storage_protection;
 mod subject;
 mod taint_eviction;
 mod ttl_after_finished;
@@ -51,6 +52,9 @@ pub type Sign = Arc<dyn Fn(&str, &[String], i64) -> Result<String, String> + Sen
 pub struct Settings {
     /// What clients verify the API server with.
     pub root_ca_pem: String,
+    /// Further config maps of every namespace, each with one key (name, key, text): those that the API server was told to
+    /// project beside the tokens of pods.
+    pub token_config_maps: Vec<(String, String, String)>,
     pub cluster_domain: String,
     pub service_cidr: String,
     /// A node whose lease is older than this is unreachable.
@@ -67,6 +71,7 @@ impl Default for Settings {
     fn default() -> Settings {
         Settings {
             root_ca_pem: String::new(),
+            token_config_maps: Vec::new(),
             cluster_domain: "cluster.local".to_owned(),
             service_cidr: "10.96.0.0/16".to_owned(),
             node_monitor_grace_ms: 40_000,
@@ -88,7 +93,10 @@ type Make = fn(&Settings) -> Box<dyn Reconciler>;
 /// All controllers. Each acts as the service account of its name in `kube-system`.
 pub const CONTROLLERS: &[Make] = &[
     |_| Box::new(service_account::ServiceAccounts),
-    |settings| Box::new(root_ca::RootCa { pem: settings.root_ca_pem.clone() }),
+    |settings| {
+        let (pem, also) = (settings.root_ca_pem.clone(), settings.token_config_maps.clone());
+        Box::new(root_ca::RootCa { pem, also })
+    },
     |_| Box::new(replica_set::ReplicaSets::new()),
     |_| Box::new(deployment::Deployments),
     |_| Box::new(stateful_set::StatefulSets),
@@ -110,6 +118,9 @@ pub const CONTROLLERS: &[Make] = &[
     |_| Box::new(disruption::Disruption),
     |_| Box::new(resource_quota::ResourceQuotas),
     |_| Box::new(cluster_role_aggregation::ClusterRoleAggregation),
+    |_| Box::new(storage_protection::StorageProtection::of_claims()),
+    |_| Box::new(storage_protection::StorageProtection::of_volumes()),
+    |_| Box::new(storage_protection::StorageProtection::of_classes()),
     |settings| Box::new(signing_request::SigningRequests { sign: settings.sign.clone() }),
     |_| Box::new(replica_set::ReplicaSets::of_replication_controllers()),
 ];

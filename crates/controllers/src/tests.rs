@@ -487,3 +487,26 @@ fn pods_of_lost_nodes_and_roles_of_many_parts() {
     world.settle();
     assert_eq!(world.get(CLUSTER_ROLES, "", "whole")["rules"].items().len(), 1);
 }
+
+#[test]
+fn storage_in_use_is_held() {
+    const CLAIMS: Resource = Resource("persistentvolumeclaims");
+    let mut world = world();
+    world.play_pods = false;
+    let held = json!({"name": "c", "namespace": "a", "finalizers": ["kubernetes.io/pvc-protection"]});
+    world.create(CLAIMS, json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": held}));
+    world.create(
+        PODS,
+        json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "a"},
+            "spec": {"nodeName": "n", "containers": [],
+                "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]},
+        }),
+    );
+    world.delete(CLAIMS, "a", "c", "");
+    world.settle();
+    assert!(!world.get(CLAIMS, "a", "c").is_null());
+    world.change(PODS, "a", "p", |pod| pod.set(&["spec", "nodeName"], ""));
+    world.settle();
+    assert!(world.get(CLAIMS, "a", "c").is_null());
+}

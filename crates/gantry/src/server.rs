@@ -100,6 +100,7 @@ pub async fn start(args: &ServerArgs) -> Result<Running, Failure> {
         cluster_domain: "cluster.local".to_owned(),
         node_ports: (30_000, 32_767),
         audit_log: Some(args.data.join("audit.log")),
+        token_config_maps: Vec::new(),
     };
     let server = Server::open(options, Arc::new(backend), Arc::new(SystemClock)).await?;
     let mut names = server_names(&address, &args.service_cidr);

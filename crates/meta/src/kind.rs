@@ -83,6 +83,9 @@ pub struct Change<'a> {
     /// Who asks: `system:node:a`, `alice` …
     pub user: &'a str,
     pub groups: &'a [Str],
+    /// What else is known of the caller: the user's uid, and further facts by key.
+    pub uid: &'a str,
+    pub extra: &'a [(Str, Vec<Str>)],
 }
 
 impl Change<'_> {

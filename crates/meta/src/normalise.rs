@@ -209,7 +209,9 @@ impl Walk<'_> {
             if !value.is_null() {
                 self.value(value, inner, &place, found.short_name())?;
             }
-            let is_void = field.omit_empty && !field.pointer && is_empty(value, inner);
+            // Protobuf, in which Kubernetes stores, has no empty lists: they come back as absent ones.
+            let is_many = matches!(inner.kind(), Node::List { .. } | Node::Map { .. });
+            let is_void = (field.omit_empty || is_many) && !field.pointer && is_empty(value, inner);
             if value.is_null() || is_void && !is_reset(&place, value) {
                 gone |= leave_null(value, field, inner);
             }

@@ -278,6 +278,15 @@ impl Quantity {
         self.scaled(-3)
     }
 
+    /// Whether the number is whole, as Kubernetes finds out: it counts thousandths in 64 bits, which wrap around where a
+    /// number without a decimal power is too large for them (`1Ei` is then no whole number).
+    pub fn has_whole_milli(&self) -> bool {
+        match i64::try_from(self.mantissa) {
+            Ok(number) if self.exponent == 0 => number.wrapping_mul(1000) % 1000 == 0,
+            _ => self.milli() == i64::MAX || self.milli() % 1000 == 0,
+        }
+    }
+
     /// The number, if it is whole and fits.
     pub fn as_int(&self) -> Option<i64> {
         let number = self.value();

@@ -559,13 +559,29 @@ impl<'de> Visitor<'de> for Seed<'_> {
             let Key(key) = key;
             let path = Step::Key(self.path, &key);
             let value = entries.next_value_seed(Seed { path: &path, duplicates: self.duplicates })?;
-            if map.insert(key.clone(), value).is_some() {
+            if let Some(first) = map.insert(key.clone(), value) {
+                if let Some(second) = map.get_mut(&key) {
+                    merge_repeated(first, second);
+                }
                 let mut text = String::new();
                 path.print(&mut text);
                 self.duplicates.push(text);
             }
         }
         Ok(Value::Map(map))
+    }
+}
+
+/// A member that stands twice: the later one counts, but of two objects both do, as Go's decoder fills one struct twice.
+fn merge_repeated(first: Value, second: &mut Value) {
+    let (Value::Map(first), Value::Map(second)) = (first, second) else { return };
+    for (key, value) in first.0 {
+        match second.get_mut(&key) {
+            Some(later) => merge_repeated(value, later),
+            None => {
+                second.insert(key, value);
+            }
+        }
     }
 }
 

@@ -38,6 +38,9 @@ pub fn decode_as(
     let version = api_version.rsplit('/').next().unwrap_or(api_version);
     let mut duplicates = Vec::new();
     let mut value = read(bytes, media, of, &mut duplicates).map_err(|error| error.status(version, kind))?;
+    if value.is_null() {
+        value = Value::map();
+    }
     if !matches!(value, Value::Map(_)) {
         return Err(Status::bad_request(format!(
             "{kind} in version {version:?} cannot be handled as a {kind}: the body is no object"
@@ -69,7 +72,9 @@ fn check_type(value: &mut Value, api_version: &str, kind: &str) -> Result<(), St
 pub fn complete(call: &Call<'_>, mut value: Value) -> Result<(Value, Vec<String>), Status> {
     use meta::decode::DecodeError;
     let names = &call.kind.names;
-    check_type(&mut value, &names.api_version(), &names.kind)?;
+    if let Err(status) = check_type(&mut value, &names.api_version(), &names.kind) {
+        return Err(meta::patch::misfit(&value, status.message()));
+    }
     let warnings = conform(&mut value, call.kind.of(), call.options.validation, &[]);
     let warnings = match warnings {
         Ok(warnings) => warnings,
@@ -126,8 +131,12 @@ pub fn check_applied(call: &Call<'_>, patch: &mut Value) -> Result<Vec<String>, 
     }
     check_type(patch, &names.api_version(), &names.kind)?;
     // On a copy: what is applied keeps its own spelling, or fields that were left out would become owned.
-    let warnings = conform(&mut patch.clone(), call.kind.of(), call.options.validation, &[]);
-    warnings.map_err(|error| error.status(&names.version, &names.kind))
+    match conform(&mut patch.clone(), call.kind.of(), call.options.validation, &[]) {
+        Ok(warnings) => Ok(warnings),
+        // What does not fit its type is told by the merge, in its own words.
+        Err(meta::decode::DecodeError::Type(_)) => Ok(Vec::new()),
+        Err(error) => Err(error.status(&names.version, &names.kind)),
+    }
 }
 
 /// The text of one object in the form that was asked for.

@@ -125,6 +125,7 @@ fn impersonated(user: User, incomer: &Incomer, mirror: &Mirror) -> Result<User, 
         return Err(Status::bad_request("requested impersonation without naming a user"));
     }
     let view = mirror.view();
+    let everything = meta::FieldSelector::default();
     let may = |group: &str, resource: &str, subresource: &str, namespace: &str, name: &str| -> Result<(), Status> {
         let attributes = Attributes {
             user: &user,
@@ -136,6 +137,7 @@ fn impersonated(user: User, incomer: &Incomer, mirror: &Mirror) -> Result<User, 
             namespace,
             name,
             path: "",
+            fields: &everything,
         };
         if decide(&attributes, &view).is_allowed() { Ok(()) } else { Err(refusal(&attributes, "")) }
     };
@@ -495,7 +497,7 @@ async fn write(
         return remove(server, auth, kind, verb, accept, incomer).await;
     }
     let patch_kind = match verb {
-        Verb::Patch => Some(patch_type(incomer.header(header::CONTENT_TYPE))?),
+        Verb::Patch => Some(patch_type(incomer.header(header::CONTENT_TYPE), kind)?),
         _ => None,
     };
     let options_kind = match verb {

@@ -58,6 +58,9 @@ pub struct Options {
     pub node_ports: (u16, u16),
     /// Where the audit log goes; none when absent.
     pub audit_log: Option<PathBuf>,
+    /// Further config maps that pods find beside their token, each with the key that is shown as a file of that name.
+    /// Whoever sets this publishes the maps in every namespace (`controllers::root_ca::RootCa::also`).
+    pub token_config_maps: Vec<(String, String)>,
 }
 
 /// The real time.

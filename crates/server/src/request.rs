@@ -1,6 +1,6 @@
 //! What a request asks, read from its method and URL alone: the grammar of Kubernetes' paths.
 
-use meta::{Status, Str};
+use meta::{FieldSelector, Status, Str};
 
 /// Segments below the group-version that begin a namespaced path.
 const NAMESPACES: &str = "namespaces";
@@ -21,6 +21,8 @@ pub struct RequestInfo {
     pub tail: String,
     pub namespace: Str,
     pub name: Str,
+    /// The `fieldSelector` of a list, watch or deletion of many, where it is one.
+    pub fields: FieldSelector,
 }
 
 /// The query of a URL, decoded, in order.
@@ -151,6 +153,10 @@ impl RequestInfo {
             "GET" | "HEAD" => "get",
             _ => "",
         };
+        if matches!(info.verb, "list" | "watch" | "deletecollection") {
+            // What is no selector is refused where the list is made; here it narrows nothing.
+            info.fields = FieldSelector::parse(query.text("fieldSelector")).unwrap_or_default();
+        }
         info
     }
 }

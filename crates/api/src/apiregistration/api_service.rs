@@ -3,6 +3,7 @@
 use base::Time;
 use meta::{At, Change, Column, Errors, Prepare, Rules, Status, Value, json, names};
 
+use crate::check;
 use crate::columns::{age, column};
 
 pub struct ApiService {
@@ -28,9 +29,15 @@ impl Rules for ApiService {
         names::path_segment(name)
     }
 
+    fn defaults(&self, object: &mut Value) {
+        if let Some(service) = object.at_mut(&["spec", "service"]).filter(|service| !service.is_null()) {
+            service.default("port", 443i64);
+        }
+    }
+
     fn prepare(&self, cx: &mut Prepare<'_>, object: &mut Value) -> Result<(), Status> {
         if cx.change.is_create() {
-            object.take(&["status"]);
+            object.set(&["status"], Value::map());
             // A service of this server itself is there as soon as it is registered.
             if object.at(&["spec", "service"]).is_null() {
                 object.set(
@@ -50,17 +57,15 @@ impl Rules for ApiService {
         let (group, version) = (spec.field("group"), spec.field("version"));
         let expected = format!("{}.{}", version.text(), group.text());
         let name = at.field("metadata");
-        if name.field("name").text() != expected {
+        if !name.field("name").is_empty() && name.field("name").text() != expected {
             errors.invalid(&name.field("name"), format!("must be `spec.version+\".\"+spec.group`: {expected:?}"));
         }
-        if !group.is_empty() {
-            names::dns_subdomain(group.text()).into_iter().for_each(|why| errors.invalid(&group, why));
+        match (group.text(), version.text()) {
+            ("", "v1") => {}
+            ("", _) => errors.required(&group.path, "only v1 may have no group"),
+            (text, _) => check::invalid(&group, names::dns_subdomain(text), errors),
         }
-        if version.is_empty() {
-            errors.required(&version.path, "");
-        } else {
-            names::dns1035_label(version.text()).into_iter().for_each(|why| errors.invalid(&version, why));
-        }
+        check::invalid(&version, names::dns1035_label(version.text()), errors);
         for (key, max) in [("groupPriorityMinimum", 20_000), ("versionPriority", 1_000)] {
             let priority = spec.field(key);
             if !(1..=max).contains(&priority.int().unwrap_or(0)) {
@@ -85,6 +90,7 @@ impl Rules for ApiService {
                 errors.required(&service.field(key).path, "");
             }
         }
+        check::port(&service.field("port"), errors);
         if spec.field("insecureSkipTLSVerify").value.is_true() && !spec.field("caBundle").is_empty() {
             errors.invalid(&spec.field("insecureSkipTLSVerify"), "may not be true if caBundle is present");
         }

@@ -32,7 +32,9 @@ impl Rules for ControllerRevision {
     fn check(&self, change: &Change<'_>, at: &At<'_>, errors: &mut Errors) {
         let data = at.field("data");
         match change.old {
-            None if !data.is_set() => errors.required(&data.path, "data is mandatory"),
+            None if !data.is_set() || matches!(data.value, Value::List(items) if items.is_empty()) => {
+                errors.required(&data.path, "data is mandatory")
+            }
             Some(old) if *data.value != old["data"] => errors.invalid(&data, "field is immutable"),
             _ => {}
         }

@@ -74,6 +74,13 @@ impl Rules for CertificateSigningRequest {
                 spec.set(&["username"], cx.change.user);
                 let groups: Vec<Value> = cx.change.groups.iter().map(Value::from).collect();
                 spec.set(&["groups"], groups);
+                if !cx.change.uid.is_empty() {
+                    spec.set(&["uid"], cx.change.uid);
+                }
+                for (key, values) in cx.change.extra {
+                    let values: Vec<Value> = values.iter().map(Value::from).collect();
+                    spec.set(&["extra", key], values);
+                }
             }
             (Some(old), subresource) => {
                 // The request itself never changes, and each subresource writes its part of the status.

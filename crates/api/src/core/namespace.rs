@@ -60,7 +60,18 @@ impl Rules for Namespace {
         Ok(())
     }
 
-    fn check(&self, _: &Change<'_>, at: &At<'_>, errors: &mut Errors) {
+    fn check(&self, change: &Change<'_>, at: &At<'_>, errors: &mut Errors) {
+        if change.is_status() {
+            let phase = at.field("status");
+            let phase = phase.field("phase");
+            let going = at.value.at(&["metadata", "deletionTimestamp"]).as_str().is_some();
+            match (going, phase.text()) {
+                (false, "Active") | (true, "Terminating") => {}
+                (false, _) => errors.invalid(&phase, "may only be 'Active' if `deletionTimestamp` is empty"),
+                (true, _) => errors.invalid(&phase, "may only be 'Terminating' if `deletionTimestamp` is not empty"),
+            }
+            return;
+        }
         let spec = at.field("spec");
         for finalizer in spec.field("finalizers").items() {
             for why in names::qualified_name(finalizer.text()) {

@@ -215,7 +215,36 @@ fn check_update(at: &At<'_>, spec: &At<'_>, old: &Value, errors: &mut Errors) {
         errors,
     );
     if !old["nodeAffinity"].is_null() {
-        let affinity = At { value: spec.field("nodeAffinity").value, path: at.path.field("nodeAffinity") };
+        let value = translated(spec.field("nodeAffinity").value, &old["nodeAffinity"]);
+        let affinity = At { value: &value, path: at.path.field("nodeAffinity") };
         check::immutable(&affinity, &old["nodeAffinity"], errors);
     }
+}
+
+/// Labels of nodes that were renamed, and their new names.
+const RENAMED: &[(&str, &str)] = &[
+    ("failure-domain.beta.kubernetes.io/zone", "topology.kubernetes.io/zone"),
+    ("failure-domain.beta.kubernetes.io/region", "topology.kubernetes.io/region"),
+    ("beta.kubernetes.io/instance-type", "node.kubernetes.io/instance-type"),
+    ("beta.kubernetes.io/os", "kubernetes.io/os"),
+    ("beta.kubernetes.io/arch", "kubernetes.io/arch"),
+];
+
+/// An affinity in which the new name of a renamed label counts as the old one. (A key that is missing counts as any:
+/// that it is missing is said elsewhere.)
+fn translated(affinity: &Value, old: &Value) -> Value {
+    let mut affinity = affinity.clone();
+    let before = old.at(&["required", "nodeSelectorTerms"]);
+    let Some(terms) = affinity.at_mut(&["required", "nodeSelectorTerms"]) else { return affinity };
+    for (index, term) in terms.items_mut().iter_mut().enumerate() {
+        let Some(expressions) = term.get_mut("matchExpressions") else { continue };
+        for (at, expression) in expressions.items_mut().iter_mut().enumerate() {
+            let was = &before[index]["matchExpressions"][at]["key"];
+            let renamed = RENAMED.iter().any(|(from, to)| was.text() == *from && expression["key"].text() == *to);
+            if renamed || expression["key"].text().is_empty() {
+                expression.set(&["key"], was.clone());
+            }
+        }
+    }
+    affinity
 }

@@ -51,13 +51,12 @@ impl Rules for PersistentVolumeClaim {
         }
         // The two ways to name a source say the same.
         let spec = object.make(&["spec"]);
-        if !spec["dataSource"].is_null() && spec["dataSourceRef"].is_null() && cx.change.is_create() {
+        if !spec["dataSource"].is_null() && spec["dataSourceRef"].is_null() {
             let source = spec["dataSource"].clone();
             spec.set(&["dataSourceRef"], source);
         } else if spec["dataSource"].is_null()
             && !spec["dataSourceRef"].is_null()
             && spec["dataSourceRef"]["namespace"].text().is_empty()
-            && cx.change.is_create()
         {
             let mut source = spec["dataSourceRef"].clone();
             source.take(&["namespace"]);

@@ -154,7 +154,7 @@ fn check_backend(backend: &At<'_>, errors: &mut Errors) {
         (true, false) => {
             let group = resource.field("apiGroup");
             if group.is_set() {
-                check::optional(&group, names::dns_subdomain, errors);
+                check::invalid(&group, names::dns_subdomain(group.text()), errors);
             }
             for key in ["kind", "name"] {
                 check::named(&resource.field(key), names::path_segment, errors);

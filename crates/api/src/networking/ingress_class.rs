@@ -78,7 +78,7 @@ impl Rules for IngressClass {
         let (scope, namespace) = (parameters.field("scope"), parameters.field("namespace"));
         check::supported(&scope, &["Cluster", "Namespace"], errors);
         match scope.text() {
-            "Namespace" if namespace.is_empty() => {
+            "Namespace" if !namespace.is_set() => {
                 errors.required(&namespace.path, "`parameters.scope` is set to 'Namespace'");
             }
             "Namespace" => check::invalid(&namespace, names::dns_label(namespace.text()), errors),

@@ -3,13 +3,30 @@
 use std::any::Any;
 use std::sync::Arc;
 
-use meta::{At, Change, Errors, Rules, Value, names};
+use base::Time;
+use meta::{At, Change, Column, Errors, Rules, Value, names};
+
+use crate::columns::{age, columns};
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 
 /// Both kinds of binding.
 pub struct Binding {
-    pub cluster: bool,
+    cluster: bool,
+    columns: Vec<Column>,
+}
+
+impl Binding {
+    pub fn new(cluster: bool) -> Binding {
+        let shown = [
+            ("Role", "string", 0),
+            ("Age", "string", 0),
+            ("Users", "string", 1),
+            ("Groups", "string", 1),
+            ("ServiceAccounts", "string", 1),
+        ];
+        Binding { cluster, columns: columns(&shown) }
+    }
 }
 
 impl Rules for Binding {
@@ -61,6 +78,31 @@ impl Rules for Binding {
         {
             errors.invalid(&role, "cannot change roleRef");
         }
+    }
+
+    fn columns(&self) -> &[Column] {
+        &self.columns
+    }
+
+    fn cells(&self, object: &Value, now: Time) -> Vec<Value> {
+        let role = &object["roleRef"];
+        let subjects = |kind: &str| -> Value {
+            let of_kind = object["subjects"].items().iter().filter(|subject| subject["kind"].text() == kind);
+            let names = of_kind.map(|subject| match subject["namespace"].text() {
+                namespace if kind == "ServiceAccount" && !namespace.is_empty() => {
+                    format!("{namespace}/{}", subject["name"].text())
+                }
+                _ => subject["name"].text().to_owned(),
+            });
+            names.collect::<Vec<_>>().join(", ").into()
+        };
+        vec![
+            format!("{}/{}", role["kind"].text(), role["name"].text()).into(),
+            age(object, now),
+            subjects("User"),
+            subjects("Group"),
+            subjects("ServiceAccount"),
+        ]
     }
 
     fn facts(&self, object: &Value) -> Option<Arc<dyn Any + Send + Sync>> {

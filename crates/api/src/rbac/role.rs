@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use meta::{At, Change, Errors, Rules, Value, names};
 
+use crate::check;
+
 /// Both kinds of role; `cluster` ones may name URLs and aggregate others.
 pub struct Role {
     pub cluster: bool,
@@ -27,6 +29,13 @@ impl Rules for Role {
                     &selectors.path,
                     "at least one clusterRoleSelector required if aggregationRule is non-nil",
                 );
+            }
+            for selector in selectors.items() {
+                let known = errors.0.len();
+                check::label_selector(&selector, errors);
+                if errors.0.len() > known {
+                    errors.invalid(&selector, "invalid label selector.");
+                }
             }
         }
     }

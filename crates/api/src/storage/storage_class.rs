@@ -1,6 +1,6 @@
 //! StorageClasses: how volumes are made.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use base::Time;
 use meta::{At, Change, Column, Errors, Rules, Str, Value, names};
@@ -50,7 +50,18 @@ impl Rules for StorageClass {
                 errors.invalid(&value, "parameter keys must not be empty");
             }
         }
+        let mut terms: Vec<BTreeMap<Str, BTreeSet<Str>>> = Vec::new();
         for term in at.field("allowedTopologies").items() {
+            let pairs = term.value["matchLabelExpressions"].items().iter().map(|expression| {
+                let values = expression["values"].items().iter().map(|value| value.text().into());
+                (Str::from(expression["key"].text()), values.collect())
+            });
+            let pairs: BTreeMap<Str, BTreeSet<Str>> = pairs.collect();
+            // A term that says nothing counts as one said before, as upstream finds.
+            if pairs.is_empty() || terms.contains(&pairs) {
+                errors.duplicate_value(&term.field("matchLabelExpressions").path, "");
+            }
+            terms.push(pairs);
             let mut keys: BTreeSet<Str> = BTreeSet::new();
             for expression in term.field("matchLabelExpressions").items() {
                 let (key, values) = (expression.field("key"), expression.field("values"));

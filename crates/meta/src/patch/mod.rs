@@ -55,10 +55,15 @@ impl PatchError {
 
 /// The refusal of a patched object that no longer fits its type.
 pub fn unfit(patched: &Value, error: &TypeError) -> Status {
+    misfit(patched, &error.to_string())
+}
+
+/// The refusal of a patched object that is not what it should be, with the reason.
+pub fn misfit(patched: &Value, why: &str) -> Status {
     let mut errors = crate::field::Errors::default();
     let path = crate::field::Path::ROOT;
     let text = String::from_utf8_lossy(&patched.to_json()).into_owned();
-    errors.invalid_value(&path.field("patch"), text, error.to_string());
+    errors.invalid_value(&path.field("patch"), text, why);
     Status::invalid("", "", "", &errors)
 }
 

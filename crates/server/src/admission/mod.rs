@@ -14,6 +14,7 @@ pub mod rbac_escalation;
 pub mod resource_quota;
 pub mod runtime_class;
 pub mod service_account;
+pub mod storage_protection;
 pub mod taint_nodes;
 
 use cache::View;
@@ -72,6 +73,7 @@ pub const RULES: &[&dyn Admission] = &[
     &pod_security::PodSecurity,
     &priority::Priority,
     &default_tolerations::DefaultTolerationSeconds,
+    &storage_protection::StorageObjectInUseProtection,
     &runtime_class::RuntimeClass,
     &rbac_escalation::RbacEscalation,
     &resource_quota::ResourceQuota,

@@ -1,6 +1,6 @@
 //! Pod security standards, by the labels of the namespace: `baseline` and `restricted` pods are refused or warned of.
 
-use meta::{Resource, Status, Value};
+use meta::{At, Errors, Resource, Status, Value};
 
 use super::{Admission, Review};
 
@@ -40,6 +40,9 @@ impl Admission for PodSecurity {
     }
 
     fn validate(&self, review: &mut Review<'_>) -> Result<(), Status> {
+        if review.resource == NAMESPACES && review.operation != "DELETE" && review.subresource.is_empty() {
+            return check_labels(review);
+        }
         if review.operation == "DELETE" || review.namespace.is_empty() {
             return Ok(());
         }
@@ -70,6 +73,44 @@ impl Admission for PodSecurity {
         }
         Ok(())
     }
+}
+
+/// The labels of a namespace must say levels and versions that there are; what an update leaves alone may be wrong.
+fn check_labels(review: &Review<'_>) -> Result<(), Status> {
+    let labels = review.object.at(&["metadata", "labels"]);
+    let before = review.old.map(|old| old.at(&["metadata", "labels"]));
+    let mut errors = Errors::default();
+    let at = At::root(&review.object);
+    let at = at.field("metadata");
+    let at = at.field("labels");
+    for mode in ["enforce", "audit", "warn"] {
+        let (level, version) = (format!("{PREFIX}/{mode}"), format!("{PREFIX}/{mode}-version"));
+        if before.is_some_and(|before| before[level.as_str()] == labels[level.as_str()])
+            && before.is_some_and(|before| before[version.as_str()] == labels[version.as_str()])
+        {
+            continue;
+        }
+        if let Some(text) = labels[level.as_str()].as_str()
+            && !matches!(text, "privileged" | "baseline" | "restricted")
+        {
+            let detail = "must be one of privileged, baseline, restricted";
+            errors.invalid_value(&at.path.key(&level), text, detail);
+        }
+        if let Some(text) = labels[version.as_str()].as_str()
+            && !is_version(text)
+        {
+            errors.invalid_value(&at.path.key(&version), text, "must be \"latest\" or \"v1.x\"");
+        }
+    }
+    match errors.is_empty() {
+        true => Ok(()),
+        false => Err(Status::invalid("", "Namespace", review.name(), &errors)),
+    }
+}
+
+fn is_version(text: &str) -> bool {
+    let number = |text: &str| text == "0" || (!text.starts_with('0') && text.parse::<u16>().is_ok());
+    text == "latest" || text.strip_prefix("v1.").is_some_and(number)
 }
 
 /// The pod spec inside a workload's template.

@@ -39,8 +39,9 @@ impl Admission for Priority {
                  controller computed {priority} from the given PriorityClass name"
             )));
         }
-        let asked = review.object.at(&["spec", "preemptionPolicy"]).text();
-        if !asked.is_empty() && asked != policy {
+        if let Some(asked) = review.object.at(&["spec", "preemptionPolicy"]).as_str()
+            && asked != policy
+        {
             return Err(review.forbidden(format!(
                 "the string value of PreemptionPolicy ({asked}) must not be provided in pod spec; priority admission \
                  controller computed {policy} from the given PriorityClass name"

@@ -47,7 +47,7 @@ impl Admission for ServiceAccount {
             None => account["automountServiceAccountToken"].as_bool() != Some(false),
         };
         if mounts {
-            mount_token(&mut review.object);
+            mount_token(&mut review.object, &review.server.options.token_config_maps);
         }
         if review.object.at(&["spec", "imagePullSecrets"]).items().is_empty()
             && !account["imagePullSecrets"].items().is_empty()
@@ -59,7 +59,7 @@ impl Admission for ServiceAccount {
 }
 
 /// Mounts the token where no container has something of its own at its place.
-fn mount_token(pod: &mut Value) {
+fn mount_token(pod: &mut Value, also: &[(String, String)]) {
     let is_token = |volume: &Value| volume["name"].text().starts_with("kube-api-access-");
     let known = pod.at(&["spec", "volumes"]).items().iter().find(|volume| is_token(volume));
     let name = match known {
@@ -82,17 +82,16 @@ fn mount_token(pod: &mut Value) {
     if !used || has_volume {
         return;
     }
+    let of_map = |name: &str, key: &str| json!({"configMap": {"name": name, "items": [{"key": key, "path": key}]}});
+    let mut sources = vec![
+        json!({"serviceAccountToken": {"expirationSeconds": TOKEN_SECONDS, "path": "token"}}),
+        of_map(ROOT_CA, "ca.crt"),
+        json!({"downwardAPI": {"items": [
+            {"path": "namespace", "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}}
+        ]}}),
+    ];
+    sources.extend(also.iter().map(|(name, key)| of_map(name, key)));
     pod.make(&["spec", "volumes"]).make_list().push(json!({
-        "name": (&name),
-        "projected": {
-            "defaultMode": 420i64,
-            "sources": [
-                {"serviceAccountToken": {"expirationSeconds": TOKEN_SECONDS, "path": "token"}},
-                {"configMap": {"name": ROOT_CA, "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
-                {"downwardAPI": {"items": [
-                    {"path": "namespace", "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}}
-                ]}}
-            ]
-        }
+        "name": (&name), "projected": {"defaultMode": 420i64, "sources": sources},
     }));
 }

@@ -4,7 +4,7 @@ pub mod node;
 pub mod rbac;
 
 use cache::View;
-use meta::{Reason, Status, Str};
+use meta::{FieldSelector, Reason, Status, Str};
 
 use crate::identity::{MASTERS, User};
 use crate::request::RequestInfo;
@@ -21,6 +21,8 @@ pub struct Attributes<'a> {
     pub namespace: &'a str,
     pub name: &'a str,
     pub path: &'a str,
+    /// What a list or watch was narrowed to.
+    pub fields: &'a FieldSelector,
 }
 
 impl<'a> Attributes<'a> {
@@ -33,8 +35,13 @@ impl<'a> Attributes<'a> {
             resource: &info.resource,
             subresource: &info.subresource,
             namespace: &info.namespace,
-            name: &info.name,
+            // A list of one name asks for that object.
+            name: match (info.name.as_str(), info.fields.exact("metadata.name")) {
+                ("", Some(name)) => name,
+                (name, _) => name,
+            },
             path: &info.path,
+            fields: &info.fields,
         }
     }
 }

@@ -24,7 +24,6 @@ static RULES: LazyLock<Vec<PolicyRule>> = LazyLock::new(|| {
         {"verbs": ["create", "get", "list", "watch"], "apiGroups": [""], "resources": ["nodes"]},
         {"verbs": ["patch", "update"], "apiGroups": [""], "resources": ["nodes/status", "nodes"]},
         {"verbs": ["create", "patch", "update"], "apiGroups": ["", "events.k8s.io"], "resources": ["events"]},
-        {"verbs": ["get", "list", "watch"], "apiGroups": [""], "resources": ["pods"]},
         {"verbs": ["create", "delete"], "apiGroups": [""], "resources": ["pods"]},
         {"verbs": ["patch", "update"], "apiGroups": [""], "resources": ["pods/status"]},
         {"verbs": ["create"], "apiGroups": [""], "resources": ["pods/eviction"]},
@@ -70,6 +69,17 @@ pub fn decide(attributes: &Attributes<'_>, view: &View) -> Decision {
                 let claim = view.one(CLAIMS, &namespace, &name);
                 claim.is_some_and(|claim| claim.value().at(&["spec", "volumeName"]).text() == attributes.name)
             }))
+        }
+        ("", "pods", "") if reads => {
+            if attributes.verb != "get" && attributes.fields.exact("spec.nodeName") == Some(node) {
+                return Decision::Allow(String::new());
+            }
+            if !named {
+                let why = format!("can only {} pods with spec.nodeName field selector", attributes.verb);
+                return Decision::NoOpinion(why);
+            }
+            let mut own = pods_of(view, node);
+            graph(own.any(|pod| pod.namespace() == attributes.namespace && pod.name() == attributes.name))
         }
         ("storage.k8s.io", "volumeattachments", "") if attributes.verb == "get" => {
             let attachment = view.one(ATTACHMENTS, "", attributes.name);

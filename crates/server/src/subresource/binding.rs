@@ -81,6 +81,9 @@ pub async fn create(server: &Arc<Server>, call: &Call<'_>, binding: Value) -> Re
 }
 
 fn check(call: &Call<'_>, binding: &Value) -> Result<(), Status> {
+    if binding.at(&["metadata", "name"]).text() != call.auth.info.name {
+        return Err(Status::bad_request("name in URL does not match name in Binding object"));
+    }
     let mut errors = Errors::default();
     let target = Path::ROOT;
     let target = target.field("target");
@@ -92,14 +95,7 @@ fn check(call: &Call<'_>, binding: &Value) -> Result<(), Status> {
         errors.required(&target.field("name"), "");
     }
     if !errors.is_empty() {
-        return Err(Status::invalid("", "Binding", binding.at(&["metadata", "name"]).text(), &errors));
-    }
-    let name = binding.at(&["metadata", "name"]).text();
-    if !name.is_empty() && name != call.auth.info.name {
-        return Err(Status::bad_request(format!(
-            "the name of the object ({name}) does not match the name on the URL ({})",
-            call.auth.info.name
-        )));
+        return Err(Status::invalid("", "Binding", &call.auth.info.name, &errors));
     }
     Ok(())
 }

@@ -72,7 +72,7 @@ async fn part(
     }
     let agent = incomer.header(header::USER_AGENT).unwrap_or("unknown").to_owned();
     let outcome = if verb == Verb::Patch {
-        let patch_kind = patch_type(incomer.header(header::CONTENT_TYPE))?;
+        let patch_kind = patch_type(incomer.header(header::CONTENT_TYPE), kind)?;
         let is_apply = patch_kind == client::PatchType::Apply;
         let options = WriteOptions::of(&incomer.query, "PatchOptions", &agent, is_apply)?;
         let call = Call { auth, kind, options: &options, now };

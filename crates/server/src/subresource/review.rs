@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use meta::{Errors, Path, Status, Str, Value, json};
+use meta::labels::FieldTerm;
+use meta::{Errors, FieldSelector, Path, Status, Str, Value, json};
 
 use crate::Server;
 use crate::authz::{Attributes, Decision, decide, rbac};
@@ -99,6 +100,15 @@ fn access(server: &Server, call: &Call<'_>, review: &mut Value) -> Result<(), St
             errors.invalid_value(&path.field("nonResourceAttributes"), other.clone(), detail);
         }
     }
+    let at = path.field("resourceAttributes");
+    for key in ["fieldSelector", "labelSelector"] {
+        let selector = &resource[key];
+        if !selector["rawSelector"].text().is_empty() && !selector["requirements"].items().is_empty() {
+            let at = at.field(key);
+            let detail = "may not specify both rawSelector and requirements";
+            errors.invalid_value(&at.field("rawSelector"), selector["rawSelector"].clone(), detail);
+        }
+    }
     if !errors.is_empty() {
         return Err(Status::invalid("authorization.k8s.io", kind, "", &errors));
     }
@@ -107,6 +117,7 @@ fn access(server: &Server, call: &Call<'_>, review: &mut Value) -> Result<(), St
     } else {
         User { name: spec["user"].text().into(), uid: spec["uid"].text().into(), groups, extra: Vec::new() }
     };
+    let fields = selector_of(&resource["fieldSelector"]);
     let attributes = Attributes {
         user: &user,
         verb: if resource.is_null() { other["verb"].text() } else { resource["verb"].text() },
@@ -117,6 +128,7 @@ fn access(server: &Server, call: &Call<'_>, review: &mut Value) -> Result<(), St
         namespace: resource["namespace"].text(),
         name: resource["name"].text(),
         path: other["path"].text(),
+        fields: &fields,
     };
     let status = match decide(&attributes, &server.storage.mirror().view()) {
         Decision::Allow(reason) if reason.is_empty() => json!({"allowed": true}),
@@ -126,6 +138,24 @@ fn access(server: &Server, call: &Call<'_>, review: &mut Value) -> Result<(), St
     };
     review.set(&["status"], status);
     Ok(())
+}
+
+/// The field selector that a review asks about: as text, or as requirements. What cannot be understood narrows nothing,
+/// so that it never allows more.
+fn selector_of(asked: &Value) -> FieldSelector {
+    if !asked["rawSelector"].text().is_empty() {
+        return FieldSelector::parse(asked["rawSelector"].text()).unwrap_or_default();
+    }
+    let term = |requirement: &Value| {
+        let [value] = requirement["values"].items() else { return None };
+        let equal = match requirement["operator"].text() {
+            "In" => true,
+            "NotIn" => false,
+            _ => return None,
+        };
+        Some(FieldTerm { field: requirement["key"].text().into(), value: value.text().into(), equal })
+    };
+    FieldSelector(asked["requirements"].items().iter().filter_map(term).collect())
 }
 
 fn rules(server: &Server, call: &Call<'_>, review: &mut Value) -> Result<(), Status> {

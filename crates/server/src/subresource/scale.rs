@@ -146,7 +146,7 @@ pub async fn handle(
     }
     let agent = incomer.header(header::USER_AGENT).unwrap_or("unknown").to_owned();
     let (body, options) = if verb == Verb::Patch {
-        let patch_kind = patch_type(incomer.header(header::CONTENT_TYPE))?;
+        let patch_kind = patch_type(incomer.header(header::CONTENT_TYPE), kind)?;
         let is_apply = patch_kind == client::PatchType::Apply;
         let options = WriteOptions::of(&incomer.query, "PatchOptions", &agent, is_apply)?;
         let bytes = incomer.body().await?;

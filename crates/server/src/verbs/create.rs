@@ -66,6 +66,8 @@ async fn attempt(server: &Server, call: &Call<'_>, mut value: Value, applied: bo
         now: call.now,
         user: &call.auth.user.name,
         groups: &call.auth.user.groups,
+        uid: &call.auth.user.uid,
+        extra: &call.auth.user.extra,
     };
     let lookup = server.lookup(&view);
     let mut extra = Vec::new();

@@ -111,6 +111,17 @@ async fn attempt(
     }
     if finalizers.is_empty() && grace == 0 && !holds {
         let mut gone = old;
+        // What could have taken its time shows that it took none.
+        if kind.rules.grace_seconds(&gone, options.grace_seconds).is_some() {
+            if !waiting {
+                let generation = gone.at(&["metadata", "generation"]).as_int();
+                if let (true, Some(generation)) = (kind.rules.has_generation(), generation) {
+                    gone.set(&["metadata", "generation"], generation + 1);
+                }
+                gone.set(&["metadata", "deletionTimestamp"], call.now.rfc3339());
+            }
+            gone.set(&["metadata", "deletionGracePeriodSeconds"], 0i64);
+        }
         kind.rules.present(&mut gone);
         if options.dry_run {
             return Ok(Some(Deleted::Gone(gone)));
@@ -141,7 +152,10 @@ async fn attempt(
     if shortens {
         let until = call.now.plus_ms(u64::try_from(grace).unwrap_or(0) * 1000);
         value.set(&["metadata", "deletionTimestamp"], until.rfc3339());
-        value.set(&["metadata", "deletionGracePeriodSeconds"], grace);
+        // What holds itself back (a namespace) was not given a period of grace.
+        if grace > 0 || !holds {
+            value.set(&["metadata", "deletionGracePeriodSeconds"], grace);
+        }
         if kind.rules.has_generation() && !waiting {
             let generation = old.at(&["metadata", "generation"]).as_int().unwrap_or(0);
             value.set(&["metadata", "generation"], generation + 1);

@@ -179,8 +179,9 @@ impl Wanted {
         if version.is_empty() {
             return Ok(Wanted::Newest);
         }
-        let number: u64 =
-            version.parse().map_err(|_| invalid("resourceVersion", version, "must be a number", false))?;
+        let number: u64 = version.parse().map_err(|_| {
+            Status::bad_request(format!("invalid resource version: resourceVersion: Invalid value: {version:?}"))
+        })?;
         Ok(match (rule, number) {
             ("Exact", number) => Wanted::Exactly(Revision(number)),
             (_, 0) => Wanted::Newest,

@@ -1,20 +1,20 @@
 //! Patches: JSON patch, JSON merge patch, strategic merge patch, and server-side apply.
 
 use client::PatchType;
-use meta::{Reason, Status, Value};
+use meta::{Kind, Reason, Status, Value};
 
 use super::update::{Edit, Edited, change};
 use super::{Call, Outcome, create};
 use crate::Server;
 use crate::{codec, ownership};
 
-/// The type of a patch from its media type.
-pub fn patch_type(content_type: Option<&str>) -> Result<PatchType, Status> {
+/// The type of a patch from its media type. Custom resources know no strategic merge.
+pub fn patch_type(content_type: Option<&str>, kind: &Kind) -> Result<PatchType, Status> {
     let main = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
     match main {
         "application/json-patch+json" => Ok(PatchType::Json),
         "application/merge-patch+json" => Ok(PatchType::Merge),
-        "application/strategic-merge-patch+json" => Ok(PatchType::Strategic),
+        "application/strategic-merge-patch+json" if kind.rules.openapi().is_none() => Ok(PatchType::Strategic),
         "application/apply-patch+yaml" => Ok(PatchType::Apply),
         other => Err(Status::new(
             Reason::UnsupportedMediaType,
@@ -61,6 +61,13 @@ pub async fn patch(server: &Server, call: &Call<'_>, patch: Patch) -> Result<Out
         let meta = &patch.patch["metadata"];
         if !meta["uid"].text().is_empty() {
             return Err(Status::conflict(call.group(), call.plural(), &info.name, "uid mismatch: the object is gone"));
+        }
+        let name = meta["name"].text();
+        if !name.is_empty() && name != info.name {
+            return Err(Status::bad_request(format!(
+                "the name of the object ({name}) does not match the name on the URL ({})",
+                info.name
+            )));
         }
         let edited = ownership::apply(server, call, None, &patch.patch)?;
         let mut outcome = match create::create_owned(server, call, edited.value, true).await {

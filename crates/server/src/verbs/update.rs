@@ -139,6 +139,8 @@ async fn attempt(
         now: call.now,
         user: &call.auth.user.name,
         groups: &call.auth.user.groups,
+        uid: &call.auth.user.uid,
+        extra: &call.auth.user.extra,
     };
     let lookup = server.lookup(&view);
     let mut rng = base::Rng::new(crate::uid::seed());

@@ -99,9 +99,7 @@ fn check_container_name(at: &At<'_>, name: &str, errors: &mut Errors) {
 /// A quantity that is not negative and, of things that are counted, whole.
 pub fn check_quantity(at: &At<'_>, name: &str, errors: &mut Errors) {
     check::quantity(at, errors);
-    // What is too large for thousandths has no fraction worth a word.
-    let broken = |quantity: Quantity| quantity.milli() != i64::MAX && quantity.milli() % 1000 != 0;
-    if is_whole(name) && Quantity::of(at.value).is_ok_and(broken) {
+    if is_whole(name) && Quantity::of(at.value).is_ok_and(|quantity| !quantity.has_whole_milli()) {
         errors.invalid(at, "must be an integer");
     }
 }
