@@ -7,16 +7,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use base::{Clock, Time};
-use client::{Action, Api, Mirror, PatchType, Request};
+use client::{Action, Api, Mirror, Request};
 use meta::{Object, Resource, Status, Str, Value, json};
 use net::{Addresses, Cidr, PodLinks};
 use reconcile::EventRecord;
 use runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 
-use crate::carry::{self, Outcome};
+use crate::carry;
 use crate::endpoints::{Known, KnownPods};
-use crate::pod::{self, Command, Memory, Observed, Seen, SeenState};
+use crate::pod::{Command, Observed, Outcome, Seen, SeenState, Worker};
 use crate::spec::PodDirs;
 
 pub const PODS: Resource = Resource("pods");
@@ -62,15 +62,12 @@ pub struct Agent {
     pub events: EventSink,
     pub links: Mutex<PodLinks>,
     pub addresses: Mutex<Option<Addresses>>,
-    workers: Mutex<BTreeMap<Str, Worker>>,
+    /// Where each pod's task hears of its object.
+    workers: Mutex<BTreeMap<Str, watch::Sender<Option<Object>>>>,
     /// Wakes every pod's task when the runtime changed.
     runtime_changed: watch::Sender<u64>,
     pub tokens: carry::Tokens,
     pub(crate) known: Mutex<KnownPods>,
-}
-
-struct Worker {
-    pod: watch::Sender<Option<Object>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -292,7 +289,7 @@ impl Agent {
         for (uid, pod) in &here {
             match workers.get(uid) {
                 Some(worker) => {
-                    worker.pod.send_if_modified(|known| {
+                    worker.send_if_modified(|known| {
                         let newer = known.as_ref().is_none_or(|known| known.revision() < pod.revision());
                         if newer {
                             *known = Some(pod.clone());
@@ -302,14 +299,14 @@ impl Agent {
                 }
                 None => {
                     let (sender, receiver) = watch::channel(Some(pod.clone()));
-                    workers.insert(uid.clone(), Worker { pod: sender });
+                    workers.insert(uid.clone(), sender);
                     tokio::spawn(self.clone().work(uid.clone(), receiver));
                 }
             }
         }
         for (uid, worker) in workers.iter() {
             if !here.contains_key(uid) {
-                worker.pod.send_if_modified(|known| known.take().is_some());
+                worker.send_if_modified(|known| known.take().is_some());
             }
         }
         // What runs for pods that nobody knows is removed.
@@ -324,25 +321,16 @@ impl Agent {
 
     /// The task of one pod.
     async fn work(self: Arc<Self>, uid: Str, mut pods: watch::Receiver<Option<Object>>) {
-        let mut memory = Memory::default();
+        let mut worker = Worker::default();
         let (done, mut results) = mpsc::unbounded_channel::<(Command, Outcome)>();
         let mut runtime_changed = self.runtime_changed.subscribe();
-        let mut last = Value::Null;
-        let mut told = Value::Null;
         let mut refreshed = tokio::time::Instant::now();
         loop {
             runtime_changed.borrow_and_update();
-            let object = pods.borrow_and_update().clone();
-            let gone = object.is_none();
-            let pod = match object {
-                Some(object) => object.value(),
-                // The object went without waiting for us: end at once.
-                None => carry::orphaned(&last, self.now()),
-            };
-            last = pod.clone();
+            worker.see(pods.borrow_and_update().as_ref(), self.now());
             let observed = match self.observe(&uid).await {
                 Ok((observed, sandbox)) => {
-                    self.know(&pod, Known { uid: uid.clone(), sandbox, observed: observed.clone() });
+                    self.know(worker.pod(), Known { uid: uid.clone(), sandbox, observed: observed.clone() });
                     observed
                 }
                 Err(error) => {
@@ -352,41 +340,41 @@ impl Agent {
                 }
             };
             let now = self.now();
-            for command in pod::decide(&pod, &observed, &mut memory, now) {
-                if command == Command::Delete && gone {
-                    lock(&self.workers).remove(&uid);
-                    self.forget(&pod);
-                    return;
-                }
-                memory.busy.insert(command.part());
-                let (agent, pod, done) = (self.clone(), pod.clone(), done.clone());
+            let Some(commands) = worker.decide(&observed, now) else {
+                lock(&self.workers).remove(&uid);
+                self.forget(worker.pod());
+                return;
+            };
+            for command in commands {
+                let (agent, pod, done) = (self.clone(), worker.pod().clone(), done.clone());
                 tokio::spawn(async move {
                     let outcome = carry::out(&agent, &pod, &command).await;
                     // The receiver goes only with the pod's task.
                     let _ = done.send((command, outcome));
                 });
             }
-            if !gone {
-                let status = pod::status(&pod, &pod["status"], &observed, &memory, &self.host_addresses(), now);
-                if status != told && !carry::says_the_same(&status, &pod["status"]) && self.tell(&pod, &status).await {
-                    told = status;
+            if let Some(status) = worker.status(&observed, &self.host_addresses(), now) {
+                let answer = self.api.call(worker.telling(&status)).await;
+                if let Err(why) = &answer {
+                    tracing::debug!("the status of pod {uid} was not written: {why}");
                 }
+                worker.told(status, answer.as_ref().map(|_| ()));
             }
             if refreshed.elapsed() >= REFRESH && observed.sandbox_ready {
                 refreshed = tokio::time::Instant::now();
-                if let Err(why) = carry::refresh(&self, &pod).await {
-                    self.event(&pod, "", "Warning", "FailedMount", why);
+                if let Err(why) = carry::refresh(&self, worker.pod()).await {
+                    self.event(worker.pod(), "", "Warning", "FailedMount", why);
                 }
             }
             let wake =
-                memory.wake.map_or(REFRESH, |at| Duration::from_millis(at.ms_since(self.now()).max(1)).min(REFRESH));
+                worker.wake().map_or(REFRESH, |at| Duration::from_millis(at.ms_since(self.now()).max(1)).min(REFRESH));
             tokio::select! {
                 changed = pods.changed() => if changed.is_err() { return },
                 _ = runtime_changed.changed() => {}
                 Some((command, outcome)) = results.recv() => {
-                    self.take(&pod, &command, outcome, &mut memory);
+                    self.take(&mut worker, &command, outcome);
                     while let Ok((command, outcome)) = results.try_recv() {
-                        self.take(&pod, &command, outcome, &mut memory);
+                        self.take(&mut worker, &command, outcome);
                     }
                 }
                 () = tokio::time::sleep(wake) => {}
@@ -394,56 +382,10 @@ impl Agent {
         }
     }
 
-    /// Remembers how a command went.
-    fn take(&self, pod: &Value, command: &Command, outcome: Outcome, memory: &mut Memory) {
-        memory.busy.remove(&command.part());
-        let now = self.now();
-        match (command, outcome) {
-            (Command::Prepare, Outcome::Done(result)) => {
-                if let Err(why) = &result {
-                    self.event(pod, "", "Warning", "FailedCreatePodSandBox", why.clone());
-                }
-                memory.prepared(result, now);
-            }
-            (Command::Start { container, .. }, Outcome::Started(result)) => memory.started(container, result, now),
-            (Command::Probe { container, id, kind }, Outcome::Probed(good, message)) => {
-                let wanted = pod::decide::all_containers(pod).find(|one| one["name"].text() == container.as_str());
-                let Some(probe) = wanted.and_then(|one| one.get(kind.key())) else { return };
-                if !good {
-                    let message = format!("{kind:?} probe failed: {message}");
-                    self.event(pod, container, "Warning", "Unhealthy", message);
-                }
-                let Some(state) = memory.container(container).probes.get_mut(kind).filter(|state| state.id == *id)
-                else {
-                    return;
-                };
-                state.answer(probe, good, message, now);
-                if !good && state.verdict == Some(false) && *kind != pod::ProbeKind::Readiness {
-                    let what = format!(
-                        "Container {container} failed {} probe, will be restarted",
-                        kind.key().trim_end_matches("Probe")
-                    );
-                    self.event(pod, container, "Normal", "Killing", what);
-                }
-            }
-            (Command::Remove, Outcome::Done(Ok(()))) => memory.removed = true,
-            (Command::End, Outcome::Done(Ok(()))) => memory.ended = true,
-            (_, Outcome::Done(Err(why))) => tracing::warn!("{command:?}: {why}"),
-            _ => {}
-        }
-    }
-
-    /// Writes the status; false when it could not be written now.
-    async fn tell(&self, pod: &Value, status: &Value) -> bool {
-        let meta = &pod["metadata"];
-        let patch = json!({"metadata": {"uid": (meta["uid"].clone())}, "status": (status.clone())});
-        let request = Request::patch(PODS, meta["namespace"].text(), meta["name"].text(), PatchType::Merge, patch);
-        match self.api.call(request.on("status").with(|options| options.manager = "kubelet".into())).await {
-            Ok(_) => true,
-            Err(status) => {
-                tracing::debug!("the status of {} was not written: {status}", meta["name"].text());
-                matches!(status.reason(), meta::Reason::NotFound | meta::Reason::Conflict)
-            }
+    /// Remembers how a command went, and tells what is worth telling.
+    fn take(&self, worker: &mut Worker, command: &Command, outcome: Outcome) {
+        for note in worker.take(command, outcome, self.now()) {
+            self.event(worker.pod(), &note.container, note.of_type, note.reason, note.message);
         }
     }
 }

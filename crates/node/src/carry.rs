@@ -7,24 +7,15 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use base::Time;
-use client::Request;
 use meta::{Resource, Str, Value};
 use net::PodLink;
 use runtime::{Credentials, ImageStatus, no_progress};
 
-use crate::agent::{ADDRESS, Agent, PODS};
+use crate::agent::{ADDRESS, Agent};
 use crate::env::{self, CONFIG_MAPS, Place, SECRETS};
-use crate::pod::{Command, StartFailure};
+use crate::pod::{Command, Outcome, StartFailure, worker};
 use crate::spec::{self, PodDirs};
 use crate::{probe, volumes};
-
-/// How a command went.
-#[derive(Debug)]
-pub enum Outcome {
-    Done(Result<(), String>),
-    Started(Result<(), StartFailure>),
-    Probed(bool, String),
-}
 
 /// Tokens of pods that are still good: by pod, audience and seconds.
 pub type TokenKey = (Str, Str, i64);
@@ -50,21 +41,6 @@ impl Tokens {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The pod as if its deletion without grace had been asked for: its object is gone.
-pub fn orphaned(last: &Value, now: Time) -> Value {
-    let mut pod = last.clone();
-    pod.set(&["metadata", "deletionTimestamp"], now.rfc3339());
-    pod.set(&["metadata", "deletionGracePeriodSeconds"], 1i64);
-    pod
-}
-
-/// Whether a new status tells nothing that the stored one does not.
-pub fn says_the_same(new: &Value, stored: &Value) -> bool {
-    new.entries().iter().all(|(key, value)| {
-        &stored[key] == value || (value.entries().is_empty() && value.as_map().is_some() && stored[key].is_null())
-    })
 }
 
 pub async fn out(agent: &Agent, pod: &Value, command: &Command) -> Outcome {
@@ -558,12 +534,7 @@ fn remove_dir(dir: &Path) -> std::io::Result<()> {
 
 /// The last word: the object may go.
 async fn delete(agent: &Agent, pod: &Value) -> Result<(), String> {
-    let meta = &pod["metadata"];
-    let request = Request::delete(PODS, meta["namespace"].text(), meta["name"].text()).with(|options| {
-        options.grace_seconds = Some(0);
-        options.uid = Some(meta["uid"].text().into());
-    });
-    match agent.api.call(request).await {
+    match agent.api.call(worker::farewell(pod)).await {
         Ok(_) => Ok(()),
         Err(status) if status.reason() == meta::Reason::NotFound => Ok(()),
         Err(status) => Err(status.message().to_owned()),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use base::Time;
 use client::{PatchType, Request};
 use meta::{Reason, Resource, Status, Value, json};
 
@@ -62,31 +63,45 @@ async fn register(agent: &Agent) -> Result<(), Status> {
 }
 
 async fn tell(agent: &Agent) -> Result<(), Status> {
-    let mut status = status(agent).await;
     let old = agent.mirror.one(NODES, "", &agent.options.node).map(|node| node.value()).unwrap_or_default();
-    let now = agent.now().rfc3339();
+    let request = telling(&agent.options.node, status(agent).await, &old, agent.now());
+    agent.api.call(request).await.map(|_| ())
+}
+
+/// The request that writes a node's status; conditions that stay what they were keep their times.
+pub fn telling(node: &str, mut status: Value, old: &Value, now: Time) -> Request {
     let known = old.at(&["status", "conditions"]).items();
     if let Some(conditions) = status.get_mut("conditions") {
         for condition in conditions.items_mut() {
             let before =
                 known.iter().find(|one| one["type"] == condition["type"] && one["status"] == condition["status"]);
-            let since = before.map_or(Value::from(now.as_str()), |before| before["lastTransitionTime"].clone());
+            let since = before.map_or(Value::from(now.rfc3339()), |before| before["lastTransitionTime"].clone());
             condition.set(&["lastTransitionTime"], since);
         }
     }
-    let request = Request::patch(NODES, "", &agent.options.node, PatchType::Strategic, json!({"status": status}));
-    agent.api.call(request.on("status").with(|options| options.manager = "kubelet".into())).await.map(|_| ())
+    let request = Request::patch(NODES, "", node, PatchType::Strategic, json!({"status": status}));
+    request.on("status").with(|options| options.manager = "kubelet".into())
 }
 
-async fn status(agent: &Agent) -> Value {
-    let options = &agent.options;
-    let now = agent.now().rfc3339();
+/// What a node that is well says of itself.
+pub fn conditions(now: Time) -> Value {
+    let now = now.rfc3339();
     let condition = |of_type: &str, status: &str, reason: &str, message: &str| {
         json!({
             "type": of_type, "status": status, "reason": reason, "message": message,
             "lastHeartbeatTime": (now.as_str()), "lastTransitionTime": (now.as_str()),
         })
     };
+    json!([
+        (condition("MemoryPressure", "False", "KubeletHasSufficientMemory", "the node has enough memory")),
+        (condition("DiskPressure", "False", "KubeletHasNoDiskPressure", "the node has enough disk")),
+        (condition("PIDPressure", "False", "KubeletHasSufficientPID", "the node has enough process ids")),
+        (condition("Ready", "True", "KubeletReady", "the node takes pods"))
+    ])
+}
+
+async fn status(agent: &Agent) -> Value {
+    let options = &agent.options;
     let mut addresses: Vec<Value> = options
         .addresses
         .iter()
@@ -111,12 +126,7 @@ async fn status(agent: &Agent) -> Value {
         .collect();
     json!({
         "addresses": addresses, "capacity": (amounts.clone()), "allocatable": amounts,
-        "conditions": [
-            (condition("MemoryPressure", "False", "KubeletHasSufficientMemory", "the node has enough memory")),
-            (condition("DiskPressure", "False", "KubeletHasNoDiskPressure", "the node has enough disk")),
-            (condition("PIDPressure", "False", "KubeletHasSufficientPID", "the node has enough process ids")),
-            (condition("Ready", "True", "KubeletReady", "the node takes pods"))
-        ],
+        "conditions": (conditions(agent.now())),
         "daemonEndpoints": {"kubeletEndpoint": {"Port": (i64::from(options.port))}},
         "images": images, "nodeInfo": (node_info(&options.node)),
     })
@@ -146,17 +156,18 @@ fn node_info(node: &str) -> Value {
 }
 
 async fn renew(agent: &Agent) -> Result<(), Status> {
-    let now = agent.now().rfc3339_micro();
-    let spec =
-        json!({"renewTime": now, "holderIdentity": (&agent.options.node), "leaseDurationSeconds": LEASE_SECONDS});
-    let request =
-        Request::patch(LEASES, LEASE_NAMESPACE, &agent.options.node, PatchType::Merge, json!({"spec": (spec.clone())}));
-    match agent.api.call(request.with(|options| options.manager = "kubelet".into())).await {
-        Err(status) if status.reason() == Reason::NotFound => {
-            let lease =
-                json!({"metadata": {"name": (&agent.options.node), "namespace": LEASE_NAMESPACE}, "spec": spec});
-            agent.api.call(Request::create(LEASES, lease)).await.map(|_| ())
-        }
+    let (renew, make) = renewal(&agent.options.node, agent.now());
+    match agent.api.call(renew).await {
+        Err(status) if status.reason() == Reason::NotFound => agent.api.call(make).await.map(|_| ()),
         other => other.map(|_| ()),
     }
+}
+
+/// The renewal of a node's lease, and what makes the lease where it is not found.
+pub fn renewal(node: &str, now: Time) -> (Request, Request) {
+    let spec =
+        json!({"renewTime": (now.rfc3339_micro()), "holderIdentity": node, "leaseDurationSeconds": LEASE_SECONDS});
+    let renew = Request::patch(LEASES, LEASE_NAMESPACE, node, PatchType::Merge, json!({"spec": (spec.clone())}));
+    let lease = json!({"metadata": {"name": node, "namespace": LEASE_NAMESPACE}, "spec": spec});
+    (renew.with(|options| options.manager = "kubelet".into()), Request::create(LEASES, lease))
 }

@@ -7,6 +7,7 @@
 pub mod decide;
 pub mod probes;
 pub mod status;
+pub mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,6 +16,7 @@ use meta::{Str, Value};
 
 pub use decide::decide;
 pub use status::status;
+pub use worker::{Note, Outcome, Worker};
 
 /// Pauses before a container that ended is started again.
 pub const RESTART: Backoff = Backoff::new(10_000, 300_000);

@@ -1,0 +1,157 @@
+//! What becomes of one pod, look by look: the machine with its memory, and the words for the API. No IO: whoever drives
+//! it observes, carries commands out and sends requests.
+
+use base::Time;
+use client::{PatchType, Request};
+use meta::{Object, Reason, Resource, Status, Value, json};
+
+use super::decide::all_containers;
+use super::{Command, Memory, Observed, ProbeKind, StartFailure, decide, status};
+
+const PODS: Resource = Resource("pods");
+
+/// How a command went.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    Done(Result<(), String>),
+    Started(Result<(), StartFailure>),
+    Probed(bool, String),
+}
+
+/// Something to tell the user: the container (`""`: the pod), the type, the reason, the message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    pub container: String,
+    pub of_type: &'static str,
+    pub reason: &'static str,
+    pub message: String,
+}
+
+/// One pod on its node.
+#[derive(Default)]
+pub struct Worker {
+    memory: Memory,
+    /// The pod as it was last, for when its object goes without waiting.
+    pod: Value,
+    gone: bool,
+    /// The status that was written last.
+    told: Value,
+}
+
+impl Worker {
+    /// Takes the object as it is now; `None` when it is gone: then the pod ends at once.
+    pub fn see(&mut self, object: Option<&Object>, now: Time) {
+        self.gone = object.is_none();
+        self.pod = object.map_or_else(|| orphaned(&self.pod, now), Object::value);
+    }
+
+    pub fn pod(&self) -> &Value {
+        &self.pod
+    }
+
+    /// What to do now, each marked as under way; `None` when nothing is left of the pod.
+    pub fn decide(&mut self, observed: &Observed, now: Time) -> Option<Vec<Command>> {
+        let commands = decide(&self.pod, observed, &mut self.memory, now);
+        if self.gone && commands.contains(&Command::Delete) {
+            return None;
+        }
+        self.memory.busy.extend(commands.iter().map(Command::part));
+        Some(commands)
+    }
+
+    /// The status to be written, if the stored one says something else.
+    pub fn status(&self, observed: &Observed, host: &[meta::Str], now: Time) -> Option<Value> {
+        if self.gone {
+            return None;
+        }
+        let stored = &self.pod["status"];
+        let status = status(&self.pod, stored, observed, &self.memory, host, now);
+        (status != self.told && !says_the_same(&status, stored)).then_some(status)
+    }
+
+    /// The request that writes `status`.
+    pub fn telling(&self, status: &Value) -> Request {
+        let meta = &self.pod["metadata"];
+        let patch = json!({"metadata": {"uid": (meta["uid"].clone())}, "status": (status.clone())});
+        let request = Request::patch(PODS, meta["namespace"].text(), meta["name"].text(), PatchType::Merge, patch);
+        request.on("status").with(|options| options.manager = "kubelet".into())
+    }
+
+    /// Takes the answer to [`Worker::telling`]; a pod that is another by now is told nothing more.
+    pub fn told(&mut self, status: Value, answer: Result<(), &Status>) {
+        let over = |status: &Status| matches!(status.reason(), Reason::NotFound | Reason::Conflict);
+        if answer.is_ok() || answer.is_err_and(over) {
+            self.told = status;
+        }
+    }
+
+    /// When to look again though nothing changed.
+    pub fn wake(&self) -> Option<Time> {
+        self.memory.wake
+    }
+
+    /// Remembers how a command went.
+    pub fn take(&mut self, command: &Command, outcome: Outcome, now: Time) -> Vec<Note> {
+        let mut notes = Vec::new();
+        let mut note = |container: &str, of_type, reason, message| {
+            notes.push(Note { container: container.to_owned(), of_type, reason, message });
+        };
+        let memory = &mut self.memory;
+        memory.busy.remove(&command.part());
+        match (command, outcome) {
+            (Command::Prepare, Outcome::Done(result)) => {
+                if let Err(why) = &result {
+                    note("", "Warning", "FailedCreatePodSandBox", why.clone());
+                }
+                memory.prepared(result, now);
+            }
+            (Command::Start { container, .. }, Outcome::Started(result)) => memory.started(container, result, now),
+            (Command::Probe { container, id, kind }, Outcome::Probed(good, message)) => {
+                let wanted = all_containers(&self.pod).find(|one| one["name"].text() == container.as_str());
+                let Some(probe) = wanted.and_then(|one| one.get(kind.key())) else { return notes };
+                if !good {
+                    note(container, "Warning", "Unhealthy", format!("{kind:?} probe failed: {message}"));
+                }
+                let Some(state) = memory.container(container).probes.get_mut(kind).filter(|state| state.id == *id)
+                else {
+                    return notes;
+                };
+                state.answer(probe, good, message, now);
+                if !good && state.verdict == Some(false) && *kind != ProbeKind::Readiness {
+                    let probe = kind.key().trim_end_matches("Probe");
+                    let what = format!("Container {container} failed {probe} probe, will be restarted");
+                    note(container, "Normal", "Killing", what);
+                }
+            }
+            (Command::Remove, Outcome::Done(Ok(()))) => memory.removed = true,
+            (Command::End, Outcome::Done(Ok(()))) => memory.ended = true,
+            (_, Outcome::Done(Err(why))) => tracing::warn!("{command:?}: {why}"),
+            _ => {}
+        }
+        notes
+    }
+}
+
+/// The last word about a pod that has ended: its object may go.
+pub fn farewell(pod: &Value) -> Request {
+    let meta = &pod["metadata"];
+    Request::delete(PODS, meta["namespace"].text(), meta["name"].text()).with(|options| {
+        options.grace_seconds = Some(0);
+        options.uid = Some(meta["uid"].text().into());
+    })
+}
+
+/// The pod as if its deletion without grace had been asked for: its object is gone.
+fn orphaned(last: &Value, now: Time) -> Value {
+    let mut pod = last.clone();
+    pod.set(&["metadata", "deletionTimestamp"], now.rfc3339());
+    pod.set(&["metadata", "deletionGracePeriodSeconds"], 1i64);
+    pod
+}
+
+/// Whether a new status tells nothing that the stored one does not.
+fn says_the_same(new: &Value, stored: &Value) -> bool {
+    new.entries().iter().all(|(key, value)| {
+        &stored[key] == value || (value.entries().is_empty() && value.as_map().is_some() && stored[key].is_null())
+    })
+}
