@@ -1,14 +1,13 @@
 //! `gantry agent`: one node, in the network namespace it was started in.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cache::{Cache, Index};
-use clap::Args;
-use client::{Api, HttpApi, Identity, Mirror, Path as ApiPath, Paths, Wish, follow};
-use meta::Resource;
+use client::{Api, Mirror, Path as ApiPath, Paths, Wish, follow};
+use meta::{Resource, Value};
 use net::plan::PlanOptions;
 use net::{Netns, NetnsThread, PodLinks};
 use node::agent::{Agent, AgentOptions};
@@ -16,57 +15,81 @@ use node::network::{NetworkOptions, network_loop};
 use runtime::{Config, Embedded, Runtime};
 use server::SystemClock;
 
+use crate::error::Error;
+use crate::flags::Settings;
+use crate::folder::{Folder, absolute};
+use crate::join::{self, Member, Newcomer, Token};
+use crate::machine;
 use crate::parts::events::Recorder;
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
-
-const KUBELET_PORT: u16 = 10_250;
 /// Pods a node takes.
 const PODS_MAX: i64 = 1000;
+/// The node's own process and its pods, below the node's cgroup.
+const AGENT_CGROUP: &str = "agent";
+const PODS_CGROUP: &str = "kubepods";
 
-#[derive(Args, Clone, Debug)]
-pub struct AgentArgs {
-    /// The API server, https://HOST:PORT.
-    #[arg(long, env = "GANTRY_SERVER", value_name = "URL")]
-    pub server: String,
-    /// The node's name.
-    #[arg(long, env = "GANTRY_NODE", value_name = "NAME")]
-    pub node: String,
-    /// The node's own address.
-    #[arg(long, env = "GANTRY_ADDRESS", value_name = "ADDR")]
-    pub address: IpAddr,
-    /// Folder for images, volumes and logs.
-    #[arg(long, env = "GANTRY_DATA", value_name = "DIR")]
-    pub data: PathBuf,
-    /// Folder for what need not outlive the machine: namespaces, sockets.
-    #[arg(long, env = "GANTRY_STATE", value_name = "DIR")]
-    pub state: PathBuf,
-    /// Folder with ca.crt, node.crt and node.key.
-    #[arg(long, env = "GANTRY_KEYS", value_name = "DIR")]
-    pub keys: PathBuf,
-    /// Where the cgroups of pods lie, below each hierarchy's root.
-    #[arg(long, env = "GANTRY_CGROUP", default_value = "/kubepods", value_name = "PATH")]
-    pub cgroup: String,
-    /// Image archives (*.tar) in this folder are loaded at start.
-    #[arg(long, env = "GANTRY_IMAGES", value_name = "DIR")]
-    pub images: Option<PathBuf>,
-    /// Range of the addresses of all pods.
-    #[arg(long, env = "GANTRY_CLUSTER_CIDR", default_value = "10.244.0.0/16", value_name = "CIDR")]
-    pub cluster_cidr: String,
-    /// Range of the addresses of services.
-    #[arg(long, env = "GANTRY_SERVICE_CIDR", default_value = "10.96.0.0/16", value_name = "CIDR")]
-    pub service_cidr: String,
-    /// Registries, HOST:PORT, that are spoken to without TLS.
-    #[arg(long, env = "GANTRY_INSECURE_REGISTRY", value_name = "HOST:PORT")]
-    pub insecure_registry: Vec<String>,
-    /// Certificates (PEM) of authorities that registries may be signed by.
-    #[arg(long, env = "GANTRY_REGISTRY_CA", value_name = "FILE")]
-    pub registry_ca: Option<PathBuf>,
+/// Who this node is and where it lives.
+struct Place {
+    server: String,
+    node: String,
+    address: IpAddr,
+    port: u16,
+    data: PathBuf,
+    state: PathBuf,
 }
 
-pub fn run(args: AgentArgs) -> Result<(), Failure> {
-    let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    tokio.block_on(serve(args))
+pub fn run(settings: &Settings) -> Result<(), Error> {
+    machine::need_root("agent")?;
+    let data = absolute(&settings.data())?;
+    let _folder = Folder::take(&data, "gantry agent")?;
+    let state = absolute(&settings.path("state").expect("the flag has a default"))?;
+    let _state = Folder::take(&state, "gantry agent")?;
+    machine::check(&data)?;
+    let place = Place::find(settings, data, state)?;
+    let started = |error| Error::doing("start the threads", error);
+    let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(started)?;
+    tokio.block_on(serve(settings, place))
+}
+
+impl Place {
+    fn find(settings: &Settings, data: PathBuf, state: PathBuf) -> Result<Place, Error> {
+        let missing = "is needed; give the address of the server, like https://192.0.2.10:6443";
+        let server: String = settings.read("server").ok_or_else(|| settings.complain("server", missing))?;
+        let node = match settings.text("node") {
+            Some(name) => name.to_owned(),
+            None => {
+                let uname = rustix::system::uname();
+                uname.nodename().to_string_lossy().to_lowercase()
+            }
+        };
+        if let Some(wrong) = meta::names::dns_subdomain(&node).into_iter().next() {
+            return Err(settings.complain("node", format!("{node:?} is no name for a node: {wrong}")));
+        }
+        let address = match settings.read("address") {
+            Some(address) => address,
+            None => own_address(&server).map_err(|why| {
+                settings.complain("address", format!("is needed; the own address is not known: {why}"))
+            })?,
+        };
+        Ok(Place { server, node, address, port: settings.must("kubelet-port"), data, state })
+    }
+}
+
+/// The address from which this machine reaches the server. Nothing is sent: the kernel only chooses the way.
+fn own_address(server: &str) -> Result<IpAddr, String> {
+    use std::net::ToSocketAddrs;
+    let authority = server.trim_start_matches("https://").trim_end_matches('/');
+    let with_port = if authority.rsplit(':').next().is_some_and(|port| port.parse::<u16>().is_ok()) {
+        authority.to_owned()
+    } else {
+        format!("{authority}:443")
+    };
+    let to =
+        with_port.to_socket_addrs().map_err(|error| error.to_string())?.next().ok_or("the server has no address")?;
+    let any: SocketAddr = if to.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
+    let socket = UdpSocket::bind(any).map_err(|error| error.to_string())?;
+    socket.connect(to).map_err(|error| error.to_string())?;
+    Ok(socket.local_addr().map_err(|error| error.to_string())?.ip())
 }
 
 /// Where a resource's objects lie, for all built-in kinds.
@@ -96,88 +119,114 @@ fn wishes(node: &str) -> Vec<Wish> {
     std::iter::once(pods).chain(others).collect()
 }
 
-fn read(dir: &Path, name: &str) -> Result<String, Failure> {
-    let path = dir.join(name);
-    std::fs::read_to_string(&path).map_err(|error| format!("cannot read {}: {error}", path.display()).into())
-}
-
-async fn serve(args: AgentArgs) -> Result<(), Failure> {
-    let ca = read(&args.keys, "ca.crt")?;
-    let (cert_pem, key_pem) = (read(&args.keys, "node.crt")?, read(&args.keys, "node.key")?);
-    let identity = Identity::Certificate { cert_pem: cert_pem.clone(), key_pem: key_pem.clone() };
-    let http = Arc::new(HttpApi::new(&args.server, &ca, identity, paths())?);
+async fn serve(settings: &Settings, place: Place) -> Result<(), Error> {
+    let own = SocketAddr::new(place.address, place.port);
+    // Taken first: who cannot have it need not join.
+    let listener = tokio::net::TcpListener::bind(own)
+        .await
+        .map_err(|error| crate::server::busy(own, "--kubelet-port or --address", &error))?;
+    let runtime = Arc::new(open_runtime(settings, &place)?);
+    let member = join(settings, &place).await?;
+    let told = join::settings(&member.http).await?;
     let indexes: Vec<Index> =
         api::INDEXES.iter().map(|(resource, name, of)| Index { resource: *resource, name, of: *of }).collect();
     let mirror = Arc::new(Mirror::new(Cache::new(indexes)));
-    tokio::spawn(follow(http.clone(), mirror.clone(), wishes(&args.node)));
-    let doors: Arc<dyn Api> = http;
-    let clock = Arc::new(SystemClock);
-    let recorder = Recorder::new(doors.clone(), clock.clone());
+    tokio::spawn(follow(member.http.clone(), mirror.clone(), wishes(&place.node)));
+    load_images(settings, &*runtime).await;
 
-    let runtime: Arc<dyn Runtime> = Arc::new(open_runtime(&args)?);
-    load_images(&args, &*runtime).await;
     let netns = Netns::current()?;
     let thread = NetnsThread::start(&netns)?;
     let links = PodLinks::open(&netns)?;
-    let cidr = |text: &str| text.parse::<net::Cidr>().map_err(|_| format!("{text:?} is no address range"));
-    let network = NetworkOptions {
-        node: args.node.clone(),
-        plan: PlanOptions {
-            cluster_cidrs: vec![cidr(&args.cluster_cidr)?],
-            service_cidrs: vec![cidr(&args.service_cidr)?],
-            same_link: true,
-        },
-        cluster_domain: "cluster.local".to_owned(),
-        dns: args.address,
-    };
-    let options = AgentOptions {
-        node: args.node.clone(),
-        addresses: vec![args.address],
-        data: args.data.clone(),
-        netns: args.state.join("netns"),
-        port: KUBELET_PORT,
-        cluster_domain: "cluster.local".to_owned(),
-        dns: Some(args.address),
-        cpu_milli: std::thread::available_parallelism().map_or(1, |count| count.get() as i64) * 1000,
-        memory_bytes: memory_bytes(),
-        pods: PODS_MAX,
-        labels: BTreeMap::new(),
-        cgroup: args.cgroup.clone(),
-    };
-    std::fs::create_dir_all(&options.netns)?;
+    let network = network_options(settings, &place, &told)?;
+    let options = agent_options(settings, &place, &network.cluster_domain);
+    std::fs::create_dir_all(&options.netns).map_err(Error::file("create the folder", &options.netns))?;
+    let doors: Arc<dyn Api> = member.http.clone();
+    let clock = Arc::new(SystemClock);
+    let recorder = Recorder::new(doors.clone(), clock.clone());
     let events: node::agent::EventSink = Arc::new(move |record| {
         let recorder = recorder.clone();
         tokio::spawn(async move { recorder.record(record).await });
     });
     let agent = Agent::new(options, doors, mirror.clone(), runtime, clock, events, links);
-    let tls = node::kubelet::tls(&cert_pem, &key_pem, &ca)?;
-    let listener = tokio::net::TcpListener::bind((args.address, KUBELET_PORT)).await?;
+    let tls = node::kubelet::tls_with(member.serving.clone(), &member.ca_pem)
+        .map_err(|error| Error::doing("serve the node's endpoints", error))?;
     tokio::spawn(node::kubelet::serve(listener, tls, agent.clone()));
     tokio::spawn(node::node_object::keep(agent.clone()));
     let network = tokio::spawn(network_loop(network, mirror, thread));
+    tracing::info!("node {} serves on {own}", place.node);
     tokio::select! {
         result = agent.run() => result?,
-        result = network => result??,
+        result = network => result.map_err(|error| Error::doing("keep the node's network", error))??,
         () = crate::server::stopped() => {}
     }
     Ok(())
 }
 
-fn open_runtime(args: &AgentArgs) -> Result<Embedded, Failure> {
-    let mut config = Config::new(args.data.join("runtime"), args.state.join("runtime"));
-    config.registries.insecure = args.insecure_registry.clone();
-    if let Some(path) = &args.registry_ca {
-        config.registries.roots = vec![path.clone()];
+async fn join(settings: &Settings, place: &Place) -> Result<Member, Error> {
+    let token = settings.path("token-file").map(|path| Token::read(&path)).transpose()?;
+    let newcomer = Newcomer {
+        server: place.server.clone(),
+        node: place.node.clone(),
+        names: vec![place.node.clone(), place.address.to_string(), "127.0.0.1".to_owned()],
+        keys: place.data.join("keys"),
+    };
+    newcomer.join(token.as_ref()).await
+}
+
+fn network_options(settings: &Settings, place: &Place, told: &Value) -> Result<NetworkOptions, Error> {
+    let range = |name: &str| {
+        let text = told[name].text();
+        let wrong = |_| Error::Machine(format!("the server tells no range of addresses as {name}, but {text:?}"));
+        text.parse::<net::Cidr>().map_err(wrong)
+    };
+    Ok(NetworkOptions {
+        node: place.node.clone(),
+        plan: PlanOptions {
+            cluster_cidrs: vec![range("pod-cidr")?],
+            service_cidrs: vec![range("service-cidr")?],
+            same_link: settings.text("pod-network") == Some("direct"),
+        },
+        cluster_domain: told["cluster-domain"].text().to_owned(),
+        dns: place.address,
+    })
+}
+
+fn agent_options(settings: &Settings, place: &Place, cluster_domain: &str) -> AgentOptions {
+    let cgroup: String = settings.must("cgroup");
+    let labels = settings.all("label").iter().filter_map(|pair| pair.split_once('='));
+    AgentOptions {
+        node: place.node.clone(),
+        addresses: vec![place.address],
+        data: place.data.clone(),
+        netns: place.state.join("netns"),
+        port: place.port,
+        cluster_domain: cluster_domain.to_owned(),
+        dns: Some(place.address),
+        cpu_milli: std::thread::available_parallelism().map_or(1, |count| count.get() as i64) * 1000,
+        memory_bytes: memory_bytes(),
+        pods: PODS_MAX,
+        labels: labels.map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
+        cgroup: format!("{cgroup}/{PODS_CGROUP}"),
     }
-    Ok(Embedded::open(config)?)
+}
+
+/// Opens the runtime, and moves this process into the node's cgroup, so that the node's numbers are of all of it.
+fn open_runtime(settings: &Settings, place: &Place) -> Result<Embedded, Error> {
+    let mut config = Config::new(place.data.join("runtime"), place.state.join("runtime"));
+    config.registries = crate::images::registries(settings);
+    let runtime = Embedded::open(config)?;
+    let own = format!("{}/{AGENT_CGROUP}", settings.must::<String>("cgroup"));
+    runtime.cgroups().create(&own)?;
+    runtime.cgroups().join(&own, std::process::id())?;
+    Ok(runtime)
 }
 
 /// Loads the archives that lie in the images folder; one that is no image is told of, and skipped.
-async fn load_images(args: &AgentArgs, runtime: &dyn Runtime) {
-    let Some(Ok(entries)) = args.images.as_ref().map(std::fs::read_dir) else { return };
-    for path in
-        entries.flatten().map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|end| end == "tar"))
-    {
+async fn load_images(settings: &Settings, runtime: &dyn Runtime) {
+    let Some(Ok(entries)) = settings.path("images").as_deref().map(std::fs::read_dir) else { return };
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(|path| is_archive(path)).collect();
+    paths.sort();
+    for path in paths {
         match runtime.load(path.clone()).await {
             Ok(images) => {
                 let names: Vec<String> = images.into_iter().flat_map(|image| image.tags).collect();
@@ -186,6 +235,10 @@ async fn load_images(args: &AgentArgs, runtime: &dyn Runtime) {
             Err(error) => tracing::warn!("{}: {error}", path.display()),
         }
     }
+}
+
+fn is_archive(path: &Path) -> bool {
+    path.extension().is_some_and(|end| end == "tar")
 }
 
 fn memory_bytes() -> i64 {

@@ -10,12 +10,12 @@ use server::Server;
 use server::bootstrap::split_version;
 use server::local;
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+use crate::error::Error;
 
 /// Applies all documents of a file, in order.
-pub async fn file(server: &Arc<Server>, path: &Path) -> Result<(), Failure> {
-    let failed = |why: &dyn std::fmt::Display| -> Failure { format!("{}: {why}", path.display()).into() };
-    let text = std::fs::read_to_string(path).map_err(|error| failed(&error))?;
+pub async fn file(server: &Arc<Server>, path: &Path) -> Result<(), Error> {
+    let failed = |why: &dyn std::fmt::Display| Error::doing(format!("apply {}", path.display()), why);
+    let text = std::fs::read_to_string(path).map_err(Error::file("read the manifest", path))?;
     for document in documents(&text) {
         let of = api::schema::meta_v1("Status");
         let value = read(document.as_bytes(), Media::Yaml, of, &mut Vec::new()).map_err(|error| failed(&error))?;
@@ -46,7 +46,7 @@ fn documents(text: &str) -> Vec<String> {
     all
 }
 
-async fn one(server: &Arc<Server>, mut object: Value) -> Result<(), Failure> {
+async fn one(server: &Arc<Server>, mut object: Value) -> Result<(), String> {
     let (group, version) = split_version(object["apiVersion"].text());
     let registry = server.storage.registry();
     let kind = registry

@@ -2,38 +2,26 @@
 
 mod agent;
 mod apply;
+mod error;
+mod flags;
+mod folder;
+mod images;
+mod join;
+mod left;
+mod machine;
 mod parts;
 mod server;
+mod stores;
 mod up;
 
+use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use error::Error;
+use flags::Settings;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-/// A whole Kubernetes-compatible cluster in one program.
-#[derive(Parser)]
-#[command(name = "gantry", version, about, disable_help_subcommand = true)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Run a whole cluster on this machine: a server and nodes in namespaces of their own.
-    Up(up::UpArgs),
-    /// Take away what a cluster left on this machine.
-    Down(up::DownArgs),
-    /// Run one node.
-    Agent(agent::AgentArgs),
-    /// Run the control plane: API server, controllers, scheduler.
-    Server(server::ServerArgs),
-    /// Print the version.
-    Version,
-}
 
 fn main() -> ExitCode {
     // The process that holds a pod must stay single-threaded, so it parts from everything else at once.
@@ -42,29 +30,43 @@ fn main() -> ExitCode {
         let rest: Vec<String> = words.map(|word| word.to_string_lossy().into_owned()).collect();
         runtime::shim::main(&rest);
     }
-    let cli = Cli::parse();
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_env("GANTRY_LOG")
-                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")),
-        )
-        .with_writer(std::io::stderr)
-        .init();
-    let result = match cli.command {
-        Command::Up(args) => up::run(args),
-        Command::Down(args) => up::down(args),
-        Command::Agent(args) => agent::run(args),
-        Command::Server(args) => server::run(args),
-        Command::Version => {
+    let settings = flags::read(std::env::args_os(), &|name| std::env::var(name).ok());
+    match settings.and_then(|settings| run(&settings)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Error::Words(words)) => {
+            // Nobody is left to be told when this cannot be written.
+            let _ = words.print();
+            ExitCode::from(Error::Words(words).code())
+        }
+        Err(error) => {
+            eprintln!("gantry: {error}");
+            ExitCode::from(error.code())
+        }
+    }
+}
+
+fn run(settings: &Settings) -> Result<(), Error> {
+    if let Some(log) = settings.text("log") {
+        let filter = tracing_subscriber::EnvFilter::try_new(log)
+            .map_err(|error| settings.complain("log", format!("{log:?} is no filter of logs: {error}")))?;
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    }
+    match settings.command {
+        "up" => up::run(settings),
+        "down" => up::down(settings),
+        "server" => server::run(settings),
+        "agent" => agent::run(settings),
+        "store check" => stores::check(settings),
+        "store dump" => stores::dump(settings),
+        "store restore" => stores::restore(settings),
+        "completion" => {
+            let script = flags::completion(settings.argument());
+            std::io::stdout().write_all(&script).map_err(|error| Error::doing("print the script", error))
+        }
+        "version" => {
             println!("gantry {} (Kubernetes 1.37)", env!("CARGO_PKG_VERSION"));
             Ok(())
         }
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("gantry: {error}");
-            ExitCode::FAILURE
-        }
+        _ => images::run(settings),
     }
 }

@@ -1,47 +1,30 @@
 //! `gantry server`: the control plane on a store of its own.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use clap::Args;
-use server::ca::{LEAF_DAYS, Usage, write_private};
+use server::ca::{Current, Identity, Usage, renew_after, write_private};
 use server::identity::User;
 use server::local::Local;
 use server::{Options, Server, SystemClock};
 use tokio::net::TcpListener;
 
+use crate::error::Error;
+use crate::flags::Settings;
+use crate::folder::Folder;
+use crate::join::{self, Token};
 use crate::parts::{self, events::Recorder};
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
-
-#[derive(Args, Clone, Debug)]
-pub struct ServerArgs {
-    /// Folder for keys, the store and the kubeconfig.
-    #[arg(long, env = "GANTRY_DATA", default_value = "/var/lib/gantry", value_name = "DIR")]
-    pub data: PathBuf,
-    /// Address and port of the API.
-    #[arg(long, env = "GANTRY_LISTEN", default_value = "127.0.0.1:6443", value_name = "ADDR:PORT")]
-    pub listen: SocketAddr,
-    /// Parts to run.
-    #[arg(long, env = "GANTRY_PARTS", value_delimiter = ',', default_value = "api,controllers,scheduler")]
-    pub parts: Vec<Part>,
-    /// Range of the addresses of services.
-    #[arg(long, env = "GANTRY_SERVICE_CIDR", default_value = "10.96.0.0/16", value_name = "CIDR")]
-    pub service_cidr: String,
-    /// More addresses to listen on.
-    #[arg(long, value_name = "ADDR:PORT")]
-    pub also: Vec<SocketAddr>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Part {
-    Api,
-    Controllers,
-    Scheduler,
-}
+/// Ports that services get on every node.
+const NODE_PORTS: (u16, u16) = (30_000, 32_767);
+/// Where the token of newcomers lies in the data folder.
+pub const TOKEN_FILE: &str = "join-token";
+/// Between tries to renew certificates.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// A running control plane.
 pub struct Running {
@@ -61,14 +44,28 @@ impl Running {
     }
 }
 
-pub fn run(args: ServerArgs) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+pub fn run(settings: &Settings) -> Result<(), Error> {
+    let _folder = Folder::take(&settings.data(), "gantry server")?;
+    let started = |error| Error::doing("start the threads", error);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(started)?;
     runtime.block_on(async {
-        let running = start(&args).await?;
+        let running = start(settings).await?;
+        println!("The API answers on {}", url_of(settings));
+        println!("kubectl --kubeconfig {} get namespaces", settings.data().join("kubeconfig").display());
+        if !settings.names("parts", "controllers") {
+            println!("Without the part controllers nothing happens by itself, and no machine can join.");
+        } else {
+            let token = settings.data().join(TOKEN_FILE);
+            println!("Machines join with gantry agent --server URL --token-file {}", token.display());
+        }
         stopped().await;
         running.stop().await;
         Ok(())
     })
+}
+
+fn url_of(settings: &Settings) -> String {
+    format!("https://{}", settings.must::<SocketAddr>("listen"))
 }
 
 /// Resolves at the first SIGINT or SIGTERM.
@@ -83,33 +80,64 @@ pub async fn stopped() {
     }
 }
 
-/// Starts a control plane and returns when it answers.
-pub async fn start(args: &ServerArgs) -> Result<Running, Failure> {
-    let mut listeners = vec![bind(args.listen).await?];
-    let address = listeners[0].local_addr()?;
-    for also in &args.also {
-        listeners.push(bind(*also).await?);
+/// Two ranges of addresses must not overlap.
+pub fn check_ranges(settings: &Settings) -> Result<(), Error> {
+    let ranges = ["pod-cidr", "service-cidr", "node-cidr"];
+    let read = |name: &'static str| Some((name, settings.read::<net::Cidr>(name)?));
+    let said: Vec<(&str, net::Cidr)> = ranges.into_iter().filter_map(read).collect();
+    for (at, (name, range)) in said.iter().enumerate() {
+        if let Some((other, taken)) = said[..at].iter().find(|(_, taken)| taken.overlaps(range)) {
+            return Err(settings.complain(name, format!("{range} overlaps {taken}, which is --{other}")));
+        }
     }
-    std::fs::create_dir_all(&args.data)?;
-    let (backend, _) = store::Embedded::open(&args.data.join("store"), store::Options::default())?;
-    let inside = args.also.first().copied().unwrap_or(address);
+    Ok(())
+}
+
+/// The address under which others reach a listener: its own, or, for one on all addresses, that of the machine.
+fn reachable(listener: SocketAddr) -> SocketAddr {
+    if !listener.ip().is_unspecified() {
+        return listener;
+    }
+    let outward = || -> std::io::Result<IpAddr> {
+        // Nothing is sent: the kernel only chooses the way to an address that is nobody's.
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9))?;
+        Ok(socket.local_addr()?.ip())
+    };
+    SocketAddr::new(outward().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)), listener.port())
+}
+
+/// Starts a control plane and returns when it answers. The caller holds the data folder.
+pub async fn start(settings: &Settings) -> Result<Running, Error> {
+    check_ranges(settings)?;
+    let (data, also) = (settings.data(), settings.sockets("also"));
+    let mut listeners = vec![bind(settings.must("listen"), "--listen").await?];
+    let address = listeners[0].local_addr().map_err(|error| Error::doing("listen", error))?;
+    for also in &also {
+        listeners.push(bind(*also, "--also").await?);
+    }
+    let (backend, _) = store::Embedded::open(&data.join("store"), store::Options::default())?;
+    let inside = also.first().copied().unwrap_or_else(|| reachable(address));
     let options = Options {
-        dir: args.data.join("keys"),
+        dir: data.join("keys"),
         advertise: inside.to_string(),
-        service_cidr: args.service_cidr.clone(),
-        cluster_domain: "cluster.local".to_owned(),
-        node_ports: (30_000, 32_767),
-        audit_log: Some(args.data.join("audit.log")),
+        service_cidr: settings.must("service-cidr"),
+        cluster_domain: settings.must("cluster-domain"),
+        node_ports: NODE_PORTS,
+        audit_log: Some(data.join("audit.log")),
         token_config_maps: Vec::new(),
     };
     let server = Server::open(options, Arc::new(backend), Arc::new(SystemClock)).await?;
-    let mut names = server_names(&address, &args.service_cidr);
-    names.extend(args.also.iter().map(|also| also.ip().to_string()));
-    let identity = server.ca.issue("gantry", &[], &names, Usage::Server, LEAF_DAYS)?;
-    let tls = server::http::serve::tls(&identity, server.ca.pem())?;
-    write_kubeconfig(&server, &args.data, &address)?;
+    let token = Token::new(server.ca.pem(), &server.authn.join_token)?;
+    write_private(&data.join(TOKEN_FILE), format!("{token}\n").as_bytes())?;
+    let certificates = Certificates::new(&server, settings, &[address, inside], &also)?;
+    let tls = server::http::serve::tls_with(certificates.serving.clone(), server.ca.pem())?;
+    tokio::spawn(certificates.keep());
     publish(&server, inside).await?;
-    start_parts(&server, &args.parts);
+    if settings.names("parts", "controllers") {
+        welcome(&server, settings).await?;
+    }
+    start_parts(&server, settings);
     let (stop, _) = tokio::sync::watch::channel(false);
     let listeners = listeners
         .into_iter()
@@ -129,8 +157,106 @@ pub async fn start(args: &ServerArgs) -> Result<Running, Failure> {
     Ok(Running { server, stop, listeners })
 }
 
+/// Lets newcomers in.
+async fn welcome(server: &Arc<Server>, settings: &Settings) -> Result<(), Error> {
+    let told = ["pod-cidr", "service-cidr", "cluster-domain"].map(|name| (name, settings.must::<String>(name)));
+    for (resource, object) in join::objects(&told) {
+        let meta = &object["metadata"];
+        let (namespace, name) = (meta["namespace"].text().to_owned(), meta["name"].text().to_owned());
+        let request = client::Request::patch(resource, &namespace, &name, client::PatchType::Apply, object);
+        let request = request.with(|options| {
+            options.manager = "gantry-server".into();
+            options.force = true;
+        });
+        server::local::call(server, &server::local::system(), request).await?;
+    }
+    Ok(())
+}
+
+/// The certificates of a running server, and how they stay fresh.
+struct Certificates {
+    server: Arc<Server>,
+    lifetime: Duration,
+    /// Names and addresses that the server answers to.
+    names: Vec<String>,
+    serving: Arc<Current>,
+    /// For the administrator: the file, and the address in it.
+    kubeconfig: (PathBuf, SocketAddr),
+}
+
+impl Certificates {
+    fn new(
+        server: &Arc<Server>,
+        settings: &Settings,
+        own: &[SocketAddr],
+        also: &[SocketAddr],
+    ) -> Result<Certificates, Error> {
+        let domain = &server.options.cluster_domain;
+        let mut names: Vec<String> =
+            ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "127.0.0.1"]
+                .map(str::to_owned)
+                .into();
+        names.push(format!("kubernetes.default.svc.{domain}"));
+        names.extend(
+            own.iter()
+                .chain(also)
+                .map(|address| address.ip())
+                .filter(|ip| !ip.is_unspecified())
+                .map(|ip| ip.to_string()),
+        );
+        names.extend(api::address::first_of(&server.options.service_cidr));
+        names.sort();
+        names.dedup();
+        let lifetime = settings.duration("certificate-lifetime");
+        let mut told = own[0];
+        if told.ip().is_unspecified() {
+            told.set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        }
+        let kubeconfig = (settings.data().join("kubeconfig"), told);
+        let first = serving(server, &names, lifetime)?;
+        let made = Certificates {
+            server: server.clone(),
+            lifetime,
+            names,
+            serving: Arc::new(Current::new(&first)?),
+            kubeconfig,
+        };
+        server.kubelets.renew(&server.ca, lifetime)?;
+        write_kubeconfig(server, &made.kubeconfig.0, &made.kubeconfig.1, lifetime)?;
+        Ok(made)
+    }
+
+    fn renew(&self) -> Result<(), Error> {
+        self.serving.replace(&serving(&self.server, &self.names, self.lifetime)?)?;
+        self.server.kubelets.renew(&self.server.ca, self.lifetime)?;
+        write_kubeconfig(&self.server, &self.kubeconfig.0, &self.kubeconfig.1, self.lifetime)
+    }
+
+    /// Renews all in time, for as long as the process lives.
+    async fn keep(self) {
+        let mut pause = renew_after(self.lifetime);
+        loop {
+            tokio::time::sleep(pause).await;
+            pause = match self.renew() {
+                Ok(()) => {
+                    tracing::info!("the server's certificates are renewed");
+                    renew_after(self.lifetime)
+                }
+                Err(error) => {
+                    tracing::warn!("the server's certificates are not renewed yet: {error}");
+                    RETRY
+                }
+            };
+        }
+    }
+}
+
+fn serving(server: &Server, names: &[String], lifetime: Duration) -> Result<Identity, server::Error> {
+    server.ca.issue_for("gantry", &[], names, Usage::Server, lifetime)
+}
+
 /// Tells pods where the API is: the endpoints behind the service `kubernetes`.
-async fn publish(server: &Arc<Server>, address: SocketAddr) -> Result<(), Failure> {
+async fn publish(server: &Arc<Server>, address: SocketAddr) -> Result<(), Error> {
     if address.ip().is_loopback() {
         return Ok(());
     }
@@ -153,30 +279,34 @@ async fn publish(server: &Arc<Server>, address: SocketAddr) -> Result<(), Failur
     Ok(())
 }
 
-/// The cluster's root, as the controller of signing requests uses it.
-fn signer(server: &Arc<Server>) -> controllers::Sign {
+/// The cluster's root, as the controller of signing requests uses it. Nothing holds longer than the setting says.
+fn signer(server: &Arc<Server>, lifetime: Duration) -> controllers::Sign {
     let server = server.clone();
+    let longest = i64::try_from(lifetime.as_secs()).unwrap_or(i64::MAX);
     Arc::new(move |request_pem, usages, seconds| {
+        let seconds = seconds.min(longest);
         let usage = if usages.iter().any(|usage| usage == "server auth") { Usage::Server } else { Usage::Client };
         server.ca.sign(request_pem, usage, seconds).map_err(|error| error.to_string())
     })
 }
 
 /// Starts the parts that act, each with an identity of its own.
-fn start_parts(server: &Arc<Server>, parts: &[Part]) {
+fn start_parts(server: &Arc<Server>, settings: &Settings) {
+    let runs = |part: &str| settings.names("parts", part);
     let mirror = server.storage.mirror();
     let door = |name: &str, groups: &[&str]| -> Arc<dyn client::Api> {
         Arc::new(Local { server: server.clone(), user: User::new(name, groups) })
     };
     let clock = server.clock.clone();
     let shell: Arc<dyn drive::Shell> = Arc::new(parts::Tokio);
-    if parts.contains(&Part::Controllers) {
+    if runs("controllers") {
+        let lifetime = settings.duration("certificate-lifetime");
         let settings = controllers::Settings {
             root_ca_pem: server.ca.pem().to_owned(),
             cluster_domain: server.options.cluster_domain.clone(),
             service_cidr: server.options.service_cidr.clone(),
             started: clock.now(),
-            sign: Some(signer(server)),
+            sign: Some(signer(server, lifetime)),
             ..controllers::Settings::default()
         };
         for make in controllers::CONTROLLERS {
@@ -188,41 +318,45 @@ fn start_parts(server: &Arc<Server>, parts: &[Part]) {
             tokio::spawn(parts::controllers::run(controller, mirror.clone(), api, shell.clone(), recorder));
         }
     }
-    if parts.contains(&Part::Controllers)
-        && let Some(cluster) = api::address::Cidr::parse("10.244.0.0/16")
+    if runs("controllers")
+        && let Some(cluster) = settings.text("pod-cidr").and_then(api::address::Cidr::parse)
     {
         let api = door("system:serviceaccount:kube-system:node-controller", &["system:masters"]);
         tokio::spawn(parts::ipam::run(cluster, mirror.clone(), api, shell.clone()));
     }
-    if parts.contains(&Part::Scheduler) {
+    if runs("scheduler") {
         let api = door("system:kube-scheduler", &[]);
         let recorder = Recorder::new(api.clone(), clock.clone());
         tokio::spawn(parts::scheduler::run(mirror.clone(), api, shell, recorder));
     }
 }
 
-async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
-    let failed = |error| server::Error::Listen { address: address.to_string(), error };
-    Ok(TcpListener::bind(address).await.map_err(failed)?)
+/// Listens; `flag` is where the address was said.
+async fn bind(address: SocketAddr, flag: &str) -> Result<TcpListener, Error> {
+    TcpListener::bind(address).await.map_err(|error| busy(address, flag, &error))
 }
 
-fn server_names(address: &SocketAddr, service_cidr: &str) -> Vec<String> {
-    let mut names: Vec<String> = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"]
-        .into_iter()
-        .map(str::to_owned)
-        .collect();
-    names.push("kubernetes.default.svc.cluster.local".to_owned());
-    names.push("127.0.0.1".to_owned());
-    names.push(address.ip().to_string());
-    names.extend(api::address::first_of(service_cidr));
-    names.sort();
-    names.dedup();
-    names
+/// Why an address cannot be listened on, and what to do.
+pub fn busy(address: SocketAddr, flag: &str, error: &std::io::Error) -> Error {
+    Error::Machine(match error.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            format!("{address} is in use by another program; stop that one, or give another address with {flag}")
+        }
+        std::io::ErrorKind::AddrNotAvailable => {
+            format!("{address} is no address of this machine; give one that is with {flag}")
+        }
+        std::io::ErrorKind::PermissionDenied => {
+            format!(
+                "this user may not listen on {address}; start gantry as root, or give a port from 1024 on with {flag}"
+            )
+        }
+        _ => format!("cannot listen on {address} ({flag}): {error}"),
+    })
 }
 
 /// The administrator's kubeconfig; mode 0600.
-fn write_kubeconfig(server: &Server, data: &Path, address: &SocketAddr) -> Result<(), Failure> {
-    let identity = server.ca.issue("gantry-admin", &["system:masters"], &[], Usage::Client, LEAF_DAYS)?;
+fn write_kubeconfig(server: &Server, path: &Path, address: &SocketAddr, lifetime: Duration) -> Result<(), Error> {
+    let identity = server.ca.issue_for("gantry-admin", &["system:masters"], &[], Usage::Client, lifetime)?;
     let text = format!(
         "apiVersion: v1\nkind: Config\ncurrent-context: gantry\nclusters:\n- name: gantry\n  cluster:\n    \
          server: https://{address}\n    certificate-authority-data: {}\ncontexts:\n- name: gantry\n  context:\n    \
@@ -232,6 +366,6 @@ fn write_kubeconfig(server: &Server, data: &Path, address: &SocketAddr) -> Resul
         STANDARD.encode(&identity.cert_pem),
         STANDARD.encode(&identity.key_pem),
     );
-    write_private(&data.join("kubeconfig"), text.as_bytes())?;
+    write_private(path, text.as_bytes())?;
     Ok(())
 }

@@ -1,214 +1,247 @@
-//! `gantry up`: a whole cluster on one machine: the server in this process, and nodes in network namespaces of their
-//! own. `gantry down` takes away what is left of one.
+//! `gantry up`: a whole cluster on one machine: the server in this process, and nodes that are agents in namespaces of
+//! their own. `gantry down` takes away what is left of one.
 //!
-//! All mounts happen in a mount namespace of this process, so the machine's stay as they were; on the machine's side
-//! there is one link with one address, and one nftables table for what nodes send to the outside.
+//! All mounts happen in mount namespaces of this process and of each node, so the machine's stay as they were; on the
+//! machine's side there is one link with one address, and one nftables table for what nodes send to the outside.
 
-use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsFd;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use clap::Args;
-use net::{Lan, LanConfig, Netns, NodeLink, pick_subnet};
-use server::ca::{LEAF_DAYS, Usage, write_private};
+use net::{Cidr, Lan, Netns, NodeLink, pick_subnet};
+use rustix::mount::MountPropagationFlags;
+use rustix::process::Signal;
+use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
-use crate::server::{Part, Running, ServerArgs};
+use crate::error::Error;
+use crate::flags::Settings;
+use crate::folder::{Folder, absolute};
+use crate::left::{self, Names};
+use crate::machine;
+use crate::server::{Running, TOKEN_FILE};
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+/// Where the nodes' range of addresses is remembered, in the data folder.
+const SUBNET_FILE: &str = "node-cidr";
+/// How often agents are looked after.
+const LOOK: Duration = Duration::from_millis(500);
+/// An agent that ends sooner than this after its start waits as long before the next.
+const AGENT_MIN: Duration = Duration::from_secs(2);
+/// How long an agent may take to end.
+const AGENT_STOP: Duration = Duration::from_secs(5);
+/// How long a running `gantry up` may take to stop.
+const UP_STOP: Duration = Duration::from_secs(60);
 
-#[derive(Args, Clone, Debug)]
-pub struct UpArgs {
-    /// Folder for everything the cluster keeps.
-    #[arg(long, env = "GANTRY_DATA", default_value = "/var/lib/gantry", value_name = "DIR")]
-    pub data: PathBuf,
-    /// Address and port of the API on this machine.
-    #[arg(long, env = "GANTRY_LISTEN", default_value = "127.0.0.1:6443", value_name = "ADDR:PORT")]
-    pub listen: SocketAddr,
-    /// How many nodes.
-    #[arg(long, env = "GANTRY_NODES", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
-    pub nodes: u32,
-    /// Manifests (YAML or JSON) that are applied when the cluster is ready; may be given several times.
-    #[arg(long, value_name = "FILE")]
-    pub apply: Vec<PathBuf>,
-    /// Registries, HOST:PORT, that are spoken to without TLS.
-    #[arg(long, value_name = "HOST:PORT")]
-    pub insecure_registry: Vec<String>,
-    /// Certificates (PEM) of authorities that registries may be signed by.
-    #[arg(long, value_name = "FILE")]
-    pub registry_ca: Option<PathBuf>,
-}
-
-#[derive(Args, Clone, Debug)]
-pub struct DownArgs {
-    /// The folder that `gantry up` was given.
-    #[arg(long, env = "GANTRY_DATA", default_value = "/var/lib/gantry", value_name = "DIR")]
-    pub data: PathBuf,
-    /// Remove the folder, too.
-    #[arg(long)]
-    pub delete_data: bool,
-}
-
-/// What a data folder's cluster is called on the machine.
-struct Names {
-    prefix: String,
-    state: PathBuf,
-    cgroup: String,
-    seed: u64,
-}
-
-impl Names {
-    fn of(data: &Path) -> Result<Names, Failure> {
-        std::fs::create_dir_all(data).map_err(|error| format!("cannot create {}: {error}", data.display()))?;
-        let seed = base::hash64(data.canonicalize()?.as_os_str().as_encoded_bytes());
-        let short = format!("{:07x}", seed & 0xfff_ffff);
-        Ok(Names {
-            prefix: format!("gt{short}"),
-            state: PathBuf::from(format!("/run/gantry-{short}")),
-            cgroup: format!("/gantry-{short}"),
-            seed,
-        })
-    }
-}
-
-pub fn run(args: UpArgs) -> Result<(), Failure> {
-    if !rustix::process::geteuid().is_root() {
-        return Err("nodes need namespaces and mounts, which only root may make; start gantry up as root".into());
-    }
-    let names = Names::of(&args.data)?;
+pub fn run(settings: &Settings) -> Result<(), Error> {
+    machine::need_root("up")?;
+    crate::server::check_ranges(settings)?;
+    let data = absolute(&settings.data())?;
+    let _folder = Folder::take(&data, "gantry up")?;
+    machine::check(&data)?;
     // Before any thread starts: mounts of nodes and containers are nobody else's.
-    // SAFETY: a new mount namespace changes nothing that other code of this process counts on; it has one thread.
-    #[allow(unsafe_code)]
-    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }
-        .map_err(|error| format!("cannot have mounts of our own ({error}); this needs the right CAP_SYS_ADMIN"))?;
-    rustix::mount::mount_change(
-        "/",
-        rustix::mount::MountPropagationFlags::REC | rustix::mount::MountPropagationFlags::PRIVATE,
-    )
-    .map_err(|error| format!("cannot separate the mounts: {error}"))?;
-    rustix::mount::mount_change(
-        "/",
-        rustix::mount::MountPropagationFlags::REC | rustix::mount::MountPropagationFlags::SHARED,
-    )
-    .map_err(|error| format!("cannot share the mounts with containers: {error}"))?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(cluster(args, names))
+    machine::own_mounts()?;
+    let names = Names::of(&data);
+    let started = |error| Error::doing("start the threads", error);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(started)?;
+    let settings = settings.clone().with("data", data.display());
+    runtime.block_on(cluster(&settings, &data, &names))
 }
 
-async fn cluster(args: UpArgs, names: Names) -> Result<(), Failure> {
-    sweep(&names)?;
+async fn cluster(settings: &Settings, data: &Path, names: &Names) -> Result<(), Error> {
+    // What a cluster that was killed left behind.
+    left::sweep(names)?;
     let netns_dir = names.state.join("nodes");
-    std::fs::create_dir_all(&netns_dir)?;
-    let used = Lan::used_networks()?;
-    let subnet = pick_subnet(&used, names.seed).ok_or("no range of addresses is free on this machine for the nodes")?;
-    let lan = Lan::create(LanConfig { prefix: names.prefix.clone(), subnet, netns_dir })?;
-    let outside = lan.allow_outside(false);
-    if let Err(error) = &outside {
-        tracing::warn!("nodes will not reach the outside: {error}");
+    std::fs::create_dir_all(&netns_dir).map_err(Error::file("create the folder", &netns_dir))?;
+    let up = match Up::start(settings, data, names).await {
+        Ok(up) => up,
+        Err(error) => {
+            // The first failure is the one to tell; what stays is swept at the next start.
+            let _ = left::sweep(names);
+            return Err(error);
+        }
+    };
+    up.watch().await
+}
+
+struct Up<'a> {
+    settings: &'a Settings,
+    data: &'a Path,
+    names: &'a Names,
+    url: String,
+    server: Running,
+    lan: Lan,
+    nodes: Vec<Node>,
+}
+
+impl<'a> Up<'a> {
+    async fn start(settings: &'a Settings, data: &'a Path, names: &'a Names) -> Result<Up<'a>, Error> {
+        let lan = Lan::create(names.lan(subnet(settings, data, names)?))?;
+        if let Err(error) = lan.allow_outside(false) {
+            tracing::warn!("nodes will not reach the outside: {error}");
+        }
+        let listen: SocketAddr = settings.must("listen");
+        let inside = SocketAddr::new(lan.machine_address(), listen.port());
+        let server = crate::server::start(&settings.handed_to("server").with("also", inside)).await?;
+        println!("The API answers on https://{listen}");
+        let images = data.join("images");
+        std::fs::create_dir_all(&images).map_err(Error::file("create the folder", &images))?;
+        let mut up = Up { settings, data, names, url: format!("https://{inside}"), server, lan, nodes: Vec::new() };
+        for number in 0..settings.must::<u32>("nodes") {
+            let name = format!("node-{}", number + 1);
+            let link = up.lan.add_node(&name, number)?;
+            let mut node = Node { name, link, mounts: new_mounts()?, child: None, started: Instant::now() };
+            node.start(&up)?;
+            up.nodes.push(node);
+        }
+        for file in settings.all("apply") {
+            crate::apply::file(&up.server.server, Path::new(file)).await?;
+            println!("applied {file}");
+        }
+        println!("The cluster is up; Ctrl-C stops it.");
+        println!("kubectl --kubeconfig {} get nodes", data.join("kubeconfig").display());
+        Ok(up)
     }
-    let server = crate::server::start(&ServerArgs {
-        data: args.data.clone(),
-        listen: args.listen,
-        parts: vec![Part::Api, Part::Controllers, Part::Scheduler],
-        service_cidr: "10.96.0.0/16".to_owned(),
-        also: vec![SocketAddr::new(lan.machine_address(), args.listen.port())],
-    })
-    .await?;
-    let mut nodes = Vec::new();
-    for number in 0..args.nodes {
-        let name = format!("node-{}", number + 1);
-        let link = lan.add_node(&name, number)?;
-        let keys = node_keys(&server, &args.data, &name, link.address)?;
-        nodes.push(Node { name, link, keys, child: None });
-    }
-    let images = args.data.join("images");
-    std::fs::create_dir_all(&images)?;
-    let url = format!("https://{}:{}", lan.machine_address(), args.listen.port());
-    for node in &mut nodes {
-        node.start(&args, &names, &url)?;
-    }
-    for file in &args.apply {
-        crate::apply::file(&server.server, file).await?;
-    }
-    println!("The cluster is up: https://{}", args.listen);
-    println!("kubectl --kubeconfig {} get nodes", args.data.join("kubeconfig").display());
-    let mut stop = std::pin::pin!(crate::server::stopped());
-    loop {
-        tokio::select! {
-            () = &mut stop => break,
-            () = tokio::time::sleep(Duration::from_millis(500)) => {
-                for node in &mut nodes {
-                    if node.has_ended() {
-                        tracing::warn!("the agent of {} ended; it is started again", node.name);
-                        node.start(&args, &names, &url)?;
+
+    /// Until a signal comes: agents that end are started again.
+    async fn watch(mut self) -> Result<(), Error> {
+        let mut stop = std::pin::pin!(crate::server::stopped());
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut stop => break,
+                () = tokio::time::sleep(LOOK) => {}
+            }
+            let mut nodes = std::mem::take(&mut self.nodes);
+            for node in &mut nodes {
+                if node.has_ended() && node.started.elapsed() >= AGENT_MIN {
+                    tracing::warn!("the agent of {} ended; it is started again", node.name);
+                    if let Err(error) = node.start(&self) {
+                        tracing::error!("{error}");
                     }
                 }
             }
+            self.nodes = nodes;
         }
+        println!("stopping");
+        for node in &mut self.nodes {
+            node.stop().await;
+        }
+        left::ask_to_end(self.names).await;
+        self.server.stop().await;
+        drop(self.lan);
+        left::sweep(self.names)
     }
-    for node in &mut nodes {
-        node.stop().await;
-    }
-    server.stop().await;
-    drop(lan);
-    sweep(&names)
 }
 
+/// The nodes' range of addresses: what was said, what was used last time, or one that is free on this machine.
+fn subnet(settings: &Settings, data: &Path, names: &Names) -> Result<Cidr, Error> {
+    let used = Lan::used_networks()?;
+    let taken = |range: &Cidr| used.iter().any(|other| other.prefix > 0 && other.overlaps(range));
+    let file = data.join(SUBNET_FILE);
+    if let Some(said) = settings.read::<Cidr>("node-cidr") {
+        if taken(&said) {
+            return Err(settings.complain("node-cidr", format!("{said} is in use on this machine; give another range")));
+        }
+        return keep(&file, said);
+    }
+    let last = std::fs::read_to_string(&file).ok().and_then(|text| text.trim().parse::<Cidr>().ok());
+    if let Some(last) = last {
+        if !taken(&last) {
+            return Ok(last);
+        }
+        tracing::warn!("the nodes' range {last} is in use by others now; nodes get other addresses");
+    }
+    let why = "no range of addresses is free on this machine for the nodes; give one with --node-cidr";
+    let picked = pick_subnet(&used, names.seed).ok_or_else(|| Error::Machine(why.to_owned()))?;
+    keep(&file, picked)
+}
+
+fn keep(file: &Path, subnet: Cidr) -> Result<Cidr, Error> {
+    std::fs::write(file, format!("{subnet}\n")).map_err(Error::file("write", file))?;
+    Ok(subnet)
+}
+
+/// Mounts for one node: a copy of ours, and from then on its own.
+fn new_mounts() -> Result<OwnedFd, Error> {
+    let make = || -> std::io::Result<OwnedFd> {
+        // SAFETY: only this thread's mounts change; no descriptors and no memory are parted.
+        #[allow(unsafe_code)]
+        unsafe {
+            rustix::thread::unshare_unsafe(UnshareFlags::NEWNS)?;
+        }
+        for kind in [MountPropagationFlags::PRIVATE, MountPropagationFlags::SHARED] {
+            rustix::mount::mount_change("/", MountPropagationFlags::REC | kind)?;
+        }
+        Ok(std::fs::File::open("/proc/thread-self/ns/mnt")?.into())
+    };
+    let made = std::thread::scope(|scope| scope.spawn(make).join());
+    let made = made.unwrap_or_else(|_| Err(std::io::Error::other("the thread has ended")));
+    made.map_err(|error| Error::doing("make a node's mounts", error))
+}
+
+/// A node: its namespaces, and the agent in them.
 struct Node {
     name: String,
     link: NodeLink,
-    keys: PathBuf,
+    mounts: OwnedFd,
     child: Option<Child>,
+    started: Instant,
 }
 
 impl Node {
-    /// Starts the node's agent inside the node's network namespace.
-    fn start(&mut self, args: &UpArgs, names: &Names, url: &str) -> Result<(), Failure> {
-        let dir = args.data.join("nodes").join(&self.name);
-        std::fs::create_dir_all(&dir)?;
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(dir.join("agent.log"))?;
-        let mut command = Command::new(std::env::current_exe()?);
-        command
-            .arg("agent")
-            .args(["--server", url, "--node", &self.name])
-            .args(["--address", &self.link.address.to_string()])
-            .arg("--data")
-            .arg(&dir)
-            .arg("--state")
-            .arg(names.state.join(&self.name))
-            .arg("--keys")
-            .arg(&self.keys)
-            .arg("--cgroup")
-            .arg(format!("{}/{}", names.cgroup, self.name))
-            .arg("--images")
-            .arg(args.data.join("images"))
-            .stdin(std::process::Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log);
-        for registry in &args.insecure_registry {
-            command.args(["--insecure-registry", registry]);
-        }
-        if let Some(path) = &args.registry_ca {
-            command.arg("--registry-ca").arg(path);
-        }
-        let netns = Netns::open(&self.link.path)?;
-        // SAFETY: between fork and exec only system calls are made: joining a namespace and a signal for our own end.
+    /// Starts the node's agent inside the node's namespaces.
+    fn start(&mut self, up: &Up<'_>) -> Result<(), Error> {
+        let dir = up.data.join("nodes").join(&self.name);
+        std::fs::create_dir_all(&dir).map_err(Error::file("create the folder", &dir))?;
+        let log = dir.join("agent.log");
+        let file = std::fs::File::options().create(true).append(true).open(&log).map_err(Error::file("open", &log))?;
+        let failed = |error| Error::doing(format!("start the agent of {}", self.name), error);
+        let mut command = Command::new(std::env::current_exe().map_err(failed)?);
+        let (own, other) = (file.try_clone().map_err(failed)?, file);
+        command.arg("agent").args(self.words(up, &dir)).stdin(std::process::Stdio::null()).stdout(own).stderr(other);
+        // Signals of the terminal are for us; agents are told when it is their turn.
+        command.process_group(0);
+        let (netns, mounts) = (Netns::open(&self.link.path)?, self.mounts.try_clone().map_err(failed)?);
+        let name = self.name.clone();
+        // SAFETY: between fork and exec only system calls are made: a signal for our own end, and joining namespaces.
         #[allow(unsafe_code)]
         unsafe {
             command.pre_exec(move || {
-                rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
-                rustix::thread::move_into_link_name_space(
-                    netns.as_fd(),
-                    Some(rustix::thread::LinkNameSpaceType::Network),
-                )?;
+                rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
+                rustix::thread::move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))?;
+                rustix::thread::move_into_link_name_space(mounts.as_fd(), Some(LinkNameSpaceType::Mount))?;
+                rustix::thread::unshare_unsafe(UnshareFlags::NEWUTS)?;
+                rustix::system::sethostname(name.as_bytes())?;
                 Ok(())
             });
         }
-        self.child =
-            Some(command.spawn().map_err(|error| format!("cannot start the agent of {}: {error}", self.name))?);
+        self.child = Some(command.spawn().map_err(failed)?);
+        self.started = Instant::now();
         Ok(())
+    }
+
+    /// What the agent is told.
+    fn words(&self, up: &Up<'_>, dir: &Path) -> Vec<String> {
+        let path = |path: PathBuf| path.display().to_string();
+        let said = [
+            ("server", up.url.clone()),
+            ("token-file", path(up.data.join(TOKEN_FILE))),
+            ("node", self.name.clone()),
+            ("address", self.link.address.to_string()),
+            ("data", path(dir.to_owned())),
+            ("state", path(up.names.state.join(&self.name))),
+            ("cgroup", format!("{}/{}", up.names.cgroup, self.name)),
+            ("images", path(up.data.join("images"))),
+            ("pod-network", "direct".to_owned()),
+            ("kubelet-port", up.settings.must("kubelet-port")),
+            ("log", up.settings.must("log")),
+        ];
+        let passed = ["insecure-registry", "registry-ca", "label"];
+        let passed =
+            passed.into_iter().flat_map(|name| up.settings.all(name).iter().map(move |value| (name, value.clone())));
+        said.into_iter().chain(passed).flat_map(|(name, value)| [format!("--{name}"), value]).collect()
     }
 
     fn has_ended(&mut self) -> bool {
@@ -219,129 +252,51 @@ impl Node {
         let Some(mut child) = self.child.take() else { return };
         let pid = rustix::process::Pid::from_child(&child);
         // One that has ended already needs no signal.
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        for _ in 0..100 {
+        let _ = rustix::process::kill_process(pid, Signal::TERM);
+        let until = Instant::now() + AGENT_STOP;
+        while Instant::now() < until {
             if !matches!(child.try_wait(), Ok(None)) {
                 return;
             }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let _ = child.kill();
         let _ = child.wait();
     }
 }
 
-/// The node's certificates, made anew at every start.
-fn node_keys(server: &Running, data: &Path, name: &str, address: IpAddr) -> Result<PathBuf, Failure> {
-    let dir = data.join("nodes").join(name).join("keys");
-    std::fs::create_dir_all(&dir)?;
-    let names = [name.to_owned(), address.to_string(), "127.0.0.1".to_owned()];
-    let user = format!("system:node:{name}");
-    let identity = server.server.ca.issue(&user, &["system:nodes"], &names, Usage::Both, LEAF_DAYS)?;
-    write_private(&dir.join("ca.crt"), server.server.ca.pem().as_bytes())?;
-    write_private(&dir.join("node.crt"), identity.cert_pem.as_bytes())?;
-    write_private(&dir.join("node.key"), identity.key_pem.as_bytes())?;
-    Ok(dir)
-}
-
-pub fn down(args: DownArgs) -> Result<(), Failure> {
-    let names = Names::of(&args.data)?;
-    sweep(&names)?;
-    if args.delete_data {
-        std::fs::remove_dir_all(&args.data)
-            .map_err(|error| format!("cannot remove {}: {error}", args.data.display()))?;
+pub fn down(settings: &Settings) -> Result<(), Error> {
+    machine::need_root("down")?;
+    let said = settings.data();
+    let data = match said.canonicalize() {
+        Ok(data) => data,
+        // What was removed by hand may still run: its names follow from its path.
+        Err(_) => std::path::absolute(&said).map_err(Error::file("find", &said))?,
+    };
+    stop_running(&data)?;
+    left::sweep(&Names::of(&data))?;
+    if settings.flag("delete-data") && data.exists() {
+        std::fs::remove_dir_all(&data).map_err(Error::file("remove", &data))?;
     }
     Ok(())
 }
 
-/// Ends and removes everything of ours that is left on the machine: shims and containers, links, namespaces, cgroups.
-fn sweep(names: &Names) -> Result<(), Failure> {
-    end_processes(names);
-    remove_cgroups(&names.cgroup);
-    unmount_below(&names.state);
-    let subnet = "10.192.0.0/24".parse().map_err(|_| "the subnet is no range")?;
-    let netns_dir = names.state.join("nodes");
-    Lan::remove(&LanConfig { prefix: names.prefix.clone(), subnet, netns_dir })?;
-    for node in std::fs::read_dir(&names.state).into_iter().flatten().flatten() {
-        for netns in std::fs::read_dir(node.path().join("netns")).into_iter().flatten().flatten() {
-            Netns::delete(&netns.path())?;
+/// Stops a `gantry up` that works in the folder.
+fn stop_running(data: &Path) -> Result<(), Error> {
+    let Some(owner) = Folder::owner(data) else { return Ok(()) };
+    let pid = owner.pid.and_then(rustix::process::Pid::from_raw);
+    let (Some(pid), true) = (pid, owner.who == "gantry up") else {
+        return Err(Error::InUse { path: data.to_owned(), by: owner.told() });
+    };
+    println!("stopping {}", owner.told());
+    rustix::process::kill_process(pid, Signal::TERM).map_err(|error| Error::doing("stop it", error))?;
+    let until = Instant::now() + UP_STOP;
+    while Folder::owner(data).is_some() {
+        if Instant::now() > until {
+            let why = format!("{} did not stop within {} s; end it with kill -9", owner.told(), UP_STOP.as_secs());
+            return Err(Error::Machine(why));
         }
+        std::thread::sleep(Duration::from_millis(20));
     }
-    match std::fs::remove_dir_all(&names.state) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(format!("cannot remove {}: {error}", names.state.display()).into())
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Unmounts what is mounted below `dir` in this process' mount namespace, the innermost first.
-fn unmount_below(dir: &Path) {
-    let text = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let points = text.lines().filter_map(|line| line.split(' ').nth(1)).map(Path::new);
-    let mut ours: Vec<&Path> = points.filter(|point| point.starts_with(dir) && *point != dir).collect();
-    ours.reverse();
-    for point in ours {
-        // What cannot be unmounted shows itself when the folder is removed.
-        let _ = rustix::mount::unmount(point, rustix::mount::UnmountFlags::DETACH);
-    }
-}
-
-/// Kills the shims (their command line names our state folder) and whatever is in our cgroups.
-fn end_processes(names: &Names) {
-    let state = names.state.as_os_str().as_encoded_bytes();
-    let mut pids = Vec::new();
-    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
-        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let ours = line.windows(state.len()).any(|window| window == state);
-        if ours && line.split(|byte| *byte == 0).any(|word| word == b"shim" || word == b"agent") {
-            pids.push(pid);
-        }
-    }
-    for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
-        processes_below(&hierarchy.path().join(names.cgroup.trim_start_matches('/')), &mut pids);
-    }
-    for pid in pids {
-        if let Some(pid) = rustix::process::Pid::from_raw(pid) {
-            // One that has ended meanwhile is what we want.
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-        }
-    }
-}
-
-fn processes_below(dir: &Path, pids: &mut Vec<i32>) {
-    if let Ok(text) = std::fs::read_to_string(dir.join("cgroup.procs")) {
-        pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
-    }
-    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-        if entry.path().is_dir() {
-            processes_below(&entry.path(), pids);
-        }
-    }
-}
-
-fn remove_cgroups(cgroup: &str) {
-    fn remove(dir: &Path) {
-        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-            if entry.path().is_dir() {
-                remove(&entry.path());
-            }
-        }
-        // Processes that were just killed may hold it for a moment.
-        for _ in 0..50 {
-            match std::fs::remove_dir(dir) {
-                Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => {
-                    std::thread::sleep(Duration::from_millis(10))
-                }
-                _ => return,
-            }
-        }
-    }
-    for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
-        let dir = hierarchy.path().join(cgroup.trim_start_matches('/'));
-        if dir.is_dir() {
-            remove(&dir);
-        }
-    }
+    Ok(())
 }

@@ -218,6 +218,11 @@ impl Cgroups {
         }
     }
 
+    /// Moves a process into it.
+    pub fn join(&self, path: &str, pid: u32) -> Result<(), Error> {
+        self.join_files(path).iter().try_for_each(|file| write(file, &pid.to_string()))
+    }
+
     /// The files a process writes `0` to in order to join.
     pub(crate) fn join_files(&self, path: &str) -> Vec<PathBuf> {
         self.dirs(path).into_iter().map(|d| d.join("cgroup.procs")).collect()

@@ -1,20 +1,27 @@
 //! Our own certificate authority: one root, short certificates for servers, nodes and users, signed requests.
 //!
-//! Keys are P-256. The root lives in the data folder (mode 0600); nothing else is kept.
+//! Keys are P-256. The root lives in the data folder (mode 0600); nothing else is kept. What it signs holds for a while
+//! only: a process keeps its certificate in a [`Current`], where it is replaced in time without an open connection
+//! noticing.
 
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
+use rustls::client::ResolvesClientCert;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
 use crate::error::Error;
 
 /// How long the root holds.
-const ROOT_DAYS: i64 = 3650;
+const ROOT_DAYS: u64 = 3650;
 /// How long what it signs for servers and users holds.
 pub const LEAF_DAYS: i64 = 365;
 
@@ -52,11 +59,22 @@ fn failed(what: &str) -> impl Fn(rcgen::Error) -> Error + '_ {
     move |error| Error::Certificate { what: what.to_owned(), why: error.to_string() }
 }
 
-fn validity(params: &mut CertificateParams, days: i64) {
+/// The length of some days.
+pub const fn days(days: u64) -> Duration {
+    Duration::from_secs(days * 86_400)
+}
+
+fn validity(params: &mut CertificateParams, lifetime: Duration) {
     let now = std::time::SystemTime::now();
     // An hour back, so that a clock that is a little behind still accepts it.
-    params.not_before = (now - std::time::Duration::from_secs(3600)).into();
-    params.not_after = (now + std::time::Duration::from_secs(days.max(1) as u64 * 86_400)).into();
+    params.not_before = (now - Duration::from_secs(3600)).into();
+    params.not_after = (now + lifetime).into();
+}
+
+/// How long to wait before a certificate with this much time left is renewed: two thirds of it, which leaves time for
+/// tries that fail.
+pub fn renew_after(left: Duration) -> Duration {
+    left * 2 / 3
 }
 
 impl Ca {
@@ -83,7 +101,7 @@ impl Ca {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages =
             vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
-        validity(&mut params, ROOT_DAYS);
+        validity(&mut params, days(ROOT_DAYS));
         let cert = params.self_signed(&key).map_err(failed("sign the root certificate"))?;
         let key_pem = key.serialize_pem();
         Ok((Ca { issuer: Issuer::new(params, key), pem: cert.pem() }, key_pem))
@@ -103,6 +121,18 @@ impl Ca {
         usage: Usage,
         days: i64,
     ) -> Result<Identity, Error> {
+        self.issue_for(user, groups, names, usage, self::days(u64::try_from(days).unwrap_or(1).max(1)))
+    }
+
+    /// The same, for any length of time.
+    pub fn issue_for(
+        &self,
+        user: &str,
+        groups: &[&str],
+        names: &[String],
+        usage: Usage,
+        lifetime: Duration,
+    ) -> Result<Identity, Error> {
         let key = KeyPair::generate().map_err(failed("make a key"))?;
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, user);
@@ -119,21 +149,19 @@ impl Ca {
             .map_err(failed("read the names of a certificate"))?;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = usage.purposes();
-        validity(&mut params, days);
+        validity(&mut params, lifetime);
         let cert = params.signed_by(&key, &self.issuer).map_err(failed("sign a certificate"))?;
         Ok(Identity { cert_pem: cert.pem(), key_pem: key.serialize_pem() })
     }
 
-    /// Signs a PEM certificate request as it stands, for `usage`, for `days`.
+    /// Signs a PEM certificate request as it stands, for `usage`, for `seconds`.
     pub fn sign(&self, request_pem: &str, usage: Usage, seconds: i64) -> Result<String, Error> {
         let mut request =
             CertificateSigningRequestParams::from_pem(request_pem).map_err(failed("read a certificate request"))?;
         request.params.is_ca = IsCa::NoCa;
         request.params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         request.params.extended_key_usages = usage.purposes();
-        validity(&mut request.params, 1);
-        let now = std::time::SystemTime::now();
-        request.params.not_after = (now + std::time::Duration::from_secs(seconds.max(600) as u64)).into();
+        validity(&mut request.params, Duration::from_secs(u64::try_from(seconds).unwrap_or(0).max(1)));
         Ok(request.signed_by(&self.issuer).map_err(failed("sign a certificate request"))?.pem())
     }
 }
@@ -149,6 +177,58 @@ impl Identity {
         let key = PrivateKeyDer::from_pem_slice(self.key_pem.as_bytes()).map_err(bad)?;
         Ok((chain, key))
     }
+
+    fn certified(&self) -> Result<Arc<CertifiedKey>, Error> {
+        let (chain, key) = self.rustls()?;
+        let certified = CertifiedKey::from_der(chain, key, &rustls::crypto::ring::default_provider());
+        certified.map(Arc::new).map_err(|error| Error::Tls { why: error.to_string() })
+    }
+}
+
+/// A certificate that is replaced while it is in use: new connections show the newest one.
+#[derive(Debug)]
+pub struct Current(RwLock<Arc<CertifiedKey>>);
+
+impl Current {
+    pub fn new(identity: &Identity) -> Result<Current, Error> {
+        Ok(Current(RwLock::new(identity.certified()?)))
+    }
+
+    pub fn replace(&self, identity: &Identity) -> Result<(), Error> {
+        let certified = identity.certified()?;
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = certified;
+        Ok(())
+    }
+
+    fn get(&self) -> Arc<CertifiedKey> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl ResolvesServerCert for Current {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.get())
+    }
+}
+
+impl ResolvesClientCert for Current {
+    fn resolve(&self, _: &[&[u8]], _: &[rustls::SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(self.get())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+/// How long a certificate (PEM) still holds; zero when it does not.
+pub fn time_left(cert_pem: &str) -> Result<Duration, Error> {
+    let bad = |why: String| Error::Certificate { what: "read a certificate".to_owned(), why };
+    let der = CertificateDer::from_pem_slice(cert_pem.as_bytes()).map_err(|error| bad(error.to_string()))?;
+    let (_, certificate) = x509_parser::parse_x509_certificate(&der).map_err(|error| bad(error.to_string()))?;
+    let end = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Ok(Duration::from_secs(end).saturating_sub(now))
 }
 
 fn read(path: &Path) -> Result<String, Error> {
@@ -167,4 +247,28 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Error> {
         std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).map_err(failed)?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)?;
     std::fs::rename(&temporary, path).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn certificates_are_renewed_before_they_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = Ca::open(dir.path()).unwrap();
+        let short = ca.issue_for("a", &[], &[], Usage::Server, Duration::from_secs(90)).unwrap();
+        let left = time_left(&short.cert_pem).unwrap();
+        assert!(left <= Duration::from_secs(90) && left > Duration::from_secs(80), "{left:?}");
+        assert!(renew_after(left) < left);
+        let current = Current::new(&short).unwrap();
+        let first = current.get().cert[0].clone();
+        let next = ca.issue_for("a", &[], &[], Usage::Server, Duration::from_secs(90)).unwrap();
+        current.replace(&next).unwrap();
+        assert_ne!(current.get().cert[0], first);
+        // A key that does not fit is refused, and the old certificate stays.
+        let second = current.get();
+        assert!(current.replace(&Identity { cert_pem: next.cert_pem, key_pem: short.key_pem }).is_err());
+        assert_eq!(current.get().cert, second.cert);
+    }
 }

@@ -32,6 +32,8 @@ pub enum Identity {
         cert_pem: String,
         key_pem: String,
     },
+    /// A certificate that its owner replaces from time to time; new connections show the newest one.
+    Renewed(Arc<dyn rustls::client::ResolvesClientCert>),
     /// A bearer token.
     Token(String),
 }
@@ -94,7 +96,7 @@ impl HttpApi {
         let host = parsed.host().trim_start_matches('[').trim_end_matches(']').to_owned();
         let token = match &identity {
             Identity::Token(token) => Some(token.clone()),
-            Identity::Certificate { .. } => None,
+            Identity::Certificate { .. } | Identity::Renewed(_) => None,
         };
         let pool = Pool::new(host, parsed.port_u16().unwrap_or(443), ca_pem, &identity)?;
         Ok(HttpApi { pool, authority, token, paths })

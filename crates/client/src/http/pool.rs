@@ -68,6 +68,7 @@ impl Pool {
             .with_root_certificates(roots);
         let mut config = match identity {
             Identity::Token(_) => builder.with_no_client_auth(),
+            Identity::Renewed(certificate) => builder.with_client_cert_resolver(certificate.clone()),
             Identity::Certificate { cert_pem, key_pem } => {
                 let chain = CertificateDer::pem_slice_iter(cert_pem.as_bytes()).collect::<Result<Vec<_>, _>>();
                 let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(|error| bad(&error))?;

@@ -87,6 +87,20 @@ impl std::error::Error for TlsError {}
 /// TLS for the node's endpoints: its own certificate, and the authority of those who may come.
 pub fn tls(cert_pem: &str, key_pem: &str, ca_pem: &str) -> Result<Arc<rustls::ServerConfig>, TlsError> {
     let bad = |error: &dyn std::fmt::Display| TlsError(error.to_string());
+    let chain = CertificateDer::pem_slice_iter(cert_pem.as_bytes()).collect::<Result<Vec<_>, _>>();
+    let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(|error| bad(&error))?;
+    let provider = rustls::crypto::ring::default_provider();
+    let certified = rustls::sign::CertifiedKey::from_der(chain.map_err(|error| bad(&error))?, key, &provider);
+    let certified = certified.map_err(|error| bad(&error))?;
+    tls_with(Arc::new(rustls::sign::SingleCertAndKey::from(certified)), ca_pem)
+}
+
+/// The same, with a certificate that may be replaced.
+pub fn tls_with(
+    certificate: Arc<dyn rustls::server::ResolvesServerCert>,
+    ca_pem: &str,
+) -> Result<Arc<rustls::ServerConfig>, TlsError> {
+    let bad = |error: &dyn std::fmt::Display| TlsError(error.to_string());
     let mut roots = rustls::RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
         roots.add(certificate.map_err(|error| bad(&error))?).map_err(|error| bad(&error))?;
@@ -96,14 +110,11 @@ pub fn tls(cert_pem: &str, key_pem: &str, ca_pem: &str) -> Result<Arc<rustls::Se
         .allow_unauthenticated()
         .build()
         .map_err(|error| bad(&error))?;
-    let chain = CertificateDer::pem_slice_iter(cert_pem.as_bytes()).collect::<Result<Vec<_>, _>>();
-    let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(|error| bad(&error))?;
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| bad(&error))?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(chain.map_err(|error| bad(&error))?, key)
-        .map_err(|error| bad(&error))?;
+        .with_cert_resolver(certificate);
     // Upgrades need HTTP/1.1.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))

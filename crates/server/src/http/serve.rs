@@ -17,7 +17,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::Response;
 use crate::authn::user_of_certificate;
-use crate::ca::Identity;
+use crate::ca::{Current, Identity};
 use crate::error::Error;
 use crate::identity::User;
 
@@ -32,6 +32,11 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// TLS for a server whose clients may show a certificate of our authority.
 pub fn tls(identity: &Identity, ca_pem: &str) -> Result<Arc<ServerConfig>, Error> {
+    tls_with(Arc::new(Current::new(identity)?), ca_pem)
+}
+
+/// The same, with a certificate that may be replaced.
+pub fn tls_with(certificate: Arc<Current>, ca_pem: &str) -> Result<Arc<ServerConfig>, Error> {
     let bad = |error: &dyn std::fmt::Display| Error::Tls { why: error.to_string() };
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
@@ -42,13 +47,11 @@ pub fn tls(identity: &Identity, ca_pem: &str) -> Result<Arc<ServerConfig>, Error
         .allow_unauthenticated()
         .build()
         .map_err(|error| bad(&error))?;
-    let (chain, key) = identity.rustls()?;
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| bad(&error))?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(chain, key)
-        .map_err(|error| bad(&error))?;
+        .with_cert_resolver(certificate);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     config.max_early_data_size = 0;
     Ok(Arc::new(config))

@@ -1,0 +1,200 @@
+//! What a cluster of `gantry up` has on the machine besides its data folder, under which names, and how it goes away.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use net::{Lan, LanConfig};
+use rustix::process::{Pid, Signal};
+
+use crate::error::Error;
+
+/// How long killed processes may take to be gone.
+const GONE_WAIT: Duration = Duration::from_secs(10);
+const GONE_POLL: Duration = Duration::from_millis(5);
+/// How long containers have to end by themselves when a cluster is stopped.
+const END_WAIT: Duration = Duration::from_secs(3);
+const HIERARCHIES: &str = "/sys/fs/cgroup";
+
+/// What a data folder's cluster is called on the machine.
+#[derive(Clone, Debug)]
+pub struct Names {
+    /// Of links and tables.
+    pub prefix: String,
+    /// Sockets, namespaces: what need not outlive the machine.
+    pub state: PathBuf,
+    /// Below each hierarchy's root.
+    pub cgroup: String,
+    pub seed: u64,
+}
+
+impl Names {
+    /// `data` is absolute.
+    pub fn of(data: &Path) -> Names {
+        let seed = base::hash64(data.as_os_str().as_encoded_bytes());
+        let short = format!("{:07x}", seed & 0xfff_ffff);
+        Names {
+            prefix: format!("gt{short}"),
+            state: PathBuf::from(format!("/run/gantry-{short}")),
+            cgroup: format!("/gantry-{short}"),
+            seed,
+        }
+    }
+
+    pub fn lan(&self, subnet: net::Cidr) -> LanConfig {
+        LanConfig { prefix: self.prefix.clone(), subnet, netns_dir: self.state.join("nodes") }
+    }
+}
+
+/// Ends and removes everything: processes, links, tables, namespaces, cgroups, sockets. Nothing there is no error.
+pub fn sweep(names: &Names) -> Result<(), Error> {
+    kill(names)?;
+    remove_cgroups(names)?;
+    // The subnet has no part in what things are called.
+    let any = net::Cidr { address: std::net::Ipv4Addr::new(10, 192, 0, 0).into(), prefix: 24 };
+    Lan::remove(&names.lan(any))?;
+    unmount_below(&names.state);
+    match std::fs::remove_dir_all(&names.state) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::File { doing: "remove", path: names.state.clone(), error })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Asks containers to end, and waits a little.
+pub async fn ask_to_end(names: &Names) {
+    let pods =
+        |pids: BTreeSet<i32>| -> BTreeSet<i32> { pids.into_iter().filter(|pid| !is_ours(*pid, names)).collect() };
+    let asked = pods(in_cgroups(names));
+    signal(&asked, Signal::TERM);
+    let until = Instant::now() + END_WAIT;
+    while Instant::now() < until && !pods(in_cgroups(names)).is_empty() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Kills agents, shims and containers, until none is left.
+fn kill(names: &Names) -> Result<(), Error> {
+    let until = Instant::now() + GONE_WAIT;
+    loop {
+        let mut pids = in_cgroups(names);
+        pids.extend(processes().filter(|pid| is_ours(*pid, names)));
+        // Dead ones that nobody has waited for yet hold nothing any more.
+        pids.retain(|pid| is_alive(*pid));
+        if pids.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() > until {
+            return Err(Error::Machine(format!("processes cannot be ended: {pids:?}; see what holds them in /proc")));
+        }
+        signal(&pids, Signal::KILL);
+        std::thread::sleep(GONE_POLL);
+    }
+}
+
+fn signal(pids: &BTreeSet<i32>, signal: Signal) {
+    for pid in pids.iter().filter_map(|pid| Pid::from_raw(*pid)) {
+        // One that has ended meanwhile is what we want.
+        let _ = rustix::process::kill_process(pid, signal);
+    }
+}
+
+fn processes() -> impl Iterator<Item = i32> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+fn is_alive(pid: i32) -> bool {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The state is the first word behind the name, which is in parentheses.
+    text.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+}
+
+/// Whether a process is an agent or a shim of this cluster: its words name a place below the cluster's state.
+fn is_ours(pid: i32, names: &Names) -> bool {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
+    let is_part = words.get(1).is_some_and(|word| matches!(*word, b"agent" | b"shim"));
+    let state = names.state.as_os_str().as_encoded_bytes();
+    let below =
+        |word: &&[u8]| word.strip_prefix(state).is_some_and(|rest| rest.first().is_none_or(|byte| *byte == b'/'));
+    is_part && words.iter().any(below)
+}
+
+/// The directories of the cluster's cgroup: version 1 has one per hierarchy, version 2 one in all.
+fn cgroup_dirs(names: &Names) -> Vec<PathBuf> {
+    let own = names.cgroup.trim_start_matches('/');
+    let nested = std::fs::read_dir(HIERARCHIES).into_iter().flatten().flatten().map(|entry| entry.path().join(own));
+    std::iter::once(Path::new(HIERARCHIES).join(own)).chain(nested).filter(|dir| dir.is_dir()).collect()
+}
+
+fn in_cgroups(names: &Names) -> BTreeSet<i32> {
+    fn below(dir: &Path, pids: &mut BTreeSet<i32>) {
+        let text = std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+        pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                below(&entry.path(), pids);
+            }
+        }
+    }
+    let mut pids = BTreeSet::new();
+    cgroup_dirs(names).iter().for_each(|dir| below(dir, &mut pids));
+    pids
+}
+
+fn remove_cgroups(names: &Names) -> Result<(), Error> {
+    fn remove(dir: &Path, until: Instant) -> std::io::Result<()> {
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                remove(&entry.path(), until)?;
+            }
+        }
+        loop {
+            match std::fs::remove_dir(dir) {
+                // Processes that were just killed may hold it for a moment.
+                Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy && Instant::now() < until => {
+                    std::thread::sleep(GONE_POLL);
+                }
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+                _ => return Ok(()),
+            }
+        }
+    }
+    let until = Instant::now() + GONE_WAIT;
+    for dir in cgroup_dirs(names) {
+        remove(&dir, until).map_err(Error::file("remove the control group", &dir))?;
+    }
+    Ok(())
+}
+
+/// Unmounts what is mounted below `dir` in this process' mount namespace, the innermost first.
+fn unmount_below(dir: &Path) {
+    let text = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let points = text.lines().filter_map(|line| line.split(' ').nth(1)).map(Path::new);
+    let mut ours: Vec<&Path> = points.filter(|point| point.starts_with(dir) && *point != dir).collect();
+    ours.reverse();
+    for point in ours {
+        // What cannot be unmounted shows itself when the folder is removed.
+        let _ = rustix::mount::unmount(point, rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_have_names_of_their_own() {
+        let (a, b) = (Names::of(Path::new("/a")), Names::of(Path::new("/b")));
+        assert!(a.prefix != b.prefix && a.state != b.state && a.cgroup != b.cgroup);
+        assert_eq!(a.prefix.len(), 9);
+        assert_eq!(Names::of(Path::new("/a")).prefix, a.prefix);
+    }
+
+    #[test]
+    fn nothing_left_is_no_error() {
+        sweep(&Names::of(Path::new("/no/cluster/was/ever/here"))).unwrap();
+    }
+}
