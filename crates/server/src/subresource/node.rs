@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, header};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use meta::{Kind, Reason, Resource, Status, Value};
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
@@ -15,7 +15,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::Server;
 use crate::authz::Authorized;
-use crate::ca::{Ca, Usage};
+use crate::ca::{Ca, Current, Identity, Usage};
 use crate::dispatch::{Incomer, no_such_resource};
 use crate::error::Error;
 use crate::http::{Body, Response, body};
@@ -31,6 +31,12 @@ const KUBELET_PORT: u16 = 10250;
 /// How the server proves itself to the nodes.
 pub struct Kubelets {
     tls: Arc<rustls::ClientConfig>,
+    certificate: Arc<Current>,
+}
+
+/// The user that the server is for the nodes.
+fn kubelet_client(ca: &Ca, lifetime: Duration) -> Result<Identity, Error> {
+    ca.issue_for("kube-apiserver-kubelet-client", &["system:masters"], &[], Usage::Client, lifetime)
 }
 
 impl Kubelets {
@@ -40,17 +46,41 @@ impl Kubelets {
         for certificate in CertificateDer::pem_slice_iter(ca.pem().as_bytes()) {
             roots.add(certificate.map_err(|error| bad(&error))?).map_err(|error| bad(&error))?;
         }
-        let identity =
-            ca.issue("kube-apiserver-kubelet-client", &["system:masters"], &[], Usage::Client, crate::ca::LEAF_DAYS)?;
-        let (chain, key) = identity.rustls()?;
+        let lifetime = crate::ca::days(u64::try_from(crate::ca::LEAF_DAYS).unwrap_or(1));
+        let certificate = Arc::new(Current::new(&kubelet_client(ca, lifetime)?)?);
         let config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(|error| bad(&error))?
             .with_root_certificates(roots)
-            .with_client_auth_cert(chain, key)
-            .map_err(|error| bad(&error))?;
-        Ok(Kubelets { tls: Arc::new(config) })
+            .with_client_cert_resolver(certificate.clone());
+        Ok(Kubelets { tls: Arc::new(config), certificate })
     }
+
+    /// Takes a new certificate, which holds for `lifetime`.
+    pub fn renew(&self, ca: &Ca, lifetime: Duration) -> Result<(), Error> {
+        self.certificate.replace(&kubelet_client(ca, lifetime)?)
+    }
+}
+
+/// Reads a path of a node's kubelet, at most `limit` bytes.
+pub async fn read(server: &Server, node: &str, path: &str, limit: usize) -> Result<Bytes, Status> {
+    let (host, port) = node_address(server, node)?;
+    let target = Target { host, port, tls: true, path: path.to_owned() };
+    let wire = dial(server, &target).await?;
+    let failed = |error: &dyn std::fmt::Display| {
+        Status::new(Reason::ServiceUnavailable, format!("node {node:?} did not answer: {error}"))
+    };
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(wire)).await.map_err(|error| failed(&error))?;
+    let connection = tokio::spawn(connection);
+    let request = Request::get(path).header(header::HOST, format!("{}:{}", target.host, target.port));
+    let request = request.body(Full::new(Bytes::new())).map_err(Status::internal)?;
+    let answer = sender.send_request(request).await.map_err(|error| failed(&error))?;
+    let code = answer.status();
+    let body = http_body_util::Limited::new(answer.into_body(), limit).collect().await;
+    connection.abort();
+    let bytes = body.map_err(|error| failed(&error))?.to_bytes();
+    if code.is_success() { Ok(bytes) } else { Err(failed(&code)) }
 }
 
 /// Where a connection goes.
