@@ -7,7 +7,7 @@ use meta::{Kind, Names, Resource, Rules, Str, Subresource, Verb};
 
 use crate::{
     admissionregistration, apiextensions, apiregistration, apps, autoscaling, batch, certificates, coordination, core,
-    discovery, networking, node, policy, rbac, scheduling, storage,
+    discovery, flowcontrol, networking, node, policy, rbac, resource, scheduling, storage,
 };
 use Verb::{Create, Delete, DeleteCollection, Get, List, Patch, Update, Watch};
 
@@ -110,29 +110,29 @@ const KINDS: &[Row] = &[
     Row("rbac.authorization.k8s.io", "v1", "ClusterRole", "clusterroles", "", "", false, ALL, &[], || Arc::new(rbac::role::Role { cluster: true })),
     Row("rbac.authorization.k8s.io", "v1", "RoleBinding", "rolebindings", "", "", true, ALL, &[], || Arc::new(rbac::binding::Binding::new(false))),
     Row("rbac.authorization.k8s.io", "v1", "Role", "roles", "", "", true, ALL, &[], || Arc::new(rbac::role::Role { cluster: false })),
-    Row("storage.k8s.io", "v1", "CSIDriver", "csidrivers", "", "", false, ALL, &[], plain),
-    Row("storage.k8s.io", "v1", "CSINode", "csinodes", "", "", false, ALL, &[], plain),
-    Row("storage.k8s.io", "v1", "CSIStorageCapacity", "csistoragecapacities", "", "", true, ALL, &[], plain),
+    Row("storage.k8s.io", "v1", "CSIDriver", "csidrivers", "", "", false, ALL, &[], || Arc::new(storage::csi_driver::CsiDriver::new())),
+    Row("storage.k8s.io", "v1", "CSINode", "csinodes", "", "", false, ALL, &[], || Arc::new(storage::csi_node::CsiNode::new())),
+    Row("storage.k8s.io", "v1", "CSIStorageCapacity", "csistoragecapacities", "", "", true, ALL, &[], || Arc::new(storage::csi_storage_capacity::CsiStorageCapacity)),
     Row("storage.k8s.io", "v1", "StorageClass", "storageclasses", "sc", "", false, ALL, &[], || Arc::new(storage::storage_class::StorageClass::new())),
-    Row("storage.k8s.io", "v1", "VolumeAttachment", "volumeattachments", "", "", false, ALL, &[STATUS], plain),
-    Row("storage.k8s.io", "v1", "VolumeAttributesClass", "volumeattributesclasses", "vac", "", false, ALL, &[], plain),
-    Row("admissionregistration.k8s.io", "v1", "MutatingAdmissionPolicy", "mutatingadmissionpolicies", "", "api-extensions", false, ALL, &[], plain),
-    Row("admissionregistration.k8s.io", "v1", "MutatingAdmissionPolicyBinding", "mutatingadmissionpolicybindings", "", "api-extensions", false, ALL, &[], plain),
+    Row("storage.k8s.io", "v1", "VolumeAttachment", "volumeattachments", "", "", false, ALL, &[STATUS], || Arc::new(storage::volume_attachment::VolumeAttachment::new())),
+    Row("storage.k8s.io", "v1", "VolumeAttributesClass", "volumeattributesclasses", "vac", "", false, ALL, &[], || Arc::new(storage::volume_attributes_class::VolumeAttributesClass::new())),
+    Row("admissionregistration.k8s.io", "v1", "MutatingAdmissionPolicy", "mutatingadmissionpolicies", "", "api-extensions", false, ALL, &[], || Arc::new(admissionregistration::mutating_admission_policy::MutatingAdmissionPolicy::new())),
+    Row("admissionregistration.k8s.io", "v1", "MutatingAdmissionPolicyBinding", "mutatingadmissionpolicybindings", "", "api-extensions", false, ALL, &[], || Arc::new(admissionregistration::policy_binding::PolicyBinding::new(true))),
     Row("admissionregistration.k8s.io", "v1", "MutatingWebhookConfiguration", "mutatingwebhookconfigurations", "", "api-extensions", false, ALL, &[], || Arc::new(admissionregistration::webhook_configuration::WebhookConfiguration::new(true))),
-    Row("admissionregistration.k8s.io", "v1", "ValidatingAdmissionPolicy", "validatingadmissionpolicies", "", "api-extensions", false, ALL, &[STATUS], plain),
-    Row("admissionregistration.k8s.io", "v1", "ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings", "", "api-extensions", false, ALL, &[], plain),
+    Row("admissionregistration.k8s.io", "v1", "ValidatingAdmissionPolicy", "validatingadmissionpolicies", "", "api-extensions", false, ALL, &[STATUS], || Arc::new(admissionregistration::validating_admission_policy::ValidatingAdmissionPolicy::new())),
+    Row("admissionregistration.k8s.io", "v1", "ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings", "", "api-extensions", false, ALL, &[], || Arc::new(admissionregistration::policy_binding::PolicyBinding::new(false))),
     Row("admissionregistration.k8s.io", "v1", "ValidatingWebhookConfiguration", "validatingwebhookconfigurations", "", "api-extensions", false, ALL, &[], || Arc::new(admissionregistration::webhook_configuration::WebhookConfiguration::new(false))),
     Row("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions", "crd crds", "api-extensions", false, ALL, &[STATUS], || Arc::new(apiextensions::custom_resource_definition::CustomResourceDefinition)),
     Row("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses", "pc", "", false, ALL, &[], || Arc::new(scheduling::priority_class::PriorityClass::new())),
     Row("coordination.k8s.io", "v1", "Lease", "leases", "", "", true, ALL, &[], || Arc::new(coordination::lease::Lease::new())),
     Row("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses", "", "", false, ALL, &[], || Arc::new(node::runtime_class::RuntimeClass::new())),
     Row("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", "", "", true, ALL, &[], || Arc::new(discovery::endpoint_slice::EndpointSlice::new())),
-    Row("resource.k8s.io", "v1", "DeviceClass", "deviceclasses", "", "", false, ALL, &[], plain),
-    Row("resource.k8s.io", "v1", "ResourceClaim", "resourceclaims", "", "", true, ALL, &[STATUS], plain),
-    Row("resource.k8s.io", "v1", "ResourceClaimTemplate", "resourceclaimtemplates", "", "", true, ALL, &[], plain),
-    Row("resource.k8s.io", "v1", "ResourceSlice", "resourceslices", "", "", false, ALL, &[], plain),
-    Row("flowcontrol.apiserver.k8s.io", "v1", "FlowSchema", "flowschemas", "", "", false, ALL, &[STATUS], plain),
-    Row("flowcontrol.apiserver.k8s.io", "v1", "PriorityLevelConfiguration", "prioritylevelconfigurations", "", "", false, ALL, &[STATUS], plain),
+    Row("resource.k8s.io", "v1", "DeviceClass", "deviceclasses", "", "", false, ALL, &[], || Arc::new(resource::device_class::DeviceClass::new())),
+    Row("resource.k8s.io", "v1", "ResourceClaim", "resourceclaims", "", "", true, ALL, &[STATUS], || Arc::new(resource::resource_claim::ResourceClaim::new())),
+    Row("resource.k8s.io", "v1", "ResourceClaimTemplate", "resourceclaimtemplates", "", "", true, ALL, &[], || Arc::new(resource::resource_claim_template::ResourceClaimTemplate::new())),
+    Row("resource.k8s.io", "v1", "ResourceSlice", "resourceslices", "", "", false, ALL, &[], || Arc::new(resource::resource_slice::ResourceSlice::new())),
+    Row("flowcontrol.apiserver.k8s.io", "v1", "FlowSchema", "flowschemas", "", "", false, ALL, &[STATUS], || Arc::new(flowcontrol::flow_schema::FlowSchema::new())),
+    Row("flowcontrol.apiserver.k8s.io", "v1", "PriorityLevelConfiguration", "prioritylevelconfigurations", "", "", false, ALL, &[STATUS], || Arc::new(flowcontrol::priority_level::PriorityLevel::new())),
 ];
 
 /// All built-in kinds, in discovery's order.

@@ -285,4 +285,9 @@ pub trait Rules: Send + Sync {
     fn has_generation(&self) -> bool {
         false
     }
+
+    /// The generation of a new object.
+    fn first_generation(&self) -> Option<i64> {
+        self.has_generation().then_some(1)
+    }
 }

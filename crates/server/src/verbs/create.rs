@@ -75,8 +75,8 @@ async fn attempt(server: &Server, call: &Call<'_>, mut value: Value, applied: bo
         Prepare { change, lookup: &lookup, dry_run: call.options.dry_run, companions: &mut extra, rng: &mut rng };
     kind.rules.prepare(&mut prepare, &mut value)?;
     companions.extend(extra.into_iter().map(super::update::CompanionWrite::of));
-    if kind.rules.has_generation() {
-        value.set(&["metadata", "generation"], 1i64);
+    if let Some(generation) = kind.rules.first_generation() {
+        value.set(&["metadata", "generation"], generation);
     }
 
     let mut errors = Errors::default();
