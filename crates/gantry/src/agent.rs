@@ -152,6 +152,7 @@ async fn serve(settings: &Settings, place: Place) -> Result<(), Error> {
         .map_err(|error| Error::doing("serve the node's endpoints", error))?;
     tokio::spawn(node::kubelet::serve(listener, tls, agent.clone()));
     tokio::spawn(node::node_object::keep(agent.clone()));
+    tokio::spawn(node::numbers::keep(agent.clone()));
     let network = tokio::spawn(network_loop(network, mirror, thread));
     tracing::info!("node {} serves on {own}", place.node);
     tokio::select! {
@@ -207,6 +208,7 @@ fn agent_options(settings: &Settings, place: &Place, cluster_domain: &str) -> Ag
         pods: PODS_MAX,
         labels: labels.map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
         cgroup: format!("{cgroup}/{PODS_CGROUP}"),
+        node_cgroup: settings.flag("shared-machine").then_some(cgroup),
     }
 }
 

@@ -31,10 +31,10 @@ pub fn check(data: &Path) -> Result<(), Error> {
             return Err(Error::Machine(format!("the kernel {why}: {name}")));
         }
     }
-    cgroups()?;
     // A thread of its own: its namespaces end with it.
     let tried = std::thread::scope(|scope| scope.spawn(|| network().and_then(|()| overlay(data))).join());
-    tried.unwrap_or_else(|_| Err(Error::Machine("the trial of the kernel's features broke off".to_owned())))
+    tried.unwrap_or_else(|_| Err(Error::Machine("the trial of the kernel's features broke off".to_owned())))?;
+    cgroups()
 }
 
 /// Parts the calling thread from the machine's namespace of this kind.

@@ -137,6 +137,9 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
     if settings.names("parts", "controllers") {
         welcome(&server, settings).await?;
     }
+    if settings.names("parts", "metrics") {
+        server::metrics::start(&server).await?;
+    }
     start_parts(&server, settings);
     let (stop, _) = tokio::sync::watch::channel(false);
     let listeners = listeners

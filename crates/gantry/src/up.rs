@@ -241,7 +241,8 @@ impl Node {
         let passed = ["insecure-registry", "registry-ca", "label"];
         let passed =
             passed.into_iter().flat_map(|name| up.settings.all(name).iter().map(move |value| (name, value.clone())));
-        said.into_iter().chain(passed).flat_map(|(name, value)| [format!("--{name}"), value]).collect()
+        let words = said.into_iter().chain(passed).flat_map(|(name, value)| [format!("--{name}"), value]);
+        words.chain(["--shared-machine".to_owned()]).collect()
     }
 
     fn has_ended(&mut self) -> bool {

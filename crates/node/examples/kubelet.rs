@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use meta::{Status, Value, json};
-use node::kubelet::{ContainerRef, Pods, serve, tls};
+use node::kubelet::{ContainerRef, Metrics, Pods, serve, tls};
 use runtime::testing::{Compression, TestImage};
 use runtime::{Config, ContainerSpec, Embedded, LogSpec, Runtime, SandboxSpec};
 
@@ -50,11 +50,11 @@ impl Pods for One {
         json!({"apiVersion": "v1", "kind": "PodList", "items": []})
     }
 
-    fn stats_json(&self) -> BoxFuture<'_, Value> {
+    fn stats_json(&self, _: bool) -> BoxFuture<'_, Value> {
         Box::pin(async { json!({"node": {}, "pods": []}) })
     }
 
-    fn metrics_resource(&self) -> BoxFuture<'_, String> {
+    fn metrics(&self, _: Metrics) -> BoxFuture<'_, String> {
         Box::pin(async { "# none\n".to_owned() })
     }
 }

@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::carry;
 use crate::endpoints::{Known, KnownPods};
+use crate::numbers::Samples;
 use crate::pod::{Command, Observed, Outcome, Seen, SeenState, Worker};
 use crate::spec::PodDirs;
 
@@ -47,6 +48,8 @@ pub struct AgentOptions {
     pub labels: BTreeMap<String, String>,
     /// Where the cgroups of pods lie, below each hierarchy's root: `/kubepods`.
     pub cgroup: String,
+    /// The cgroup whose numbers are the node's; `None` where the node has the machine for itself.
+    pub node_cgroup: Option<String>,
 }
 
 /// Where events go.
@@ -68,6 +71,8 @@ pub struct Agent {
     runtime_changed: watch::Sender<u64>,
     pub tokens: carry::Tokens,
     pub(crate) known: Mutex<KnownPods>,
+    pub(crate) samples: Mutex<Samples>,
+    pub started: Time,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -84,6 +89,7 @@ impl Agent {
         events: EventSink,
         links: PodLinks,
     ) -> Arc<Agent> {
+        let started = clock.now();
         Arc::new(Agent {
             options,
             api,
@@ -97,6 +103,8 @@ impl Agent {
             runtime_changed: watch::Sender::new(0),
             tokens: carry::Tokens::default(),
             known: Mutex::default(),
+            samples: Mutex::default(),
+            started,
         })
     }
 

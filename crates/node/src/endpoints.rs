@@ -1,4 +1,8 @@
-//! The agent behind the kubelet's endpoints: which container is meant, and the numbers of pods and node.
+//! The agent behind the kubelet's endpoints: which container is meant; [`summary`] and [`exposition`] tell the numbers of
+//! pods and node.
+
+mod exposition;
+mod summary;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -9,7 +13,7 @@ use meta::{Reason, Status, Str, Value, json};
 use runtime::Runtime;
 
 use crate::agent::{Agent, PODS};
-use crate::kubelet::{ContainerRef, Pods};
+use crate::kubelet::{ContainerRef, Metrics, Pods};
 use crate::pod::Observed;
 
 /// What was last seen of a pod, for those who ask from outside.
@@ -20,8 +24,9 @@ pub struct Known {
     pub observed: Observed,
 }
 
-/// By namespace and name.
-pub type KnownPods = BTreeMap<(Str, Str), Known>;
+/// Namespace and name.
+pub type PodName = (Str, Str);
+pub type KnownPods = BTreeMap<PodName, Known>;
 
 impl Agent {
     /// Notes what was seen of a pod.
@@ -45,6 +50,12 @@ impl Agent {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let found = known.get(&(namespace.into(), pod.into())).cloned();
         found.ok_or_else(|| Status::not_found("", "pods", pod))
+    }
+
+    /// All pods that were seen, with their objects.
+    fn known_pods(&self) -> Vec<(PodName, Known)> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.iter().map(|(key, known)| (key.clone(), known.clone())).collect()
     }
 
     fn log_of(&self, known: &Known, container: &str, attempt: u32) -> PathBuf {
@@ -98,99 +109,17 @@ impl Pods for Agent {
         json!({"apiVersion": "v1", "kind": "PodList", "metadata": {}, "items": items})
     }
 
-    fn stats_json(&self) -> BoxFuture<'_, Value> {
-        Box::pin(async {
-            let now = self.now().rfc3339();
-            let mut pods = Vec::new();
-            let (mut cpu, mut memory) = (0i64, 0i64);
-            for ((namespace, name), known, numbers) in self.numbers().await {
-                let containers: Vec<Value> = numbers
-                    .iter()
-                    .map(|(container, stats)| {
-                        let mut entry = usage(stats, &now);
-                        entry.set(&["name"], container.as_str());
-                        entry
-                    })
-                    .collect();
-                let total = numbers.iter().fold(runtime::ContainerStats::default(), |mut total, (_, stats)| {
-                    total.cpu_ns += stats.cpu_ns;
-                    total.memory_working_set_bytes += stats.memory_working_set_bytes;
-                    total
-                });
-                cpu += total.cpu_ns as i64;
-                memory += total.memory_working_set_bytes as i64;
-                let mut entry = usage(&total, &now);
-                entry.set(&["podRef"], json!({"name": name, "namespace": namespace, "uid": (known.uid)}));
-                entry.set(&["containers"], containers);
-                pods.push(entry);
+    fn stats_json(&self, brief: bool) -> BoxFuture<'_, Value> {
+        Box::pin(summary::summary(self, brief))
+    }
+
+    fn metrics(&self, of: Metrics) -> BoxFuture<'_, String> {
+        Box::pin(async move {
+            match of {
+                Metrics::Agent => exposition::agent(self),
+                Metrics::Resource => exposition::resource(self),
+                Metrics::Containers => exposition::containers(self),
             }
-            json!({
-                "node": {
-                    "nodeName": (self.options.node.as_str()),
-                    "cpu": {"time": (now.as_str()), "usageCoreNanoSeconds": cpu},
-                    "memory": {"time": (now.as_str()), "workingSetBytes": memory, "availableBytes": (self.options.memory_bytes - memory)},
-                },
-                "pods": pods,
-            })
         })
     }
-
-    fn metrics_resource(&self) -> BoxFuture<'_, String> {
-        Box::pin(async {
-            let mut text = String::new();
-            for (metric, of_type) in
-                [("container_cpu_usage_seconds_total", "counter"), ("container_memory_working_set_bytes", "gauge")]
-            {
-                text.push_str(&format!("# TYPE {metric} {of_type}\n"));
-                for ((namespace, name), _, numbers) in self.numbers().await {
-                    for (container, stats) in numbers {
-                        let value = match of_type {
-                            "counter" => (stats.cpu_ns as f64 / 1e9).to_string(),
-                            _ => stats.memory_working_set_bytes.to_string(),
-                        };
-                        text.push_str(&format!(
-                            "{metric}{{container={container:?},namespace={namespace:?},pod={name:?}}} {value}\n"
-                        ));
-                    }
-                }
-            }
-            text
-        })
-    }
-}
-
-type Numbers = Vec<((Str, Str), Known, Vec<(Str, runtime::ContainerStats)>)>;
-
-impl Agent {
-    /// The numbers of all running containers, by pod.
-    async fn numbers(&self) -> Numbers {
-        let known: Vec<_> = {
-            let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-            known.iter().map(|(key, known)| (key.clone(), known.clone())).collect()
-        };
-        let mut all = Numbers::new();
-        for (key, known) in known {
-            let mut numbers = Vec::new();
-            for (name, seen) in &known.observed.containers {
-                if seen.state == crate::pod::SeenState::Running
-                    && let Ok(stats) = self.runtime.stats(&seen.id).await
-                {
-                    numbers.push((name.clone(), stats));
-                }
-            }
-            all.push((key, known, numbers));
-        }
-        all
-    }
-}
-
-fn usage(stats: &runtime::ContainerStats, now: &str) -> Value {
-    let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-    json!({
-        "cpu": {"time": now, "usageCoreNanoSeconds": (number(stats.cpu_ns))},
-        "memory": {
-            "time": now, "workingSetBytes": (number(stats.memory_working_set_bytes)),
-            "usageBytes": (number(stats.memory_usage_bytes)), "rssBytes": (number(stats.memory_rss_bytes)),
-        },
-    })
 }

@@ -4,6 +4,7 @@
 //! - [`agent`]: the shell: one task per pod, so that one stuck pod never holds up another.
 //! - [`carry`]: carries commands out on the runtime; [`spec`], [`env`], [`volumes`] say with what.
 //! - [`probe`]: asks containers; [`network`]: services, routes and names; [`node_object`]: what is told of the node.
+//! - [`numbers`]: CPU, memory, network and disk, sampled.
 //! - [`kubelet`]: logs, exec, attach, port-forward, numbers, over HTTPS.
 //!
 //! Not here: anything of the server; any decision about other nodes.
@@ -18,6 +19,7 @@ pub mod env;
 pub mod kubelet;
 pub mod network;
 pub mod node_object;
+pub mod numbers;
 pub mod pod;
 pub mod probe;
 pub mod spdy;

@@ -64,6 +64,15 @@ pub trait Runtime: Send + Sync + 'static {
     /// Changes limits of a container in place.
     fn update<'a>(&'a self, id: &'a str, resources: Resources) -> Answer<'a, ()>;
     fn stats<'a>(&'a self, id: &'a str) -> Answer<'a, ContainerStats>;
+    /// The same without what takes long to count (the writable layer).
+    fn usage<'a>(&'a self, id: &'a str) -> Answer<'a, ContainerStats> {
+        self.stats(id)
+    }
+    /// Of any cgroup, named as in [`SandboxSpec::cgroup_parent`].
+    fn cgroup_usage<'a>(&'a self, path: &'a str) -> Answer<'a, ContainerStats> {
+        let what = format!("the numbers of the cgroup {path}");
+        Box::pin(async move { Err(Error::Unsupported { what }) })
+    }
     /// Of the whole pod, from its own cgroup.
     fn sandbox_stats<'a>(&'a self, id: &'a str) -> Answer<'a, ContainerStats>;
 

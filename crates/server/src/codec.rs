@@ -145,7 +145,7 @@ pub fn encode(kind: &Kind, accept: Accept, value: &Value, now: Time) -> Bytes {
     let (value, of) = match accept.shape {
         Shape::Object => (value, Some(kind.of())),
         Shape::Table => {
-            shaped = table::table(kind, std::iter::once(value), now, true, &Value::map(), table::Include::Metadata);
+            shaped = table::table(kind, std::iter::once(value), now, true, &Value::map(), accept.include);
             (&shaped, None)
         }
         Shape::PartialMetadata => {

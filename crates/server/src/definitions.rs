@@ -41,9 +41,17 @@ pub async fn follow(server: Arc<Server>) {
     }
 }
 
+/// Serves what is to be served now; for parts that bring kinds of their own.
+pub fn serve_now(server: &Server) {
+    let definitions: Vec<Object> = server.storage.mirror().view().list(DEFINITIONS, "").cloned().collect();
+    serve(server, &definitions);
+}
+
 /// Replaces the registry by one with all established definitions.
 fn serve(server: &Server, definitions: &[Object]) {
-    let mut registry = Registry::new(api::kinds::kinds().into_iter().map(Arc::new));
+    let _one = server.metrics.serving.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let kinds = api::kinds::kinds().into_iter().chain(server.metrics.kinds());
+    let mut registry = Registry::new(kinds.map(Arc::new));
     for definition in definitions {
         let value = definition.value();
         if is_true(&value, "Established") {

@@ -211,6 +211,9 @@ async fn handle(server: &Arc<Server>, auth: &Authorized, incomer: Incomer) -> Re
     if !kind.serves(verb) {
         return Err(not_allowed());
     }
+    if kind.names.group == crate::metrics::GROUP {
+        return crate::metrics::answer(server, auth, &kind, verb, &incomer).await;
+    }
     match verb {
         Verb::Get => get(server, auth, &kind, &incomer),
         Verb::List => list(server, auth, &kind, &incomer).await,
@@ -259,6 +262,9 @@ pub fn show(server: &Server, kind: &Kind, accept: Accept, object: &Object) -> By
 pub fn accept_of(incomer: &Incomer, shapes: bool, watch: bool) -> Result<Accept, Status> {
     let mut accept = accept(incomer.header(header::ACCEPT), shapes, watch)?;
     accept.pretty |= incomer.query.is_true("pretty");
+    if accept.shape == Shape::Table {
+        accept.include = table::Include::parse(incomer.query.text("includeObject"))?;
+    }
     Ok(accept)
 }
 
@@ -296,17 +302,8 @@ async fn list(server: &Server, auth: &Authorized, kind: &Arc<Kind>, incomer: &In
             Ok(parts(json_parts(kind.clone(), head, objects, tail)))
         }
         (Shape::Table, _) => {
-            let include = match query.text("includeObject") {
-                "" | "Metadata" | "Object" | "None" => table::Include::of(query.text("includeObject")),
-                other => {
-                    return Err(Status::bad_request(format!(
-                        "Unable to convert to Table as requested: includeObject: Invalid value: {other:?}: must be \
-                         'Metadata', 'Object', 'None', or empty"
-                    )));
-                }
-            };
             let values: Vec<Value> = objects.iter().map(presented).collect();
-            let table = table::table(kind, values.iter(), server.now(), true, &metadata, include);
+            let table = table::table(kind, values.iter(), server.now(), true, &metadata, accept.include);
             Ok(body::answer(200, content_type(accept.media), codec::write(accept, &table, None)))
         }
         (Shape::PartialMetadata, _) => {
@@ -439,7 +436,7 @@ async fn watch(
         namespace: if kind.names.namespaced { auth.info.namespace.to_string() } else { String::new() },
         marks_initial: sends_initial && bookmarks,
         timeout: Duration::from_secs(seconds.filter(|seconds| *seconds > 0).unwrap_or(WATCH_SECONDS)),
-        show: shower(server, kind, accept, query),
+        show: shower(server, kind, accept),
         frame: if accept.media == Media::Protobuf { crate::http::negotiate::protobuf_frame } else { json_frame },
         kind: kind.clone(),
         filter,
@@ -465,9 +462,8 @@ fn check_initial(query: &Query, bookmarks: bool) -> Result<(), Status> {
 }
 
 /// How a watch shows its objects.
-fn shower(server: &Arc<Server>, kind: &Arc<Kind>, accept: Accept, query: &Query) -> crate::verbs::watch::Show {
+fn shower(server: &Arc<Server>, kind: &Arc<Kind>, accept: Accept) -> crate::verbs::watch::Show {
     let (server, kind) = (server.clone(), kind.clone());
-    let include = table::Include::of(query.text("includeObject"));
     let accept = Accept { pretty: false, ..accept };
     // Only the first frame of a table watch has the columns' definitions.
     let first = std::sync::atomic::AtomicBool::new(true);
@@ -476,7 +472,8 @@ fn shower(server: &Arc<Server>, kind: &Arc<Kind>, accept: Accept, query: &Query)
             let mut value = object.value();
             kind.rules.present(&mut value);
             let columns = first.swap(false, Ordering::Relaxed);
-            let table = table::table(&kind, std::iter::once(&value), server.now(), columns, &Value::map(), include);
+            let table =
+                table::table(&kind, std::iter::once(&value), server.now(), columns, &Value::map(), accept.include);
             table.write_json(text);
         } else {
             text.extend_from_slice(&show(&server, &kind, accept, object));

@@ -20,6 +20,7 @@ pub mod http;
 pub mod identity;
 pub mod local;
 pub mod lookup;
+pub mod metrics;
 pub mod ownership;
 pub mod registry;
 pub mod request;
@@ -86,6 +87,7 @@ pub struct Server {
     pub ready: std::sync::atomic::AtomicBool,
     leases: Mutex<BTreeMap<u64, (Time, LeaseId)>>,
     pub kubelets: Arc<subresource::node::Kubelets>,
+    pub metrics: metrics::Metrics,
 }
 
 /// What a server is known by and trusts: its root, the keys of its tokens and of its secrets.
@@ -167,6 +169,7 @@ impl Server {
             ready: std::sync::atomic::AtomicBool::new(false),
             leases: Mutex::default(),
             kubelets: keys.kubelets,
+            metrics: metrics::Metrics::default(),
         }))
     }
 

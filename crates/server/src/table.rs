@@ -1,22 +1,28 @@
 //! The `Table` form of objects, which kubectl prints, and the metadata-only form.
 
 use base::Time;
-use meta::{Column, Kind, Value, json};
+use meta::{Column, Kind, Status, Value, json};
 
 /// What of each object goes with its row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Include {
     None,
+    #[default]
     Metadata,
     Object,
 }
 
 impl Include {
-    pub fn of(text: &str) -> Include {
+    /// Reads the parameter `includeObject`.
+    pub fn parse(text: &str) -> Result<Include, Status> {
         match text {
-            "None" => Include::None,
-            "Object" => Include::Object,
-            _ => Include::Metadata,
+            "" | "Metadata" => Ok(Include::Metadata),
+            "None" => Ok(Include::None),
+            "Object" => Ok(Include::Object),
+            other => Err(Status::bad_request(format!(
+                "Unable to convert to Table as requested: includeObject: Invalid value: {other:?}: must be \
+                 'Metadata', 'Object', 'None', or empty"
+            ))),
         }
     }
 }

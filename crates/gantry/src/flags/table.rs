@@ -350,6 +350,14 @@ pub const FLAGS: &[FlagRow] = &[
         help: "How packets get to pods of other nodes: wrapped (VXLAN), or direct where all nodes share one link",
     },
     FlagRow {
+        name: "shared-machine",
+        commands: &["agent"],
+        kind: Kind::Switch,
+        many: false,
+        default: "",
+        help: "Other nodes run on this machine: the node's numbers are those of its own control group",
+    },
+    FlagRow {
         name: "insecure-registry",
         commands: PULLS,
         kind: Kind::HostPort,

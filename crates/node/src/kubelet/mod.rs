@@ -3,7 +3,8 @@
 //! - [`logs`], `/containerLogs/NAMESPACE/POD/CONTAINER`
 //! - [`remote`], `/exec/…` and `/attach/…`, over WebSocket and SPDY
 //! - [`forward`], `/portForward/NAMESPACE/POD`, over SPDY, SPDY inside WebSocket, and plain WebSocket
-//! - `/pods`, `/stats/summary`, `/metrics/resource`, `/healthz`
+//! - `/run/NAMESPACE/POD/CONTAINER?cmd=…`, a command to its end
+//! - `/pods`, `/stats/summary`, `/metrics`, `/metrics/resource`, `/metrics/cadvisor`, `/healthz`
 //!
 //! Not here: what pods there are and how they run ([`Pods`] tells); who may do what to which pod: the API server has
 //! decided that, and only it (and its administrators) get in.
@@ -39,6 +40,8 @@ use tokio_rustls::TlsAcceptor;
 const CONNECTIONS_MAX: usize = 4096;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a command of `/run` may take.
+const RUN_TIMEOUT_MS: u64 = 600_000;
 /// The user and the group that get in.
 const ALLOWED: (&str, &str) = ("kube-apiserver-kubelet-client", "system:masters");
 
@@ -52,10 +55,21 @@ pub trait Pods: Send + Sync + 'static {
     fn runtime(&self) -> Arc<dyn Runtime>;
     /// A `PodList` of this node's pods.
     fn pods_json(&self) -> Value;
-    /// The `Summary` of `/stats/summary`.
-    fn stats_json(&self) -> BoxFuture<'_, Value>;
-    /// Prometheus' text of `/metrics/resource`.
-    fn metrics_resource(&self) -> BoxFuture<'_, String>;
+    /// The `Summary` of `/stats/summary`; with `brief`, CPU and memory only, as they were last sampled.
+    fn stats_json(&self, brief: bool) -> BoxFuture<'_, Value>;
+    /// Numbers as Prometheus' text.
+    fn metrics(&self, of: Metrics) -> BoxFuture<'_, String>;
+}
+
+/// Whose numbers are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Metrics {
+    /// `/metrics`: the agent's own.
+    Agent,
+    /// `/metrics/resource`: CPU and memory of node, pods and containers.
+    Resource,
+    /// `/metrics/cadvisor`: all that is known of containers and machine.
+    Containers,
 }
 
 /// One run of a container, and the run before it.
@@ -263,9 +277,15 @@ async fn answer(pods: Arc<dyn Pods>, access: Access, request: Request<Incoming>)
     let result = match path.as_slice() {
         ["healthz" | "livez" | "readyz", ..] => Ok(text(StatusCode::OK, "ok")),
         ["pods"] => Ok(full(StatusCode::OK, "application/json", pods.pods_json().to_json())),
-        ["stats", "summary"] => Ok(full(StatusCode::OK, "application/json", pods.stats_json().await.to_json())),
-        ["metrics", "resource"] => {
-            Ok(full(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", pods.metrics_resource().await))
+        ["stats", "summary"] => {
+            let brief = query.flag(&["only_cpu_and_memory"]);
+            Ok(full(StatusCode::OK, "application/json", pods.stats_json(brief).await.to_json()))
+        }
+        ["metrics"] => Ok(exposed(&*pods, Metrics::Agent).await),
+        ["metrics", "resource"] => Ok(exposed(&*pods, Metrics::Resource).await),
+        ["metrics", "cadvisor"] => Ok(exposed(&*pods, Metrics::Containers).await),
+        ["run", namespace, pod, container] | ["run", namespace, pod, _, container] => {
+            run(&*pods, &query, request.method(), namespace, pod, container).await
         }
         ["containerLogs", namespace, pod, container] => logs::answer(&*pods, &query, namespace, pod, container).await,
         [verb @ ("exec" | "attach"), namespace, pod, container]
@@ -281,6 +301,39 @@ async fn answer(pods: Arc<dyn Pods>, access: Access, request: Request<Incoming>)
         _ => return text(StatusCode::NOT_FOUND, "404 page not found\n"),
     };
     result.unwrap_or_else(|status| refuse(&status))
+}
+
+async fn exposed(pods: &dyn Pods, of: Metrics) -> Response<Body> {
+    full(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", pods.metrics(of).await)
+}
+
+/// Runs the words of `cmd` in a container and answers with what they said.
+async fn run(
+    pods: &dyn Pods,
+    query: &Query,
+    method: &http::Method,
+    namespace: &str,
+    pod: &str,
+    container: &str,
+) -> Result<Response<Body>, Status> {
+    if method != http::Method::POST {
+        return Ok(text(StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed\n"));
+    }
+    let target = pods.container(namespace, pod, container)?;
+    let argv: Vec<String> = query.one("cmd").unwrap_or_default().split_whitespace().map(str::to_owned).collect();
+    if argv.is_empty() {
+        return Err(Status::bad_request("you must specify a command with cmd"));
+    }
+    let output = pods.runtime().exec_sync(&target.id, argv, RUN_TIMEOUT_MS).await.map_err(Status::internal)?;
+    let mut said = output.stdout.to_vec();
+    said.extend_from_slice(&output.stderr);
+    Ok(match output.code {
+        0 => text(StatusCode::OK, said),
+        code => {
+            said.extend_from_slice(format!("command terminated with exit code {code}\n").as_bytes());
+            text(StatusCode::INTERNAL_SERVER_ERROR, said)
+        }
+    })
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::{SinkExt, StreamExt};
 use meta::{Status, Value, json};
-use node::kubelet::{ContainerRef, Pods, serve, tls};
+use node::kubelet::{ContainerRef, Metrics, Pods, serve, tls};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use runtime::testing::{Compression, TestImage};
 use runtime::{Config, ContainerSpec, Embedded, LogSpec, Runtime, SandboxSpec};
@@ -75,11 +75,11 @@ impl Pods for One {
         json!({"kind": "PodList"})
     }
 
-    fn stats_json(&self) -> BoxFuture<'_, Value> {
+    fn stats_json(&self, _: bool) -> BoxFuture<'_, Value> {
         Box::pin(async { json!({}) })
     }
 
-    fn metrics_resource(&self) -> BoxFuture<'_, String> {
+    fn metrics(&self, _: Metrics) -> BoxFuture<'_, String> {
         Box::pin(async { String::new() })
     }
 }

@@ -259,11 +259,23 @@ impl Runtime for Embedded {
         self.stats_now(id).boxed()
     }
 
+    fn usage<'a>(&'a self, id: &'a str) -> Answer<'a, ContainerStats> {
+        async move {
+            let path = self.inner.container(id, |c| c.record.cgroup.clone())?;
+            self.cgroup_usage(&path).await
+        }
+        .boxed()
+    }
+
+    fn cgroup_usage<'a>(&'a self, path: &'a str) -> Answer<'a, ContainerStats> {
+        let (cgroups, path) = (self.inner.cgroups.clone(), path.to_owned());
+        blocking("measure a cgroup", move || Ok(cgroups.usage(&path))).boxed()
+    }
+
     fn sandbox_stats<'a>(&'a self, id: &'a str) -> Answer<'a, ContainerStats> {
         async move {
             let path = self.inner.pod(id, |p| p.spec.cgroup_parent.clone())?;
-            let cgroups = self.inner.cgroups.clone();
-            blocking("measure a pod", move || Ok(cgroups.usage(&path))).await
+            self.cgroup_usage(&path).await
         }
         .boxed()
     }

@@ -3,6 +3,8 @@
 use meta::decode::Media;
 use meta::{Reason, Status};
 
+use crate::table::Include;
+
 /// The `Content-Type` of answers in this form.
 pub fn content_type(media: Media) -> &'static str {
     match media {
@@ -38,6 +40,8 @@ pub enum Shape {
 pub struct Accept {
     pub media: Media,
     pub shape: Shape,
+    /// Of tables: what of each object goes with its row.
+    pub include: Include,
     pub pretty: bool,
 }
 
@@ -93,7 +97,7 @@ pub fn accept(header: Option<&str>, shapes: bool, watch: bool) -> Result<Accept,
         if watch && media == Media::Yaml {
             continue;
         }
-        return Ok(Accept { media, shape, pretty: parameter("pretty") == Some("1") });
+        return Ok(Accept { media, shape, include: Include::default(), pretty: parameter("pretty") == Some("1") });
     }
     Err(Status::new(
         Reason::NotAcceptable,
