@@ -24,9 +24,9 @@ use base::Time;
 use cache::{Event, View};
 use meta::{Object, Resource, Str, Value};
 
-use class::{Class, Classes};
+use class::{Amounts, Class, Classes};
 use nodes::{Nodes, Resident};
-use plugins::{GONE, Mask, PLUGINS, REASONS, Snapshot};
+use plugins::{GONE, Mask, PLUGINS, Snapshot, resources, row, words};
 use queue::{Queue, Wake};
 use terms::Terms;
 
@@ -312,7 +312,7 @@ impl Scheduler {
                     plan.placements.push(Placement { key, namespace, name, uid, node });
                 }
                 None => {
-                    let (message, plugins) = self.explain(&mask);
+                    let (message, plugins) = self.explain(&class, &mask);
                     let eviction = self.preempt(&key, &class, &mask, view);
                     let (nominated, victims) = match eviction {
                         Some(eviction) => (Some(self.nodes.names[eviction.place].clone()), eviction.victims),
@@ -359,20 +359,19 @@ impl Scheduler {
 
     /// Keeps the room that preemption made for other pods of the same or higher priority.
     fn reserve_nominated(&self, key: &Str, class: &Class, mask: &mut Mask) {
+        let mut promised: BTreeMap<usize, (Amounts, i64)> = BTreeMap::new();
         for (other, (place, priority)) in &self.nominated {
             if other == key || *priority < class.priority || mask.get(*place) != Some(&0) {
                 continue;
             }
             let Some(pending) = self.pending.get(other) else { continue };
-            let asked = &pending.class.requests;
-            let nodes = &self.nodes;
-            let lacks = |has: i64, used: i64, theirs: i64, ours: i64| ours > 0 && used + theirs + ours > has;
-            if lacks(nodes.cpu[*place], nodes.cpu_used[*place], asked.cpu, class.requests.cpu) {
-                mask[*place] = plugins::NO_CPU;
-            } else if lacks(nodes.memory[*place], nodes.memory_used[*place], asked.memory, class.requests.memory) {
-                mask[*place] = plugins::NO_MEMORY;
-            } else if lacks(nodes.pods[*place], nodes.pods_used[*place], 1, 1) {
-                mask[*place] = plugins::TOO_MANY_PODS;
+            let (amounts, pods) = promised.entry(*place).or_default();
+            amounts.add(&pending.class.requests, 1);
+            *pods += 1;
+        }
+        for (place, (amounts, pods)) in promised {
+            if let Some(why) = resources::lacks(class, &self.nodes, place, &amounts, pods) {
+                mask[place] = why;
             }
         }
     }
@@ -396,7 +395,7 @@ impl Scheduler {
     }
 
     /// `0/3 nodes are available: 2 Insufficient cpu, 1 …`, what would help, and the plugins that refused.
-    fn explain(&self, mask: &Mask) -> (String, BTreeSet<&'static str>) {
+    fn explain(&self, class: &Class, mask: &Mask) -> (String, BTreeSet<&'static str>) {
         let total = self.nodes.count();
         if total == 0 {
             return ("no nodes available to schedule pods".to_owned(), BTreeSet::new());
@@ -405,15 +404,15 @@ impl Scheduler {
         for (reason, _) in mask.iter().zip(&self.nodes.present).filter(|(_, present)| **present) {
             *counts.entry(*reason).or_default() += 1;
         }
-        let row = |reason: &u8| &REASONS[usize::from(*reason)];
         let mut parts: Vec<String> =
-            counts.iter().map(|(reason, count)| format!("{count} {}", row(reason).words)).collect();
+            counts.iter().map(|(reason, count)| format!("{count} {}", words(*reason, class))).collect();
         parts.sort();
-        let help: BTreeSet<&str> = counts.keys().map(|reason| row(reason).help).collect();
+        let rows = || counts.keys().filter_map(|reason| row(*reason));
+        let help: BTreeSet<&str> = rows().map(|row| row.help).collect();
         let help: Vec<&str> = help.into_iter().collect();
         let message =
             format!("0/{total} nodes are available: {}. What would help: {}.", parts.join(", "), help.join("; "));
-        (message, counts.keys().map(|reason| row(reason).plugin).collect())
+        (message, rows().map(|row| row.plugin).collect())
     }
 
     fn preempt(&mut self, key: &Str, class: &Arc<Class>, mask: &Mask, view: &View) -> Option<preempt::Eviction> {

@@ -7,7 +7,7 @@ use meta::{Resource, Selector, Str};
 
 use crate::class::Class;
 use crate::nodes::{Nodes, Resident};
-use crate::plugins::{Mask, PLUGINS, REASONS, Snapshot};
+use crate::plugins::{Mask, PLUGINS, Snapshot, row};
 use crate::terms::Terms;
 
 const BUDGETS: Resource = Resource("poddisruptionbudgets.policy");
@@ -53,7 +53,7 @@ pub fn find(
     let budgets = budgets(view);
     let places: Vec<usize> = (0..nodes.len())
         .filter(|at| nodes.present[*at])
-        .filter(|at| REASONS.get(usize::from(refusals[*at])).is_some_and(|row| row.preemptible))
+        .filter(|at| row(refusals[*at]).is_some_and(|row| row.preemptible))
         .filter(|at| nodes.residents[*at].iter().any(|resident| resident.class.priority < class.priority))
         .take(CANDIDATES_MAX)
         .collect();

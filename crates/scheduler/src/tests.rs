@@ -102,6 +102,24 @@ fn spreads_by_load_and_says_why_not() {
 }
 
 #[test]
+fn other_resources_are_refused_by_name_and_made_room_for() {
+    let mut lab = Lab::new();
+    lab.node("n1", "2", "z1", json!({"status": {"allocatable": {"a.com/x": "2", "b.com/y": "1"}}}));
+    let asks = |priority: i64, amount: &str| json!({"spec": {"priority": priority, "containers": [{"name": "c", "resources": {"requests": {"b.com/y": amount}}}]}});
+    lab.pod("low", "1", asks(0, "1"));
+    assert_eq!(lab.run(), ["low>n1"]);
+    lab.pod("second", "1", asks(0, "1"));
+    assert_eq!(lab.run(), ["second!0/1 nodes are available: 1 Insufficient b []"]);
+    lab.pod("high", "1", asks(9, "1"));
+    assert_eq!(lab.run(), ["high!0/1 nodes are available: 1 Insufficient b [\"ns/low\"]"]);
+    // What was promised to the high one is not given to the low.
+    lab.delete("low");
+    lab.pod("third", "1", asks(0, "1"));
+    lab.now = lab.now.plus_ms(20_000);
+    assert_eq!(lab.run().iter().filter(|line| line.contains('>')).collect::<Vec<_>>(), ["high>n1"]);
+}
+
+#[test]
 fn selectors_taints_and_cordons() {
     let mut lab = Lab::new();
     lab.node("n1", "4", "z1", json!({"spec": {"taints": [{"key": "k", "value": "v", "effect": "NoSchedule"}]}}));

@@ -16,7 +16,7 @@ use crate::class::Class;
 use crate::nodes::Nodes;
 use crate::terms::Terms;
 
-/// Why a node was refused: a row of [`REASONS`]; 0 is "not refused".
+/// Why a node was refused: see [`row`]; 0 is "not refused".
 pub type Reason = u8;
 /// One reason per node.
 pub type Mask = Vec<Reason>;
@@ -71,12 +71,14 @@ pub const NO_CPU: Reason = 6;
 pub const NO_MEMORY: Reason = 7;
 pub const NO_EPHEMERAL: Reason = 8;
 pub const TOO_MANY_PODS: Reason = 9;
-pub const NO_EXTENDED: Reason = 10;
-pub const SPREAD: Reason = 11;
-pub const SPREAD_LABEL: Reason = 12;
-pub const AFFINITY: Reason = 13;
-pub const ANTI_AFFINITY: Reason = 14;
-pub const EXISTING_ANTI_AFFINITY: Reason = 15;
+pub const SPREAD: Reason = 10;
+pub const SPREAD_LABEL: Reason = 11;
+pub const AFFINITY: Reason = 12;
+pub const ANTI_AFFINITY: Reason = 13;
+pub const EXISTING_ANTI_AFFINITY: Reason = 14;
+/// Lack of the class's first other resource; of its second, third …: one more each, [`NO_EXTENDED_LAST`] at most.
+pub const NO_EXTENDED: Reason = 15;
+pub const NO_EXTENDED_LAST: Reason = 200;
 
 macro_rules! rows {
     ($($plugin:literal $words:literal $preemptible:literal $help:literal;)*) => {
@@ -95,10 +97,26 @@ pub const REASONS: &[ReasonRow] = rows! {
     "NodeResourcesFit" "Insufficient memory" true "lower the memory request, or add a node";
     "NodeResourcesFit" "Insufficient ephemeral-storage" true "lower the ephemeral-storage request, or add a node";
     "NodeResourcesFit" "Too many pods" true "add a node";
-    "NodeResourcesFit" "Insufficient extended resources" true "add a node that has the resource";
     "PodTopologySpread" "node(s) didn't match pod topology spread constraints" true "add nodes in the emptier domains";
     "PodTopologySpread" "node(s) didn't match pod topology spread constraints (missing required label)" false "label the nodes with the topology key";
     "InterPodAffinity" "node(s) didn't match pod affinity rules" false "run a pod that the affinity looks for";
     "InterPodAffinity" "node(s) didn't match pod anti-affinity rules" true "add nodes in other domains";
     "InterPodAffinity" "node(s) didn't satisfy existing pods anti-affinity rules" true "add nodes in other domains";
+    "NodeResourcesFit" "Insufficient" true "add a node that has the resource";
 };
+
+/// The row of a reason; all lacks of other resources share one.
+pub fn row(reason: Reason) -> Option<&'static ReasonRow> {
+    let shared = if (NO_EXTENDED..=NO_EXTENDED_LAST).contains(&reason) { NO_EXTENDED } else { reason };
+    REASONS.get(usize::from(shared))
+}
+
+/// A reason in words, for pods of `class`.
+pub fn words(reason: Reason, class: &Class) -> String {
+    let words = row(reason).map_or("", |row| row.words);
+    let other = reason.checked_sub(NO_EXTENDED).and_then(|index| class.requests.others.keys().nth(usize::from(index)));
+    match other {
+        Some(name) => format!("{words} {name}"),
+        None => words.to_owned(),
+    }
+}

@@ -1,7 +1,14 @@
 //! Enough cpu, memory, ephemeral storage, extended resources, and room for one more pod.
 
-use super::{Mask, NO_CPU, NO_EPHEMERAL, NO_EXTENDED, NO_MEMORY, Plugin, Reason, Snapshot, TOO_MANY_PODS};
-use crate::class::Class;
+use std::collections::BTreeMap;
+
+use meta::Str;
+
+use super::{
+    Mask, NO_CPU, NO_EPHEMERAL, NO_EXTENDED, NO_EXTENDED_LAST, NO_MEMORY, Plugin, Reason, Snapshot, TOO_MANY_PODS,
+};
+use crate::class::{Amounts, Class};
+use crate::nodes::Nodes;
 
 pub struct NodeResourcesFit;
 
@@ -23,16 +30,41 @@ impl Plugin for NodeResourcesFit {
         if asked.ephemeral > 0 {
             column(mask, &nodes.ephemeral, &nodes.ephemeral_used, asked.ephemeral, NO_EPHEMERAL);
         }
-        for (name, amount) in &asked.others {
+        for ((name, amount), why) in asked.others.iter().zip(other_reasons()) {
             for (at, reason) in mask.iter_mut().enumerate() {
                 let has = nodes.others[at].get(name).copied().unwrap_or(0);
                 let used = nodes.others_used[at].get(name).copied().unwrap_or(0);
                 if *reason == 0 && used + amount > has {
-                    *reason = NO_EXTENDED;
+                    *reason = why;
                 }
             }
         }
     }
+}
+
+/// Why one node lacks room for a pod of `class` when `promised` (of so many pods) is taken by others, if it does.
+pub fn lacks(class: &Class, nodes: &Nodes, at: usize, promised: &Amounts, pods: i64) -> Option<Reason> {
+    let asked = &class.requests;
+    let over = |has: i64, used: i64, promised: i64, asked: i64| asked > 0 && used + promised + asked > has;
+    let plain = [
+        (over(nodes.pods[at], nodes.pods_used[at], pods, 1), TOO_MANY_PODS),
+        (over(nodes.cpu[at], nodes.cpu_used[at], promised.cpu, asked.cpu), NO_CPU),
+        (over(nodes.memory[at], nodes.memory_used[at], promised.memory, asked.memory), NO_MEMORY),
+        (over(nodes.ephemeral[at], nodes.ephemeral_used[at], promised.ephemeral, asked.ephemeral), NO_EPHEMERAL),
+    ];
+    let of = |amounts: &BTreeMap<Str, i64>, name: &str| amounts.get(name).copied().unwrap_or(0);
+    let mut others = asked.others.iter().zip(other_reasons());
+    plain.into_iter().find_map(|(lacks, why)| lacks.then_some(why)).or_else(|| {
+        others.find_map(|((name, amount), why)| {
+            let (has, used) = (of(&nodes.others[at], name), of(&nodes.others_used[at], name));
+            over(has, used, of(&promised.others, name), *amount).then_some(why)
+        })
+    })
+}
+
+/// A reason for each other resource of a class, in the order of their names.
+fn other_reasons() -> impl Iterator<Item = Reason> {
+    (NO_EXTENDED..=NO_EXTENDED_LAST).chain(std::iter::repeat(NO_EXTENDED_LAST))
 }
 
 /// One pass over three plain columns, without a branch that depends on the data.
