@@ -2,7 +2,8 @@
 //!
 //! A pod carries the finalizer `batch.kubernetes.io/job-tracking` until it is counted. Counting takes three looks: the
 //! uid is written to `status.uncountedTerminatedPods`; the finalizer is removed; the uid moves into the count. So a pod
-//! is never counted twice and never lost, whatever fails in between.
+//! is never counted twice and never lost, whatever fails in between. A pod whose job is gone has nobody to count it: its
+//! finalizer is removed, under a key of its own (`pod:` before the name).
 
 mod policy;
 
@@ -24,6 +25,8 @@ pub const INDEX: &str = "batch.kubernetes.io/job-completion-index";
 const FAILURES: &str = "batch.kubernetes.io/job-index-failure-count";
 /// The pause before a pod replaces one that failed, doubled with each.
 const RETRY: base::Backoff = base::Backoff::new(10_000, 600_000);
+/// Before the name of a pod in the key of its release.
+const ABANDONED: &str = "pod:";
 /// Uids that one status may hold uncounted.
 const UNCOUNTED_MAX: usize = 500;
 
@@ -45,7 +48,7 @@ impl JobPod {
     }
 
     fn is_tracked(&self) -> bool {
-        self.object.facts().finalizers.iter().any(|finalizer| finalizer == TRACKING)
+        is_tracked(&self.object)
     }
 
     pub fn succeeded(&self) -> bool {
@@ -84,7 +87,13 @@ impl Reconciler for Jobs {
         if resource == JOBS {
             out.extend(sides(event).map(key_of));
             out.dedup();
+            if let (Some(old), None) = (&event.old, &event.new) {
+                out.extend(view.owned(PODS, old.uid()).filter(|pod| is_abandoned(pod, view)).map(abandoned_key));
+            }
         } else {
+            if let Some(pod) = event.new.as_ref().filter(|pod| is_abandoned(pod, view)) {
+                out.push(abandoned_key(pod));
+            }
             owner_keys(event, "Job", out);
             neighbours(view, JOBS, event, out);
         }
@@ -92,6 +101,12 @@ impl Reconciler for Jobs {
 
     fn reconcile(&self, key: &str, view: &View, cx: &mut Context) -> Outcome {
         let (namespace, name) = split(key);
+        if let Some(name) = name.strip_prefix(ABANDONED) {
+            if let Some(pod) = view.one(PODS, namespace, name).filter(|pod| is_abandoned(pod, view)) {
+                release(&JobPod::of(pod.clone()), cx);
+            }
+            return Outcome::Settled;
+        }
         let Some(object) = view.one(JOBS, namespace, name) else {
             return Outcome::Settled;
         };
@@ -110,6 +125,23 @@ impl Reconciler for Jobs {
         look.run(cx);
         outcome(look.again)
     }
+}
+
+/// Whether a pod waits to be counted by a job that is no more.
+fn is_abandoned(pod: &Object, view: &View) -> bool {
+    let owner = pod.facts().controller().filter(|owner| owner.kind == JOB.kind);
+    is_tracked(pod)
+        && owner.is_some_and(|owner| {
+            view.one(JOBS, pod.namespace(), &owner.name).is_none_or(|job| job.uid() != &*owner.uid)
+        })
+}
+
+fn abandoned_key(pod: &Object) -> Str {
+    join(pod.namespace(), &format!("{ABANDONED}{}", pod.name()))
+}
+
+fn is_tracked(pod: &Object) -> bool {
+    pod.facts().finalizers.iter().any(|finalizer| finalizer == TRACKING)
 }
 
 /// One look at a job.

@@ -285,6 +285,17 @@ fn a_job_counts_each_pod_once() {
 }
 
 #[test]
+fn pods_of_a_job_that_is_gone_are_released() {
+    let mut world = world();
+    world.create(JOBS, job(json!({"completions": 2i64, "parallelism": 2i64})));
+    world.settle();
+    assert_eq!(world.all(PODS).len(), 2);
+    world.delete(JOBS, "ns", "j", "Background");
+    world.settle();
+    assert_eq!(world.all(PODS), Vec::<Value>::new());
+}
+
+#[test]
 fn a_job_fails_for_what_its_policies_say() {
     let exit_42 = json!({"rules": [{"action": "FailJob", "onExitCodes": {"operator": "In", "values": [42i64]}}]});
     for (spec, reason) in [
