@@ -122,13 +122,20 @@ fn container_statuses(
         .iter()
         .map(|container| {
             let name = container["name"].text();
-            let old = old[key].items().iter().find(|old| old["name"].text() == name).cloned().unwrap_or_default();
-            container_status(container, pod, &old, observed, memory)
+            let told = old[key].items().iter().find(|old| old["name"].text() == name).cloned().unwrap_or_default();
+            container_status(container, pod, &told, old["phase"].text(), observed, memory)
         })
         .collect()
 }
 
-fn container_status(container: &Value, pod: &Value, old: &Value, observed: &Observed, memory: &Memory) -> Value {
+fn container_status(
+    container: &Value,
+    pod: &Value,
+    old: &Value,
+    old_phase: &str,
+    observed: &Observed,
+    memory: &Memory,
+) -> Value {
     let name = container["name"].text();
     let seen = observed.containers.get(name);
     let own = memory.containers.get(name);
@@ -161,7 +168,7 @@ fn container_status(container: &Value, pod: &Value, old: &Value, observed: &Obse
         && seen.is_some_and(|seen| seen.state == SeenState::Exited && seen.exit_code == 0);
     status.set(&["ready"], ready || done);
     status.set(&["started"], started);
-    let (state, last) = states(container, pod, old, seen, observed.previous.get(name), own);
+    let (state, last) = states(container, pod, old, seen, observed.previous.get(name), own, old_phase);
     status.set(&["state"], state);
     status.set(&["lastState"], last);
     status
@@ -200,6 +207,7 @@ fn states(
     seen: Option<&Seen>,
     previous: Option<&Seen>,
     own: Option<&super::ContainerMemory>,
+    old_phase: &str,
 ) -> (Value, Value) {
     let last = previous.map_or_else(|| old.get("lastState").cloned().unwrap_or_else(Value::map), terminated);
     let failure = own.and_then(|own| own.failure.as_ref());
@@ -242,12 +250,35 @@ fn states(
                 let reason = if again { "ImagePullBackOff" } else { failure.reason.as_str() };
                 (waiting(reason, &failure.message), last)
             }
+            None if is_final(pod, old_phase) && !old["state"].entries().is_empty() => last_words(old),
             None => {
+                let last = if old["state"]["terminated"].is_null() { last } else { old["state"].clone() };
                 let initialising = !pod.at(&["spec", "initContainers"]).items().is_empty();
                 (waiting(if initialising { "PodInitializing" } else { "ContainerCreating" }, ""), last)
             }
         },
     }
+}
+
+/// Whether no container of the pod will start any more.
+fn is_final(pod: &Value, old_phase: &str) -> bool {
+    pod.at(&["metadata", "deletionTimestamp"]).as_str().is_some() || matches!(old_phase, "Succeeded" | "Failed")
+}
+
+/// `state` and `lastState` of a container that was taken away: what was told last; one that was never seen to end is
+/// said to be lost (kubelet: `ContainerStatusUnknown`, exit code 137).
+fn last_words(old: &Value) -> (Value, Value) {
+    let last = old.get("lastState").cloned().unwrap_or_else(Value::map);
+    if old["state"]["running"].is_null() {
+        return (old["state"].clone(), last);
+    }
+    let lost = json!({"terminated": {
+        "exitCode": 137i64, "reason": "ContainerStatusUnknown",
+        "message": "The container could not be found when the pod ended. It was running before.",
+        "startedAt": (old["state"]["running"]["startedAt"].clone()), "finishedAt": null,
+        "containerID": (old["containerID"].clone()),
+    }});
+    (lost, last)
 }
 
 #[allow(clippy::too_many_arguments)]

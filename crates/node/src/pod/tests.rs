@@ -168,3 +168,24 @@ fn a_command_under_way_is_not_given_twice() {
     assert_eq!(script.decide(), Vec::<String>::new());
     assert!(script.memory.wake.is_some());
 }
+
+#[test]
+fn what_was_told_of_a_container_that_is_gone_stays() {
+    let mut script = Script::new(json!({"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}));
+    script.set("c", seen("one", 0, SeenState::Exited, 3));
+    let told = script.status();
+    script.pod.set(&["metadata", "deletionTimestamp"], "1970-01-01T00:01:00Z");
+    script.pod.set(&["status"], told.clone());
+    script.observed.containers.clear();
+    assert_eq!(script.status()["containerStatuses"], told["containerStatuses"]);
+
+    script.pod.set(
+        &["status", "containerStatuses"],
+        vec![json!({
+            "name": "c", "containerID": "gantry://one", "state": {"running": {"startedAt": "1970-01-01T00:01:00Z"}},
+        })],
+    );
+    script.pod.set(&["status", "phase"], "Running");
+    let lost = script.status()["containerStatuses"].items()[0]["state"]["terminated"].clone();
+    assert_eq!((lost["reason"].text(), lost["exitCode"].as_int()), ("ContainerStatusUnknown", Some(137)));
+}
