@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use base::{Clock, Time};
+use base::{Clock, Revision, Time};
 use client::{Action, Api, Mirror, Request};
 use meta::{Object, Resource, Status, Str, Value, json};
 use net::{Addresses, Cidr, PodLinks};
@@ -245,6 +245,8 @@ impl Agent {
         tokio::spawn(async move { agent.watch_runtime().await });
         let mut changed = self.mirror.subscribe();
         self.wait_for_addresses(&found).await;
+        // Before the pods of this node are known, everything found would look like left behind.
+        self.mirror.knows(PODS, Revision(1)).await;
         loop {
             changed.borrow_and_update();
             self.hand_out(&found.sandboxes);

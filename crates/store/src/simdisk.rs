@@ -52,6 +52,14 @@ impl SimDisk {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A disk of its own with the same contents.
+    pub fn copy(&self) -> SimDisk {
+        let inner = self.inner();
+        let (names, durable_names) = (inner.names.clone(), inner.durable_names.clone());
+        let (files, next) = (inner.files.clone(), inner.next);
+        SimDisk(Arc::new(Mutex::new(Inner { names, durable_names, files, next, ..Inner::default() })))
+    }
+
     /// Power loss: names and bytes that were not synced stay or go, sector by sector, as `rng` decides. Open handles
     /// must not be used afterwards.
     pub fn crash(&self, rng: &mut Rng) {

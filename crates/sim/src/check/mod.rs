@@ -1,0 +1,40 @@
+//! The checkers: one file each, and the table [`CHECKERS`]. Each looks at everything that happens and says what must not.
+//!
+//! A checker knows the promise, not the code: it keeps books of its own. Each is proven by a planted defect in
+//! [`crate::mutation`] that it catches.
+
+use std::collections::BTreeMap;
+
+use base::Revision;
+use bytes::Bytes;
+use cache::{Cache, Change, View};
+
+use crate::exec::Author;
+use crate::truth::Past;
+
+/// Something that happened.
+pub enum Seen<'a> {
+    /// A transaction became visible.
+    Commit { revision: Revision, changes: &'a [Change], author: &'a Author, before: &'a View, after: &'a View },
+    /// The store was opened again after a crash.
+    Recovered { found: Revision, acknowledged: Revision, stored: &'a BTreeMap<Bytes, Revision> },
+    /// A client's mirror took something in. `whole`: it follows everything at one revision.
+    Mirror { client: &'a str, cache: &'a Cache, whole: bool },
+    /// A container began to run (`true`) or ended on a node.
+    Container { node: &'a str, pod: &'a str, uid: &'a str, container: &'a str, runs: bool },
+    /// Faults are over, everybody says to be done.
+    Quiet { view: &'a View },
+}
+
+pub trait Checker: Send {
+    fn name(&self) -> &'static str;
+
+    /// # Errors
+    /// A sentence about the promise that was broken.
+    fn see(&mut self, seen: &Seen<'_>, past: &Past<'_>) -> Result<(), String>;
+}
+
+type Make = fn() -> Box<dyn Checker>;
+
+/// All checkers.
+pub const CHECKERS: &[Make] = &[];

@@ -1,0 +1,153 @@
+//! What goes wrong: one row per fault in [`FAULTS`], and how much of it a world gets, one row per profile in
+//! [`PROFILES`].
+
+use base::Rng;
+
+use crate::backend::DiskPace;
+use crate::link::Weather;
+use crate::machine::Ills;
+use crate::world::World;
+
+/// Something that strikes a world now and ends by itself.
+pub struct Fault {
+    pub name: &'static str,
+    pub strike: fn(&mut World, &mut Rng),
+}
+
+pub const FAULTS: &[Fault] = &[
+    Fault {
+        name: "server crash",
+        strike: |world, rng| {
+            world.crash_server(rng);
+            world.plan(300 + rng.below(5_000), World::start_server);
+        },
+    },
+    Fault {
+        name: "controllers crash",
+        strike: |world, rng| {
+            world.crash_controllers();
+            world.plan(200 + rng.below(3_000), World::start_controllers);
+        },
+    },
+    Fault {
+        name: "scheduler crash",
+        strike: |world, rng| {
+            world.crash_scheduler();
+            world.plan(200 + rng.below(3_000), World::start_scheduler);
+        },
+    },
+    Fault {
+        name: "agent crash",
+        strike: |world, rng| {
+            let at = rng.below(world.machines.len() as u64) as usize;
+            world.crash_agent(at);
+            world.plan(200 + rng.below(6_000), move |world| world.start_agent(at));
+        },
+    },
+    Fault {
+        name: "machine loses power",
+        strike: |world, rng| {
+            let at = rng.below(world.machines.len() as u64) as usize;
+            world.crash_agent(at);
+            world.machines[at].lose_power();
+            world.plan(2_000 + rng.below(60_000), move |world| world.start_agent(at));
+        },
+    },
+    Fault {
+        name: "cut off",
+        strike: |world, rng| {
+            let clients = world.clients();
+            let client = clients[rng.below(clients.len() as u64) as usize].clone();
+            world.net.cut(&client, true);
+            world.plan(500 + rng.below(50_000), move |world| world.net.cut(&client, false));
+        },
+    },
+    Fault {
+        name: "slow disk",
+        strike: |world, rng| {
+            let before = *crate::exec::lock(&world.pace);
+            *crate::exec::lock(&world.pace) = DiskPace { sync_ms: 20, jitter_ms: 50 + rng.below(1_500) };
+            world.plan(500 + rng.below(5_000), move |world| *crate::exec::lock(&world.pace) = before);
+        },
+    },
+    Fault { name: "failed sync", strike: |world, rng| world.disk.fail_syncs(1 + rng.below(2) as u32) },
+    Fault {
+        name: "full disk",
+        strike: |world, rng| {
+            world.disk.set_capacity(Some(world.disk.used_bytes()));
+            world.plan(500 + rng.below(4_000), |world| world.disk.set_capacity(None));
+        },
+    },
+    Fault {
+        name: "history forgotten",
+        strike: |world, _| {
+            if let Some((server, _)) = world.net.server() {
+                let mirror = server.storage.mirror();
+                let at = mirror.revision();
+                mirror.change(|cache| cache.compact(at));
+            }
+        },
+    },
+];
+
+/// A sort of world.
+#[derive(Debug)]
+pub struct Profile {
+    pub name: &'static str,
+    pub nodes: u64,
+    /// How long the user works and faults strike.
+    pub work_ms: u64,
+    /// Steps of the user in that time.
+    pub steps: u64,
+    pub weather: Weather,
+    pub ills: Ills,
+    /// Faults of the table, and the mean time between two of a sort.
+    pub faults: &'static [(&'static str, u64)],
+}
+
+const FINE: Weather = Weather { lost: 0, doubled: 0, late: 0, answer_lost: 0, watch_cut: 0, latency_ms: 3 };
+const ROUGH: Weather = Weather { lost: 15, doubled: 20, late: 20, answer_lost: 15, watch_cut: 15, latency_ms: 40 };
+const HEALTHY: Ills = Ills { crash: 0, hang: 0, pull: 0, stubborn: 0 };
+const SICKLY: Ills = Ills { crash: 60, hang: 60, pull: 60, stubborn: 60 };
+
+const CRASHES: &[(&str, u64)] = &[
+    ("server crash", 12_000),
+    ("controllers crash", 15_000),
+    ("scheduler crash", 20_000),
+    ("agent crash", 15_000),
+    ("history forgotten", 25_000),
+];
+const DISKS: &[(&str, u64)] =
+    &[("slow disk", 12_000), ("failed sync", 10_000), ("full disk", 20_000), ("server crash", 15_000)];
+const NODES: &[(&str, u64)] = &[("machine loses power", 25_000), ("agent crash", 12_000), ("cut off", 15_000)];
+const ALL: &[(&str, u64)] = &[
+    ("server crash", 20_000),
+    ("controllers crash", 25_000),
+    ("scheduler crash", 25_000),
+    ("agent crash", 25_000),
+    ("machine loses power", 40_000),
+    ("cut off", 25_000),
+    ("slow disk", 25_000),
+    ("failed sync", 25_000),
+    ("full disk", 40_000),
+    ("history forgotten", 40_000),
+];
+
+const BASE: Profile =
+    Profile { name: "calm", nodes: 3, work_ms: 40_000, steps: 22, weather: FINE, ills: HEALTHY, faults: &[] };
+
+/// All profiles; the first is the one of a world without faults.
+pub const PROFILES: &[Profile] = &[
+    BASE,
+    Profile { name: "lossy", weather: ROUGH, ..BASE },
+    Profile { name: "crashes", faults: CRASHES, ..BASE },
+    Profile { name: "disks", faults: DISKS, ..BASE },
+    Profile { name: "nodes", ills: SICKLY, faults: NODES, ..BASE },
+    Profile { name: "all", weather: ROUGH, ills: SICKLY, faults: ALL, ..BASE },
+    Profile { name: "long", work_ms: 600_000, steps: 300, weather: ROUGH, ills: SICKLY, faults: ALL, ..BASE },
+];
+
+/// The profile of this name.
+pub fn profile(name: &str) -> Option<&'static Profile> {
+    PROFILES.iter().find(|profile| profile.name == name)
+}

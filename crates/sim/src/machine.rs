@@ -1,0 +1,504 @@
+//! A machine with its containers, and the agent on it. The machine outlives the agent; the agent is the real pod machine
+//! ([`node::pod::Worker`]) driven in virtual time.
+//!
+//! What an image does is told by its name: `run` stays, `task-SECONDS-CODE` ends by itself, `stubborn` does not heed
+//! the stop signal, `slow` takes long to come up.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+
+use base::{Clock, Revision, Rng, Time, hash64};
+use cache::Source;
+use client::{Api, Mirror, Request};
+use drive::Shell;
+use meta::{Object, Reason, Resource, Str, Value, json};
+use node::pod::{Command, Observed, Outcome, Seen, SeenState, StartFailure, Worker, decide::all_containers, worker};
+use server::identity::User;
+use tokio::sync::{mpsc, watch};
+
+use crate::check;
+use crate::exec::{Process, lock};
+use crate::link::{Follower, LinkApi, Net, empty_cache};
+use crate::mutation::Mutation;
+
+pub const PODS: Resource = Resource("pods");
+pub const NODES: Resource = Resource("nodes");
+/// What every machine has.
+pub const CPU_MILLI: i64 = 2_600;
+pub const MEMORY_MIB: i64 = 8_192;
+pub const PODS_MAX: i64 = 30;
+const LEASE_MS: u64 = 10_000;
+const STATUS_MS: u64 = 60_000;
+const RETRY_MS: u64 = 1_000;
+const LOOK_MS: u64 = 30_000;
+
+/// One pod as the machine has it.
+#[derive(Default)]
+struct Sandbox {
+    key: String,
+    ready: bool,
+    address: Str,
+    /// By name, all attempts.
+    containers: BTreeMap<Str, Vec<Seen>>,
+}
+
+/// How containers fare beyond what their image says; changed by faults.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ills {
+    /// Of 1,000 containers that start: crash within a minute.
+    pub crash: u64,
+    /// Of 1,000: answer no probe for a while.
+    pub hang: u64,
+    /// Of 1,000 starts: the image cannot be had just now.
+    pub pull: u64,
+    /// Of 1,000: do not heed the stop signal.
+    pub stubborn: u64,
+}
+
+pub struct Machine {
+    pub name: String,
+    net: Arc<Net>,
+    process: Mutex<Process>,
+    rng: Mutex<Rng>,
+    ills: Mutex<Ills>,
+    sandboxes: Mutex<BTreeMap<Str, Sandbox>>,
+    hung: Mutex<BTreeMap<Str, Time>>,
+    changed: watch::Sender<u64>,
+    addresses: Mutex<u64>,
+    number: u64,
+}
+
+impl Machine {
+    pub fn new(net: &Arc<Net>, number: u64, rng: Rng) -> Arc<Machine> {
+        Arc::new(Machine {
+            name: format!("node-{number}"),
+            net: net.clone(),
+            process: Mutex::new(net.exec.process()),
+            rng: Mutex::new(rng),
+            ills: Mutex::default(),
+            sandboxes: Mutex::default(),
+            hung: Mutex::default(),
+            changed: watch::Sender::new(0),
+            addresses: Mutex::default(),
+            number,
+        })
+    }
+
+    pub fn set_ills(&self, ills: Ills) {
+        *lock(&self.ills) = ills;
+    }
+
+    /// The power fails: whatever ran here is gone.
+    pub fn lose_power(&self) {
+        self.net.exec.kill(&lock(&self.process));
+        *lock(&self.process) = self.net.exec.process();
+        let sandboxes = std::mem::take(&mut *lock(&self.sandboxes));
+        for (uid, sandbox) in &sandboxes {
+            for (name, seen) in &sandbox.containers {
+                if seen.last().is_some_and(|seen| seen.state == SeenState::Running) {
+                    self.show(uid, &sandbox.key, name, false);
+                }
+            }
+        }
+        self.change();
+    }
+
+    fn change(&self) {
+        self.changed.send_modify(|version| *version += 1);
+    }
+
+    fn show(&self, uid: &str, key: &str, container: &str, runs: bool) {
+        let verb = if runs { "starts" } else { "ends" };
+        self.net.exec.note(format!("{} {verb} {key}/{container} ({uid})", self.name));
+        self.net.truth.show(&check::Seen::Container { node: &self.name, pod: key, uid, container, runs });
+    }
+
+    fn draw(&self, limit: u64) -> u64 {
+        lock(&self.rng).below(limit)
+    }
+
+    fn chance(&self, permille: u64) -> bool {
+        lock(&self.rng).chance(permille)
+    }
+
+    /// Pods that have something here.
+    pub fn uids(&self) -> Vec<Str> {
+        lock(&self.sandboxes).keys().cloned().collect()
+    }
+
+    fn observe(&self, uid: &str) -> Observed {
+        let sandboxes = lock(&self.sandboxes);
+        let Some(sandbox) = sandboxes.get(uid) else { return Observed::default() };
+        let mut observed = Observed {
+            sandbox: true,
+            sandbox_ready: sandbox.ready,
+            addresses: vec![sandbox.address.clone()],
+            ..Observed::default()
+        };
+        for (name, all) in &sandbox.containers {
+            if let Some(last) = all.last() {
+                observed.containers.insert(name.clone(), last.clone());
+            }
+            if let Some(before) = all.len().checked_sub(2).and_then(|at| all.get(at)) {
+                observed.previous.insert(name.clone(), before.clone());
+            }
+        }
+        observed
+    }
+
+    fn prepare(&self, uid: &str, key: &str) {
+        let number = {
+            let mut addresses = lock(&self.addresses);
+            *addresses += 1;
+            *addresses
+        };
+        let address = format!("10.{}.{}.{}", 100 + self.number, number / 250, 1 + number % 250);
+        let mut sandboxes = lock(&self.sandboxes);
+        let sandbox = sandboxes.entry(uid.into()).or_default();
+        (sandbox.key, sandbox.ready, sandbox.address) = (key.to_owned(), true, address.into());
+        drop(sandboxes);
+        self.change();
+    }
+
+    /// Begins a container; what it does from here on happens on the machine.
+    fn start(self: &Arc<Self>, uid: &str, container: &str, image: &str, attempt: u32) -> Result<(), StartFailure> {
+        let ills = *lock(&self.ills);
+        if self.chance(ills.pull) {
+            let message = format!("{image}: the registry is not reachable");
+            return Err(StartFailure { reason: "ErrImagePull".into(), message });
+        }
+        let now = self.net.exec.now();
+        let id = Str::from(format!("{}-{uid}-{container}-{attempt}", self.name));
+        let seen = Seen {
+            id: id.clone(),
+            attempt,
+            state: SeenState::Running,
+            image: image.into(),
+            image_id: image.into(),
+            started: Some(now),
+            finished: None,
+            exit_code: 0,
+            signal: 0,
+            reason: Str::default(),
+            message: Str::default(),
+        };
+        let key = {
+            let mut sandboxes = lock(&self.sandboxes);
+            let Some(sandbox) = sandboxes.get_mut(uid).filter(|sandbox| sandbox.ready) else {
+                let message = "the sandbox is gone".to_owned();
+                return Err(StartFailure { reason: "CreateContainerError".into(), message });
+            };
+            sandbox.containers.entry(container.into()).or_default().push(seen);
+            sandbox.key.clone()
+        };
+        self.show(uid, &key, container, true);
+        if self.chance(ills.hang) {
+            let until = now.plus_ms(5_000 + self.draw(40_000));
+            lock(&self.hung).insert(id.clone(), until);
+        }
+        let words: Vec<&str> = image.split('-').collect();
+        let end = match words.as_slice() {
+            ["task", seconds, code, ..] => {
+                Some((seconds.parse::<u64>().unwrap_or(1) * 1000 + self.draw(500), code.parse().unwrap_or(0)))
+            }
+            _ if self.chance(ills.crash) => Some((1_000 + self.draw(60_000), 1)),
+            _ => None,
+        };
+        if let Some((ms, code)) = end {
+            let (machine, uid, process) = (self.clone(), uid.to_owned(), lock(&self.process).clone());
+            let shell = process.clone();
+            process.spawn(Box::pin(async move {
+                shell.sleep(ms).await;
+                machine.exit(&uid, &id, code);
+            }));
+        }
+        self.change();
+        Ok(())
+    }
+
+    fn exit(&self, uid: &str, id: &str, code: i32) {
+        let now = self.net.exec.now();
+        let mut ended = None;
+        if let Some(sandbox) = lock(&self.sandboxes).get_mut(uid) {
+            for (name, all) in &mut sandbox.containers {
+                if let Some(seen) = all.iter_mut().find(|seen| seen.id == id && seen.state == SeenState::Running) {
+                    (seen.state, seen.finished, seen.exit_code) = (SeenState::Exited, Some(now), code);
+                    seen.reason = if code == 0 { "Completed".into() } else { "Error".into() };
+                    ended = Some((sandbox.key.clone(), name.clone()));
+                }
+            }
+        }
+        if let Some((key, name)) = ended {
+            self.show(uid, &key, &name, false);
+            self.change();
+        }
+    }
+
+    /// How long a container takes to end when it is asked to, and its code.
+    fn stop_ms(&self, image: &str, grace_ms: u64) -> (u64, i32) {
+        let stubborn = image.starts_with("stubborn") || self.chance(lock(&self.ills).stubborn);
+        let needs = 50 + self.draw(400);
+        if stubborn || needs > grace_ms { (grace_ms, 137) } else { (needs, 143) }
+    }
+
+    /// What runs in the sandbox ends, its records stay.
+    fn end(&self, uid: &str) {
+        let running: Vec<Str> = {
+            let mut sandboxes = lock(&self.sandboxes);
+            let Some(sandbox) = sandboxes.get_mut(uid) else { return };
+            sandbox.ready = false;
+            let all = sandbox.containers.values().flatten();
+            all.filter(|seen| seen.state == SeenState::Running).map(|seen| seen.id.clone()).collect()
+        };
+        for id in running {
+            self.exit(uid, &id, 137);
+        }
+        self.change();
+    }
+
+    fn remove(&self, uid: &str) {
+        self.end(uid);
+        lock(&self.sandboxes).remove(uid);
+        self.change();
+    }
+
+    fn is_hung(&self, id: &str) -> bool {
+        lock(&self.hung).get(id).is_some_and(|until| *until > self.net.exec.now())
+    }
+
+    /// The node object's status as this machine is.
+    fn status(&self) -> Value {
+        let amounts = json!({
+            "cpu": (format!("{CPU_MILLI}m")), "memory": (format!("{MEMORY_MIB}Mi")), "pods": (PODS_MAX.to_string()),
+        });
+        json!({
+            "addresses": [{"type": "Hostname", "address": (self.name.as_str())}],
+            "capacity": (amounts.clone()), "allocatable": amounts,
+            "conditions": (node::node_object::conditions(self.net.exec.now())),
+        })
+    }
+}
+
+/// The agent of one life.
+pub struct Agent {
+    machine: Arc<Machine>,
+    shell: Process,
+    api: LinkApi,
+    mirror: Arc<Mirror>,
+    workers: Mutex<BTreeMap<Str, watch::Sender<Option<Object>>>>,
+}
+
+impl Agent {
+    /// Starts an agent on `machine`, as a process of its own.
+    pub fn start(machine: &Arc<Machine>) -> Process {
+        let net = machine.net.clone();
+        let process = net.exec.process();
+        let client = format!("agent {}", machine.name);
+        let user = User::new(&format!("system:node:{}", machine.name), &["system:nodes"]);
+        let api = LinkApi { net: net.clone(), client: client.clone(), user, shell: process.clone() };
+        let mirror = Arc::new(Mirror::new(empty_cache()));
+        let follower = Follower { net: net.clone(), client, shell: process.clone(), mirror: mirror.clone() };
+        let (name, greedy) = (machine.name.clone(), net.mutation == Some(Mutation::GreedyAgents));
+        let part = format!("?spec.nodeName={name}");
+        let of_node = move |pod: &Object| {
+            let node = pod.own::<api::core::pod_facts::PodFacts>().map(|facts| facts.node.clone());
+            node.is_some_and(|node| node == name.as_str() || greedy && !node.is_empty())
+        };
+        let pods = Source { resource: PODS, part: part.into() };
+        let nodes = Source { resource: NODES, part: "?".into() };
+        process.spawn(Box::pin(follower.clone().part(pods, of_node)));
+        process.spawn(Box::pin(follower.part(nodes, |_| true)));
+        let agent = Agent { machine: machine.clone(), shell: process.clone(), api, mirror, workers: Mutex::default() };
+        let agent = Arc::new(agent);
+        process.spawn(Box::pin(agent.clone().keep()));
+        process.spawn(Box::pin(agent.run()));
+        process
+    }
+
+    /// Registers the node and keeps its status and lease fresh.
+    async fn keep(self: Arc<Self>) {
+        let name = self.machine.name.clone();
+        let labels = json!({"kubernetes.io/hostname": (name.as_str()), "kubernetes.io/os": "linux"});
+        loop {
+            let status = self.machine.status();
+            let node = json!({"metadata": {"name": (name.as_str()), "labels": (labels.clone())}, "status": status});
+            match self.api.call(Request::create(NODES, node)).await {
+                Ok(_) => break,
+                Err(status) if status.reason() == Reason::AlreadyExists => break,
+                Err(_) => self.shell.sleep(RETRY_MS).await,
+            }
+        }
+        let mut told = Time::ZERO;
+        loop {
+            let now = self.shell.now();
+            if now.ms_since(told) >= STATUS_MS {
+                let old = self.mirror.one(NODES, "", &name).map(|node| node.value()).unwrap_or_default();
+                let request = node::node_object::telling(&name, self.machine.status(), &old, now);
+                if self.api.call(request).await.is_ok() {
+                    told = now;
+                }
+            }
+            let (renew, make) = node::node_object::renewal(&name, self.shell.now());
+            let renewed = match self.api.call(renew).await {
+                Err(status) if status.reason() == Reason::NotFound => self.api.call(make).await,
+                answer => answer,
+            };
+            self.shell.sleep(if renewed.is_ok() { LEASE_MS } else { RETRY_MS }).await;
+        }
+    }
+
+    /// Gives every pod of this node to its task.
+    async fn run(self: Arc<Self>) {
+        let found = self.machine.uids();
+        let mut changed = self.mirror.subscribe();
+        self.mirror.knows(PODS, Revision(1)).await;
+        let mut first = true;
+        loop {
+            changed.borrow_and_update();
+            let view = self.mirror.view();
+            let here: BTreeMap<Str, Object> =
+                view.list(PODS, "").map(|pod| (Str::from(pod.uid()), pod.clone())).collect();
+            self.hand_out(&here);
+            if std::mem::take(&mut first) {
+                for uid in found.iter().filter(|uid| !here.contains_key(*uid)) {
+                    self.machine.remove(uid);
+                }
+            }
+            if changed.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn hand_out(self: &Arc<Self>, here: &BTreeMap<Str, Object>) {
+        let mut workers = lock(&self.workers);
+        for (uid, pod) in here {
+            match workers.get(uid) {
+                Some(worker) => {
+                    worker.send_if_modified(|known| {
+                        let newer = known.as_ref().is_none_or(|known| known.revision() < pod.revision());
+                        if newer {
+                            *known = Some(pod.clone());
+                        }
+                        newer
+                    });
+                }
+                None => {
+                    let (sender, receiver) = watch::channel(Some(pod.clone()));
+                    workers.insert(uid.clone(), sender);
+                    self.shell.spawn(Box::pin(self.clone().work(uid.clone(), receiver)));
+                }
+            }
+        }
+        for (_, worker) in workers.iter().filter(|(uid, _)| !here.contains_key(*uid)) {
+            worker.send_if_modified(|known| known.take().is_some());
+        }
+    }
+
+    /// The task of one pod.
+    async fn work(self: Arc<Self>, uid: Str, mut pods: watch::Receiver<Option<Object>>) {
+        let mut worker = Worker::default();
+        let (done, mut results) = mpsc::unbounded_channel::<(Command, Outcome)>();
+        let mut changed = self.machine.changed.subscribe();
+        loop {
+            changed.borrow_and_update();
+            worker.see(pods.borrow_and_update().as_ref(), self.shell.now());
+            let observed = self.machine.observe(&uid);
+            let now = self.shell.now();
+            let Some(commands) = worker.decide(&observed, now) else {
+                lock(&self.workers).remove(&uid);
+                return;
+            };
+            for command in commands {
+                let (agent, pod, done) = (self.clone(), worker.pod().clone(), done.clone());
+                self.shell.spawn(Box::pin(async move {
+                    let outcome = agent.carry(&pod, &command).await;
+                    // The receiver goes only with the pod's task.
+                    let _ = done.send((command, outcome));
+                }));
+            }
+            if let Some(status) = worker.status(&observed, &["192.168.0.1".into()], now) {
+                let answer = self.api.call(worker.telling(&status)).await;
+                worker.told(status, answer.as_ref().map(|_| ()));
+            }
+            let wake_ms = worker.wake().map_or(LOOK_MS, |at| at.ms_since(self.shell.now()).clamp(1, LOOK_MS));
+            tokio::select! {
+                biased;
+                Some((command, outcome)) = results.recv() => {
+                    worker.take(&command, outcome, self.shell.now());
+                    while let Ok((command, outcome)) = results.try_recv() {
+                        worker.take(&command, outcome, self.shell.now());
+                    }
+                }
+                changed = pods.changed() => if changed.is_err() { return },
+                _ = changed.changed() => {}
+                () = self.shell.sleep(wake_ms) => {}
+            }
+        }
+    }
+
+    async fn carry(&self, pod: &Value, command: &Command) -> Outcome {
+        let (meta, machine) = (&pod["metadata"], &self.machine);
+        let uid = meta["uid"].text();
+        let hasty = machine.net.mutation == Some(Mutation::HastyAgents);
+        match command {
+            Command::Prepare => {
+                self.shell.sleep(20 + machine.draw(200)).await;
+                machine.prepare(uid, &format!("{}/{}", meta["namespace"].text(), meta["name"].text()));
+                Outcome::Done(Ok(()))
+            }
+            Command::Start { container, attempt } => {
+                let wanted = all_containers(pod).find(|one| one["name"].text() == container.as_str());
+                let image = wanted.map(|one| one["image"].text()).unwrap_or_default();
+                let slow_ms = if image.starts_with("slow") { 8_000 } else { 0 };
+                self.shell.sleep(50 + machine.draw(700) + slow_ms).await;
+                Outcome::Started(machine.start(uid, container, image, *attempt))
+            }
+            Command::Stop { container, id, grace_ms } => {
+                if hasty {
+                    let _ = self.api.call(worker::farewell(pod)).await;
+                }
+                let wanted = all_containers(pod).find(|one| one["name"].text() == container.as_str());
+                let image = wanted.map(|one| one["image"].text()).unwrap_or_default();
+                let (ms, code) = machine.stop_ms(image, *grace_ms);
+                self.shell.sleep(ms).await;
+                machine.exit(uid, id, code);
+                Outcome::Done(Ok(()))
+            }
+            Command::Probe { id, .. } => {
+                self.shell.sleep(1 + machine.draw(20)).await;
+                let good = !machine.is_hung(id);
+                Outcome::Probed(good, if good { String::new() } else { "no answer".to_owned() })
+            }
+            Command::End => {
+                machine.end(uid);
+                Outcome::Done(Ok(()))
+            }
+            Command::Remove => {
+                self.shell.sleep(10 + machine.draw(100)).await;
+                machine.remove(uid);
+                Outcome::Done(Ok(()))
+            }
+            Command::Delete => match self.api.call(worker::farewell(pod)).await {
+                Ok(_) => Outcome::Done(Ok(())),
+                Err(status) if status.reason() == Reason::NotFound => Outcome::Done(Ok(())),
+                Err(status) => Outcome::Done(Err(status.message().to_owned())),
+            },
+        }
+    }
+}
+
+/// The pods whose containers run on a machine, for the comparison at the end.
+pub fn running(machine: &Machine) -> BTreeSet<Str> {
+    let sandboxes = lock(&machine.sandboxes);
+    let runs = |sandbox: &Sandbox| {
+        sandbox.containers.values().any(|all| all.last().is_some_and(|seen| seen.state == SeenState::Running))
+    };
+    sandboxes.iter().filter(|(_, sandbox)| runs(sandbox)).map(|(uid, _)| uid.clone()).collect()
+}
+
+/// A seed for a machine of this number.
+pub fn seed_of(rng: &Rng, number: u64) -> Rng {
+    let mut rng = rng.fork(&format!("machine {number}"));
+    Rng::new(rng.next_u64() ^ hash64(&number.to_le_bytes()))
+}

@@ -1,0 +1,129 @@
+//! Planted defects, one per promise: switched on in a world, each must be found by its checker. They sit in the seams
+//! between the real parts, never in the parts.
+
+use std::collections::BTreeMap;
+
+use base::Revision;
+use cache::{Change, View};
+use client::{Action, Request};
+use meta::{Object, Resource};
+
+const PODS: Resource = Resource("pods");
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutation {
+    /// A write is answered before the disk has it.
+    AnswerBeforeSync,
+    /// The controllers' watch leaves one deletion of a pod out.
+    SkipDeletion,
+    /// Controllers do not wait for their own writes.
+    ForgetOwnWrites,
+    /// The controllers' lists show no replica sets.
+    BlindToOwners,
+    /// Job status says one success more than there was.
+    CountTwice,
+    /// Evictions are plain deletions.
+    EvictFreely,
+    /// The scheduler's watch leaves bound pods out.
+    BlindScheduler,
+    /// Agents run the pods of other nodes, too.
+    GreedyAgents,
+    /// Agents let the object go while its containers run.
+    HastyAgents,
+    /// Deployments are not looked at.
+    NoDeployments,
+    /// Deployments are allowed more surge than they state.
+    TooMuchSurge,
+    /// Someone writes the same object for ever.
+    Chatter,
+}
+
+impl Mutation {
+    /// A request as it arrives.
+    pub fn request(self, mut request: Request, _view: &View) -> Request {
+        match self {
+            Mutation::EvictFreely if request.subresource == "eviction" => {
+                request.action = Action::Delete;
+                request.subresource = "".into();
+                request
+            }
+            Mutation::CountTwice if request.resource.0 == "jobs.batch" && request.subresource == "status" => {
+                if let Action::Update(object) = &mut request.action {
+                    let succeeded = object.at(&["status", "succeeded"]).as_int().unwrap_or(0);
+                    if succeeded > 0 {
+                        object.set(&["status", "succeeded"], succeeded + 1);
+                    }
+                }
+                request
+            }
+            Mutation::TooMuchSurge if request.resource.0 == "replicasets.apps" => {
+                if let Action::Create(object) | Action::Update(object) = &mut request.action {
+                    let replicas = object.at(&["spec", "replicas"]).as_int().unwrap_or(0);
+                    if replicas > 0 && request.subresource.is_empty() {
+                        object.set(&["spec", "replicas"], replicas + 3);
+                    }
+                }
+                request
+            }
+            _ => request,
+        }
+    }
+
+    /// A list as a client gets it.
+    pub fn list(self, client: &str, mut objects: Vec<Object>) -> Vec<Object> {
+        match (self, client) {
+            (Mutation::BlindToOwners, "controllers") => {
+                objects.retain(|object| object.resource().0 != "replicasets.apps");
+            }
+            (Mutation::BlindScheduler, "scheduler") => {
+                objects.retain(|object| object.resource() != PODS || node_of(object).is_empty());
+            }
+            _ => {}
+        }
+        objects
+    }
+
+    /// A stretch of a watch as a client gets it.
+    pub fn feed(self, client: &str, mut changes: BTreeMap<Revision, Vec<Change>>) -> BTreeMap<Revision, Vec<Change>> {
+        let drops = |change: &Change| match (self, client) {
+            (Mutation::SkipDeletion, "controllers") => {
+                change.new.is_none() && change.old.as_ref().is_some_and(|old| old.resource() == PODS)
+            }
+            (Mutation::BlindToOwners, "controllers") => {
+                change.new.as_ref().is_some_and(|new| new.resource().0 == "replicasets.apps")
+            }
+            _ => false,
+        };
+        for list in changes.values_mut() {
+            list.retain(|change| !drops(change));
+            if (self, client) == (Mutation::BlindScheduler, "scheduler") {
+                for change in list.iter_mut() {
+                    let bound =
+                        change.new.as_ref().is_some_and(|new| new.resource() == PODS && !node_of(new).is_empty());
+                    if bound {
+                        change.old = change.new.take();
+                    }
+                }
+            }
+        }
+        changes
+    }
+}
+
+fn node_of(pod: &Object) -> String {
+    pod.own::<api::core::pod_facts::PodFacts>().map(|facts| facts.node.to_string()).unwrap_or_default()
+}
+
+/// Writes the same object for ever.
+pub async fn chatter(api: crate::link::LinkApi, shell: crate::exec::Process) {
+    use client::Api;
+    use drive::Shell;
+    let mut count = 0i64;
+    loop {
+        shell.sleep(20_000).await;
+        count += 1;
+        let patch = meta::json!({"metadata": {"annotations": {"count": (count.to_string())}}});
+        let request = Request::patch(Resource("namespaces"), "", "default", client::PatchType::Merge, patch);
+        let _ = api.call(request).await;
+    }
+}

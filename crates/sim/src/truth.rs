@@ -1,0 +1,220 @@
+//! What really happened: every commit in order, with its author, as views that the checkers read; and the checkers.
+//!
+//! It stands beside the server: it is fed by the store's own feed and decodes by itself, so that it does not share the
+//! mistakes of the server's cache.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
+
+use base::{Clock, Revision, Time};
+use cache::{Cache, Change, View};
+use meta::{Facts, Object, Resource, Value};
+use store::{Event, Range, Version, Visible};
+
+use crate::check::{Checker, Seen};
+use crate::exec::{Author, Exec, lock};
+
+/// Past views that are kept, to judge what others see late.
+const VIEWS_KEPT: usize = 20_000;
+const PODS: Resource = Resource("pods");
+const PREFIX: &str = "/registry/";
+/// Sealed in the store; nothing of the worlds depends on them.
+const SECRETS: &str = "secrets";
+/// Resources that change though nothing happens: heartbeats.
+const HEARTBEATS: &[&str] = &["leases.coordination.k8s.io", "events"];
+
+struct Inner {
+    cache: Cache,
+    past: VecDeque<(Revision, Time, View)>,
+    acknowledged: Revision,
+    /// When something other than a heartbeat was written last.
+    stirred: Time,
+    checkers: Vec<Box<dyn Checker>>,
+    writes: u64,
+}
+
+pub struct Truth {
+    exec: Exec,
+    inner: Mutex<Inner>,
+}
+
+/// What checkers may look at besides what they are shown.
+pub struct Past<'a> {
+    inner: &'a VecDeque<(Revision, Time, View)>,
+    pub now: Time,
+}
+
+impl Past<'_> {
+    /// The views that someone may have decided on within the last `ms`, oldest first.
+    pub fn lately(&self, ms: u64) -> impl Iterator<Item = &View> {
+        let from = Time(self.now.0 - i64::try_from(ms).unwrap_or(0) * 1000);
+        let first = self.inner.partition_point(|(_, at, _)| *at < from).saturating_sub(1);
+        self.inner.range(first..).map(|(_, _, view)| view)
+    }
+
+    /// The state at `revision`; `None` when it is too long ago.
+    pub fn at(&self, revision: Revision) -> Option<&View> {
+        let after = self.inner.partition_point(|(at, _, _)| *at <= revision);
+        after.checked_sub(1).map(|index| &self.inner[index].2)
+    }
+}
+
+impl Truth {
+    pub fn new(exec: &Exec, checkers: Vec<Box<dyn Checker>>) -> Arc<Truth> {
+        let cache = Cache::new(server::indexes());
+        let past = VecDeque::from([(Revision::ZERO, exec.now(), cache.view())]);
+        let (acknowledged, stirred) = (Revision::ZERO, exec.now());
+        let inner = Inner { cache, past, acknowledged, stirred, checkers, writes: 0 };
+        Arc::new(Truth { exec: exec.clone(), inner: Mutex::new(inner) })
+    }
+
+    pub fn view(&self) -> View {
+        lock(&self.inner).cache.view()
+    }
+
+    /// How long nothing but heartbeats was written, in milliseconds.
+    pub fn quiet_ms(&self) -> u64 {
+        self.exec.now().ms_since(lock(&self.inner).stirred)
+    }
+
+    pub fn writes(&self) -> u64 {
+        lock(&self.inner).writes
+    }
+
+    /// A write up to this revision was answered.
+    pub fn acknowledged(&self, revision: Revision) {
+        let mut inner = lock(&self.inner);
+        inner.acknowledged = inner.acknowledged.max(revision);
+    }
+
+    /// The server opened its store anew; what it found beyond what was known was written without an answer.
+    pub fn recovered(&self, visible: &Visible) {
+        let found = visible.revision();
+        let (known, acknowledged) = {
+            let inner = lock(&self.inner);
+            (inner.cache.revision(), inner.acknowledged)
+        };
+        if known == Revision::ZERO {
+            let page = visible.newest().read(&Range::all(), None, 0);
+            let objects: Vec<Object> = page.items.iter().filter_map(|(key, version)| object_of(key, version)).collect();
+            let mut inner = lock(&self.inner);
+            inner.cache.load(found, objects);
+            let view = inner.cache.view();
+            inner.past.clear();
+            inner.past.push_back((found, self.exec.now(), view));
+            drop(inner);
+            return;
+        }
+        if let Ok(more) = visible.since(known.min(found), usize::MAX) {
+            let missed: Vec<Event> = more.events.into_iter().filter(|event| event.revision > known).collect();
+            self.committed(&missed, &BTreeMap::new());
+        }
+        let stored: BTreeMap<bytes::Bytes, Revision> = visible
+            .newest()
+            .read(&Range::prefix(PREFIX.as_bytes().to_vec()), None, 0)
+            .items
+            .into_iter()
+            .map(|(key, version)| (key, version.mod_revision))
+            .collect();
+        self.show(&Seen::Recovered { found, acknowledged, stored: &stored });
+    }
+
+    /// Takes in what a batch published.
+    pub fn committed(&self, events: &[Event], authors: &BTreeMap<Revision, Arc<Author>>) {
+        let nobody = Arc::new(Author { who: "server".to_owned(), what: String::new() });
+        let mut rest = events;
+        while let Some(first) = rest.first() {
+            let revision = first.revision;
+            let many = rest.iter().take_while(|event| event.revision == revision).count();
+            let (now, later) = rest.split_at(many);
+            rest = later;
+            self.commit(revision, now, authors.get(&revision).unwrap_or(&nobody));
+        }
+    }
+
+    fn commit(&self, revision: Revision, events: &[Event], author: &Author) {
+        let changes: Vec<Change> = events
+            .iter()
+            .filter_map(|event| {
+                let new = event.new.as_ref().and_then(|version| object_of(&event.key, version));
+                let old = event.old.as_ref().and_then(|version| object_of(&event.key, version));
+                (new.is_some() || old.is_some()).then_some(Change { revision, new, old })
+            })
+            .collect();
+        for change in &changes {
+            let (sign, object) = match (&change.new, &change.old) {
+                (Some(new), None) => ("+", new),
+                (Some(new), Some(_)) => ("~", new),
+                (None, Some(old)) => ("-", old),
+                (None, None) => continue,
+            };
+            let sum = base::hash64(&object.bytes());
+            let name = cache::Key::of(object.namespace(), object.name()).0;
+            self.exec.note(format!("r{revision} {sign} {} {name} {sum:016x} by {author}", object.resource()));
+        }
+        let mut inner = lock(&self.inner);
+        inner.writes += 1;
+        let before = inner.cache.view();
+        inner.cache.apply(revision, changes.iter().cloned());
+        inner.cache.advance(revision);
+        let after = inner.cache.view();
+        if changes.iter().any(|change| !is_heartbeat(change)) {
+            inner.stirred = self.exec.now();
+        }
+        if inner.past.len() == VIEWS_KEPT {
+            inner.past.pop_front();
+        }
+        inner.past.push_back((revision, self.exec.now(), after.clone()));
+        drop(inner);
+        self.show(&Seen::Commit { revision, changes: &changes, author, before: &before, after: &after });
+    }
+
+    /// Shows something to all checkers; a finding ends the world.
+    pub fn show(&self, seen: &Seen<'_>) {
+        let mut inner = lock(&self.inner);
+        let Inner { checkers, past, .. } = &mut *inner;
+        let past = Past { inner: past, now: self.exec.now() };
+        for checker in checkers {
+            if let Err(why) = checker.see(seen, &past) {
+                self.exec.fail(format!("{}: {why}", checker.name()));
+            }
+        }
+    }
+}
+
+/// Leases and events come and go; a node tells its status every minute.
+fn is_heartbeat(change: &Change) -> bool {
+    let Some(object) = change.new.as_ref().or(change.old.as_ref()) else { return true };
+    if HEARTBEATS.contains(&object.resource().0) {
+        return true;
+    }
+    let (Some(new), Some(old)) = (&change.new, &change.old) else { return false };
+    object.resource().0 == "nodes" && without_beats(new) == without_beats(old)
+}
+
+fn without_beats(node: &Object) -> Value {
+    let mut value = node.value();
+    value.take(&["metadata", "resourceVersion"]);
+    value.take(&["metadata", "managedFields"]);
+    for condition in value.make(&["status", "conditions"]).make_list() {
+        condition.take(&["lastHeartbeatTime"]);
+    }
+    value
+}
+
+/// The object of a stored value; `None` for what is no object, or sealed.
+fn object_of(key: &[u8], version: &Version) -> Option<Object> {
+    let rest = std::str::from_utf8(key).ok()?.strip_prefix(PREFIX)?;
+    let (resource, _) = rest.split_once('/')?;
+    if resource == SECRETS {
+        return None;
+    }
+    let resource = Resource::intern(resource);
+    let value = Value::parse(&version.value).ok()?;
+    let mut facts = Facts::of(resource, &value);
+    facts.revision = version.mod_revision;
+    if resource == PODS {
+        facts.own = api::core::pod_facts::facts(&value);
+    }
+    Some(Object::new(facts, version.value.clone()))
+}

@@ -1,0 +1,313 @@
+//! The user: creates, scales, rolls, drains and deletes, as the seed says. One step is a row in [`STEPS`].
+
+use std::sync::Arc;
+
+use base::Rng;
+use cache::View;
+use client::{Action, Api, Mirror, PatchType, Propagation, Request};
+use drive::Shell;
+use meta::{Object, Resource, Value, json};
+
+use crate::exec::Process;
+use crate::link::LinkApi;
+
+pub const DEPLOYMENTS: Resource = Resource("deployments.apps");
+pub const REPLICA_SETS: Resource = Resource("replicasets.apps");
+pub const STATEFUL_SETS: Resource = Resource("statefulsets.apps");
+pub const DAEMON_SETS: Resource = Resource("daemonsets.apps");
+pub const JOBS: Resource = Resource("jobs.batch");
+pub const SERVICES: Resource = Resource("services");
+pub const BUDGETS: Resource = Resource("poddisruptionbudgets.policy");
+pub const NAMESPACES: Resource = Resource("namespaces");
+pub const PODS: Resource = Resource("pods");
+pub const NODES: Resource = Resource("nodes");
+/// Namespaces that the user works in.
+const SPACES: [&str; 2] = ["red", "blue"];
+/// Objects of one kind in one namespace.
+const NAMES: [&str; 3] = ["a", "b", "c"];
+/// The most pods that one workload asks for.
+const REPLICAS_MAX: u64 = 5;
+const IMAGES: [&str; 4] = ["run", "run", "slow", "stubborn"];
+
+pub struct User {
+    pub api: LinkApi,
+    pub mirror: Arc<Mirror>,
+    pub shell: Process,
+    pub rng: Rng,
+}
+
+/// What one step asks for; nothing when there is nothing to do it to.
+type Step = fn(&mut User, &View) -> Vec<Request>;
+
+/// Name, weight, step.
+pub const STEPS: &[(&str, u64, Step)] = &[
+    ("create a deployment", 14, |user, _| vec![user.deployment()]),
+    ("create a stateful set", 8, |user, _| vec![user.stateful_set()]),
+    ("create a daemon set", 3, |user, _| vec![user.daemon_set()]),
+    ("create a job", 8, |user, _| vec![user.job()]),
+    ("create a service", 5, |user, _| vec![user.service()]),
+    ("create a budget", 4, |user, _| vec![user.budget()]),
+    ("scale", 16, |user, view| user.scale(view)),
+    ("roll", 14, |user, view| user.roll(view)),
+    ("pause or resume", 3, |user, view| user.pause(view)),
+    ("delete a workload", 7, |user, view| user.delete(view)),
+    ("delete a pod", 6, |user, view| user.delete_pod(view)),
+    ("cordon or uncordon", 3, |user, view| user.cordon(view)),
+    ("drain", 4, |user, view| user.drain(view)),
+    ("delete a namespace", 1, |user, _| vec![Request::delete(NAMESPACES, "", user.space())]),
+];
+
+impl User {
+    /// Works until `steps` are done, about one every `pace_ms`.
+    pub async fn work(mut self, steps: u64, pace_ms: u64) {
+        self.spaces().await;
+        let total: u64 = STEPS.iter().map(|(_, weight, _)| weight).sum();
+        for _ in 0..steps {
+            let pause_ms = 50 + self.rng.below(pace_ms * 2);
+            self.shell.sleep(pause_ms).await;
+            let mut draw = self.rng.below(total);
+            let row = STEPS.iter().find(|(_, weight, _)| {
+                let hit = draw < *weight;
+                draw = draw.saturating_sub(*weight);
+                hit
+            });
+            let Some((name, _, step)) = row else { continue };
+            let view = self.mirror.view();
+            let requests = step(&mut self, &view);
+            self.api.net.exec.note(format!("the user: {name}, {} requests", requests.len()));
+            for request in requests {
+                // What is refused, or lost, is left as it is, as a user would who is in a hurry.
+                let _ = self.api.call(request).await;
+            }
+            if self.rng.chance(100) {
+                self.spaces().await;
+            }
+        }
+    }
+
+    async fn spaces(&mut self) {
+        for name in SPACES {
+            let namespace = json!({"metadata": {"name": name}});
+            let _ = self.api.call(Request::create(NAMESPACES, namespace)).await;
+        }
+    }
+
+    /// Leaves the cluster so that everything asked for can be had: all nodes take pods, nothing is paused.
+    pub async fn tidy_up(self) {
+        loop {
+            let view = self.mirror.view();
+            let mut requests = Vec::new();
+            for node in view.list(NODES, "").filter(|node| node.value()["spec"]["unschedulable"].is_true()) {
+                requests.push(merge(NODES, node, json!({"spec": {"unschedulable": null}})));
+            }
+            for deployment in view.list(DEPLOYMENTS, "").filter(|one| one.value()["spec"]["paused"].is_true()) {
+                requests.push(merge(DEPLOYMENTS, deployment, json!({"spec": {"paused": null}})));
+            }
+            for request in requests {
+                let _ = self.api.call(request).await;
+            }
+            self.shell.sleep(2_000).await;
+        }
+    }
+
+    fn pick<'a, T: ?Sized>(&mut self, all: &[&'a T]) -> &'a T {
+        all[self.rng.below(all.len() as u64) as usize]
+    }
+
+    fn space(&mut self) -> &'static str {
+        self.pick(&SPACES)
+    }
+
+    fn name(&mut self) -> &'static str {
+        self.pick(&NAMES)
+    }
+
+    fn replicas(&mut self) -> i64 {
+        self.rng.below(REPLICAS_MAX) as i64
+    }
+
+    fn template(&mut self, app: &str) -> Value {
+        let image = format!("{}-{}", self.pick(&IMAGES), self.rng.below(100));
+        let mut container = json!({
+            "name": "main", "image": image, "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}},
+        });
+        if self.rng.chance(400) {
+            container.set(
+                &["readinessProbe"],
+                json!({"httpGet": {"path": "/", "port": 80i64}, "periodSeconds": 2i64, "failureThreshold": 2i64}),
+            );
+        }
+        json!({
+            "metadata": {"labels": {"app": app}},
+            "spec": {"terminationGracePeriodSeconds": (self.rng.below(8) as i64 + 1), "containers": [container]},
+        })
+    }
+
+    fn workload(&mut self, kind: &str) -> Value {
+        let (space, name) = (self.space(), self.name());
+        let app = format!("{}-{name}", kind.to_lowercase());
+        let template = self.template(&app);
+        json!({
+            "metadata": {"name": name, "namespace": space, "labels": {"app": (app.as_str())}},
+            "spec": {"selector": {"matchLabels": {"app": (app.as_str())}}, "template": template},
+        })
+    }
+
+    fn deployment(&mut self) -> Request {
+        let mut object = self.workload("Deployment");
+        object.set(&["spec", "replicas"], self.replicas());
+        if self.rng.chance(500) {
+            let (surge, unavailable) = (self.rng.below(3) as i64, self.rng.below(2) as i64);
+            object.set(
+                &["spec", "strategy"],
+                json!({"type": "RollingUpdate", "rollingUpdate":
+                    {"maxSurge": surge, "maxUnavailable": (if surge == 0 { 1 } else { unavailable })}}),
+            );
+        } else if self.rng.chance(150) {
+            object.set(&["spec", "strategy"], json!({"type": "Recreate"}));
+        }
+        Request::create(DEPLOYMENTS, object)
+    }
+
+    fn stateful_set(&mut self) -> Request {
+        let mut object = self.workload("StatefulSet");
+        object.set(&["spec", "replicas"], self.replicas().min(3));
+        object.set(&["spec", "serviceName"], "none");
+        if self.rng.chance(300) {
+            object.set(&["spec", "podManagementPolicy"], "Parallel");
+        }
+        Request::create(STATEFUL_SETS, object)
+    }
+
+    fn daemon_set(&mut self) -> Request {
+        let object = self.workload("DaemonSet");
+        Request::create(DAEMON_SETS, object)
+    }
+
+    fn job(&mut self) -> Request {
+        let (space, name) = (self.space(), format!("job-{}", self.rng.below(4)));
+        let completions = 1 + self.rng.below(4) as i64;
+        let code = if self.rng.chance(150) { 1 } else { 0 };
+        let image = format!("task-{}-{code}", 1 + self.rng.below(6));
+        let mut spec = json!({
+            "completions": completions, "parallelism": (1 + self.rng.below(3) as i64),
+            "backoffLimit": (self.rng.below(3) as i64),
+            "template": {"spec": {
+                "restartPolicy": "Never", "terminationGracePeriodSeconds": 2i64,
+                "containers": [{"name": "main", "image": image, "resources": {"requests": {"cpu": "50m"}}}],
+            }},
+        });
+        if self.rng.chance(300) {
+            spec.set(&["completionMode"], "Indexed");
+        }
+        if self.rng.chance(300) {
+            spec.set(&["ttlSecondsAfterFinished"], 20i64);
+        }
+        Request::create(JOBS, json!({"metadata": {"name": name, "namespace": space}, "spec": spec}))
+    }
+
+    fn service(&mut self) -> Request {
+        let (space, name) = (self.space(), self.name());
+        let app = format!("{}-{name}", self.pick(&["deployment", "statefulset"]));
+        Request::create(
+            SERVICES,
+            json!({"metadata": {"name": (app.as_str()), "namespace": space},
+                "spec": {"selector": {"app": (app.as_str())}, "ports": [{"port": 80i64}]}}),
+        )
+    }
+
+    fn budget(&mut self) -> Request {
+        let (space, name) = (self.space(), self.name());
+        let app = format!("{}-{name}", self.pick(&["deployment", "statefulset"]));
+        let mut spec = json!({"selector": {"matchLabels": {"app": (app.as_str())}}});
+        if self.rng.chance(500) {
+            spec.set(&["minAvailable"], 1i64);
+        } else {
+            spec.set(&["maxUnavailable"], 1i64);
+        }
+        Request::create(BUDGETS, json!({"metadata": {"name": (app.as_str()), "namespace": space}, "spec": spec}))
+    }
+
+    /// Any object of these resources in the user's namespaces.
+    fn any(&mut self, view: &View, resources: &[Resource]) -> Option<Object> {
+        let all: Vec<Object> = resources
+            .iter()
+            .flat_map(|resource| view.list(*resource, "").cloned().collect::<Vec<_>>())
+            .filter(|object| SPACES.contains(&object.namespace()) && object.facts().deleting.is_none())
+            .collect();
+        let at = self.rng.below(all.len() as u64) as usize;
+        all.get(at).cloned()
+    }
+
+    fn scale(&mut self, view: &View) -> Vec<Request> {
+        let Some(object) = self.any(view, &[DEPLOYMENTS, STATEFUL_SETS]) else { return Vec::new() };
+        let replicas = self.replicas();
+        vec![merge(object.resource(), &object, json!({"spec": {"replicas": replicas}}))]
+    }
+
+    fn roll(&mut self, view: &View) -> Vec<Request> {
+        let Some(object) = self.any(view, &[DEPLOYMENTS, STATEFUL_SETS, DAEMON_SETS]) else { return Vec::new() };
+        let app = object.labels().get("app").unwrap_or_default().to_owned();
+        let template = self.template(&app);
+        vec![merge(object.resource(), &object, json!({"spec": {"template": template}}))]
+    }
+
+    fn pause(&mut self, view: &View) -> Vec<Request> {
+        let Some(object) = self.any(view, &[DEPLOYMENTS]) else { return Vec::new() };
+        let paused = self.rng.chance(400);
+        vec![merge(DEPLOYMENTS, &object, json!({"spec": {"paused": paused}}))]
+    }
+
+    fn delete(&mut self, view: &View) -> Vec<Request> {
+        let kinds = [DEPLOYMENTS, STATEFUL_SETS, DAEMON_SETS, JOBS, SERVICES, BUDGETS];
+        let Some(object) = self.any(view, &kinds) else { return Vec::new() };
+        let propagation = match self.rng.below(10) {
+            0..5 => None,
+            5..8 => Some(Propagation::Foreground),
+            8 => Some(Propagation::Background),
+            _ => Some(Propagation::Orphan),
+        };
+        let request = Request::delete(object.resource(), object.namespace(), object.name());
+        vec![request.with(|options| options.propagation = propagation)]
+    }
+
+    fn delete_pod(&mut self, view: &View) -> Vec<Request> {
+        let Some(object) = self.any(view, &[PODS]) else { return Vec::new() };
+        vec![Request::delete(PODS, object.namespace(), object.name())]
+    }
+
+    fn any_node(&mut self, view: &View) -> Option<Object> {
+        let all: Vec<Object> = view.list(NODES, "").cloned().collect();
+        let at = self.rng.below(all.len() as u64) as usize;
+        all.get(at).cloned()
+    }
+
+    fn cordon(&mut self, view: &View) -> Vec<Request> {
+        let Some(node) = self.any_node(view) else { return Vec::new() };
+        let off = self.rng.chance(400);
+        vec![merge(NODES, &node, json!({"spec": {"unschedulable": off}}))]
+    }
+
+    /// Cordons a node and evicts what is on it, once.
+    fn drain(&mut self, view: &View) -> Vec<Request> {
+        let Some(node) = self.any_node(view) else { return Vec::new() };
+        let mut requests = vec![merge(NODES, &node, json!({"spec": {"unschedulable": true}}))];
+        for pod in view.by(PODS, "node", node.name()) {
+            let daemon = pod.facts().controller().is_some_and(|owner| owner.kind == "DaemonSet");
+            if daemon || pod.facts().deleting.is_some() {
+                continue;
+            }
+            let mut request = Request::get(PODS, pod.namespace(), pod.name()).on("eviction");
+            request.action = Action::Create(json!({
+                "apiVersion": "policy/v1", "kind": "Eviction",
+                "metadata": {"name": (pod.name()), "namespace": (pod.namespace())},
+            }));
+            requests.push(request);
+        }
+        requests
+    }
+}
+
+fn merge(resource: Resource, object: &Object, patch: Value) -> Request {
+    Request::patch(resource, object.namespace(), object.name(), PatchType::Merge, patch)
+}

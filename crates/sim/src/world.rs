@@ -1,0 +1,453 @@
+//! One world: its processes, its disk, its script of work, faults, and rest.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, LazyLock, Mutex};
+
+use base::{Clock, Rng, Time};
+use client::Mirror;
+use drive::Shell;
+use drive::events::Recorder;
+use server::identity::{MASTERS, User as Identity};
+use server::{Keys, Options, Server};
+use store::SimDisk;
+
+use crate::backend::{DiskPace, Stepped, next_sync_ms, start};
+use crate::check::{CHECKERS, Seen};
+use crate::desired;
+use crate::exec::{Exec, Process, lock};
+use crate::fault::{FAULTS, Profile};
+use crate::link::{Follower, LinkApi, Net, Weather, empty_cache};
+use crate::machine::{Agent, Ills, Machine, seed_of};
+use crate::mutation::Mutation;
+use crate::truth::Truth;
+use crate::user::User;
+
+/// Everything must have come to rest this long after the last fault.
+pub const REST_WITHIN_MS: u64 = 20 * 60 * 1000;
+/// At rest nothing but heartbeats is written for this long.
+pub const SILENCE_MS: u64 = 60_000;
+/// How often the world is asked whether it has come to rest.
+const ASK_MS: u64 = 5_000;
+/// Time for the nodes to register before the user comes.
+const BOOT_MS: u64 = 8_000;
+const CALM_DISK: DiskPace = DiskPace { sync_ms: 1, jitter_ms: 3 };
+/// The disk image is made this long before any world begins.
+const IMAGE_AGE_MS: u64 = 3_600_000;
+
+/// What makes a world.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    pub seed: u64,
+    pub profile: &'static Profile,
+    pub mutation: Option<Mutation>,
+    /// Print every step as it happens.
+    pub print: bool,
+}
+
+/// What became of a world.
+#[derive(Clone, Debug)]
+pub struct Report {
+    pub seed: u64,
+    pub profile: &'static str,
+    /// Checker and sentence, when a promise was broken.
+    pub finding: Option<String>,
+    /// When the world ended, since it began.
+    pub virtual_ms: u64,
+    pub digest: u64,
+    pub events: u64,
+    pub writes: u64,
+    pub last_steps: Vec<String>,
+}
+
+type Action = Box<dyn FnOnce(&mut World)>;
+
+/// A running world; faults change it through its methods.
+pub struct World {
+    pub exec: Exec,
+    pub net: Arc<Net>,
+    pub truth: Arc<Truth>,
+    pub disk: SimDisk,
+    pub machines: Vec<Arc<Machine>>,
+    pub pace: Arc<Mutex<DiskPace>>,
+    settings: Settings,
+    rng: Rng,
+    server: Option<(Process, Arc<Stepped>)>,
+    controllers: Option<Process>,
+    scheduler: Option<Process>,
+    user: Process,
+    agents: Vec<Option<Process>>,
+    planned: BTreeMap<(Time, u64), Action>,
+    numbers: u64,
+}
+
+static KEYS: LazyLock<Keys> = LazyLock::new(|| Keys::passing().expect("this machine has randomness"));
+/// The disk of a cluster that was begun once: every world starts from a copy.
+static IMAGE: LazyLock<SimDisk> = LazyLock::new(|| {
+    let began = Time(start().0 - i64::try_from(IMAGE_AGE_MS).unwrap_or(0) * 1000);
+    let exec = Exec::new(began, false);
+    let truth = Truth::new(&exec, Vec::new());
+    let disk = SimDisk::new();
+    let net = Net::new(&exec, &truth, Rng::new(0), None);
+    let mut world = World::of(exec, net, truth, disk.clone(), Settings::quiet(0), Vec::new());
+    server::uid::seeded(&mut Rng::new(0), || {
+        world.start_server();
+        world.exec.run_until(began.plus_ms(60_000));
+    });
+    disk
+});
+
+impl Settings {
+    /// A world without anything planted or printed.
+    pub fn quiet(seed: u64) -> Settings {
+        Settings { seed, profile: &crate::fault::PROFILES[0], mutation: None, print: false }
+    }
+}
+
+/// Runs one world from its first moment to its rest, or to the first finding.
+pub fn run(settings: Settings) -> Report {
+    let image = IMAGE.copy();
+    let exec = Exec::new(start(), settings.print);
+    let rng = Rng::new(settings.seed).fork(settings.profile.name);
+    let truth = Truth::new(&exec, CHECKERS.iter().map(|make| make()).collect());
+    let net = Net::new(&exec, &truth, rng.fork("network"), settings.mutation);
+    let machines = (0..settings.profile.nodes).map(|number| Machine::new(&net, number, seed_of(&rng, number)));
+    let machines: Vec<Arc<Machine>> = machines.collect();
+    let mut world = World::of(exec.clone(), net, truth.clone(), image, settings, machines);
+    server::uid::seeded(&mut rng.fork("identities"), || world.live());
+    let (digest, events) = exec.digest();
+    Report {
+        seed: settings.seed,
+        profile: settings.profile.name,
+        finding: exec.failure(),
+        virtual_ms: exec.now().ms_since(start()),
+        digest,
+        events,
+        writes: truth.writes(),
+        last_steps: exec.lines(),
+    }
+}
+
+impl World {
+    fn of(
+        exec: Exec,
+        net: Arc<Net>,
+        truth: Arc<Truth>,
+        disk: SimDisk,
+        settings: Settings,
+        machines: Vec<Arc<Machine>>,
+    ) -> World {
+        let (user, rng) = (exec.process(), Rng::new(settings.seed).fork(settings.profile.name));
+        let agents = machines.iter().map(|_| None).collect();
+        let (pace, planned) = (Arc::new(Mutex::new(CALM_DISK)), BTreeMap::new());
+        let (server, controllers, scheduler) = (None, None, None);
+        World {
+            exec,
+            net,
+            truth,
+            disk,
+            machines,
+            pace,
+            settings,
+            rng,
+            server,
+            controllers,
+            scheduler,
+            user,
+            agents,
+            planned,
+            numbers: 0,
+        }
+    }
+
+    /// The whole script.
+    fn live(&mut self) {
+        self.start_server();
+        self.start_controllers();
+        self.start_scheduler();
+        for at in 0..self.machines.len() {
+            self.start_agent(at);
+        }
+        self.pass(BOOT_MS);
+        self.net.set_weather(self.settings.profile.weather);
+        for machine in &self.machines {
+            machine.set_ills(self.settings.profile.ills);
+        }
+        let profile = self.settings.profile;
+        self.start_user();
+        self.plan_faults(profile);
+        self.pass(profile.work_ms);
+        self.exec.note("faults are over");
+        self.heal();
+        self.rest();
+    }
+
+    /// Lets time pass, with what is planned in it.
+    fn pass(&mut self, ms: u64) {
+        let end = self.exec.now().plus_ms(ms);
+        while let Some((&(at, number), _)) = self.planned.first_key_value() {
+            if at > end || self.exec.failure().is_some() {
+                break;
+            }
+            self.exec.run_until(at);
+            if let Some(action) = self.planned.remove(&(at, number)) {
+                action(self);
+            }
+        }
+        self.exec.run_until(end);
+    }
+
+    /// Does `action` in `ms`.
+    pub fn plan(&mut self, ms: u64, action: impl FnOnce(&mut World) + 'static) {
+        self.numbers += 1;
+        self.planned.insert((self.exec.now().plus_ms(ms), self.numbers), Box::new(action));
+    }
+
+    fn plan_faults(&mut self, profile: &'static Profile) {
+        for (name, mean_ms) in profile.faults {
+            let fault = FAULTS.iter().find(|fault| fault.name == *name).expect("profiles name faults of the table");
+            let mut rng = self.rng.fork(name);
+            let mut at_ms = rng.below(mean_ms * 2);
+            while at_ms < profile.work_ms {
+                let mut own = Rng::new(rng.next_u64());
+                self.plan(at_ms, move |world| {
+                    world.exec.note(format!("fault: {}", fault.name));
+                    (fault.strike)(world, &mut own);
+                });
+                at_ms += 1 + rng.below(mean_ms * 2);
+            }
+        }
+    }
+
+    /// Ends all faults and brings back whatever is down.
+    fn heal(&mut self) {
+        self.planned.clear();
+        self.net.set_weather(Weather { latency_ms: 3, ..Weather::default() });
+        *lock(&self.pace) = CALM_DISK;
+        self.disk.set_capacity(None);
+        self.disk.fail_syncs(0);
+        for machine in &self.machines {
+            machine.set_ills(Ills::default());
+        }
+        for client in self.clients() {
+            self.net.cut(&client, false);
+        }
+        if self.server.is_none() {
+            self.start_server();
+        }
+        if self.controllers.is_none() {
+            self.start_controllers();
+        }
+        if self.scheduler.is_none() {
+            self.start_scheduler();
+        }
+        for at in 0..self.agents.len() {
+            if self.agents[at].is_none() {
+                self.start_agent(at);
+            }
+        }
+        self.exec.kill(&self.user);
+        self.user = self.exec.process();
+        let user = self.user_of("user tidy");
+        self.user.spawn(Box::pin(user.tidy_up()));
+    }
+
+    /// Waits for everything to be as desired and silent.
+    fn rest(&mut self) {
+        let limit = self.exec.now().plus_ms(REST_WITHIN_MS);
+        loop {
+            self.pass(ASK_MS);
+            if self.exec.failure().is_some() {
+                return;
+            }
+            let view = self.truth.view();
+            let missing = desired::missing(&view, &self.machines);
+            if missing.is_none() && self.truth.quiet_ms() >= SILENCE_MS {
+                self.truth.show(&Seen::Quiet { view: &view });
+                return;
+            }
+            if self.exec.now() >= limit {
+                let why = missing.unwrap_or_else(|| "someone goes on writing though all is as desired".to_owned());
+                return self.exec.fail(format!(
+                    "liveness: no rest {} minutes after the last fault: {why}",
+                    REST_WITHIN_MS / 60_000
+                ));
+            }
+        }
+    }
+
+    /// All that have a link of their own.
+    pub fn clients(&self) -> Vec<String> {
+        let agents = self.machines.iter().map(|machine| format!("agent {}", machine.name));
+        ["controllers", "scheduler"].into_iter().map(str::to_owned).chain(agents).collect()
+    }
+
+    pub fn start_server(&mut self) {
+        if self.server.is_some() {
+            return;
+        }
+        let stepped = match Stepped::open(&self.disk, &self.exec, &self.truth) {
+            Ok(stepped) => stepped,
+            Err(why) => return self.exec.fail(format!("store: it does not open after a crash: {why}")),
+        };
+        let process = self.exec.process();
+        let (pace, mut rng) = (self.pace.clone(), Rng::new(self.rng.next_u64()));
+        let next = move || next_sync_ms(*lock(&pace), rng.next_u64());
+        process.spawn(Box::pin(stepped.clone().turn(process.clone(), next)));
+        let (net, shell, backend) = (self.net.clone(), process.clone(), stepped.clone());
+        process.spawn(Box::pin(async move {
+            let clock = Arc::new(shell.clone());
+            match begin(backend, clock, &shell).await {
+                Ok(server) => {
+                    net.exec.note("the server answers");
+                    net.set_server(Some((server, shell)));
+                }
+                Err(error) => net.exec.note(format!("the server does not begin: {error}")),
+            }
+        }));
+        self.server = Some((process, stepped));
+    }
+
+    /// The server's machine loses power; what was being written then may be half there.
+    pub fn crash_server(&mut self, rng: &mut Rng) {
+        let Some((process, stepped)) = self.server.take() else { return };
+        self.net.set_server(None);
+        self.exec.kill(&process);
+        if rng.chance(600) {
+            self.disk.power_off_after(rng.below(5) as u32);
+            stepped.batch();
+        }
+        drop(stepped);
+        self.disk.crash(rng);
+    }
+
+    fn follower(&self, client: &str, process: &Process) -> Arc<Mirror> {
+        let mirror = Arc::new(Mirror::new(empty_cache()));
+        let follower = Follower {
+            net: self.net.clone(),
+            client: client.to_owned(),
+            shell: process.clone(),
+            mirror: mirror.clone(),
+        };
+        process.spawn(Box::pin(follower.whole()));
+        mirror
+    }
+
+    fn door(&self, client: &str, user: &str, groups: &[&str], shell: &Process) -> LinkApi {
+        let (net, client) = (self.net.clone(), client.to_owned());
+        LinkApi { net, client, user: Identity::new(user, groups), shell: shell.clone() }
+    }
+
+    pub fn start_controllers(&mut self) {
+        if self.controllers.is_some() {
+            return;
+        }
+        let process = self.exec.process();
+        let mirror = self.follower("controllers", &process);
+        let settings = controllers::Settings {
+            root_ca_pem: "PEM".to_owned(),
+            started: self.exec.now(),
+            ..controllers::Settings::default()
+        };
+        let shell: Arc<dyn Shell> = Arc::new(process.clone());
+        for make in controllers::CONTROLLERS {
+            let controller = make(&settings);
+            if self.settings.mutation == Some(Mutation::NoDeployments) && controller.name() == "deployment-controller" {
+                continue;
+            }
+            let user = format!("system:serviceaccount:kube-system:{}", controller.name());
+            let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system", "system:authenticated"];
+            let mut api = self.door("controllers", &user, &groups, &process);
+            api.user.name = user.into();
+            let api: Arc<dyn client::Api> = Arc::new(api);
+            let recorder = Recorder::new(api.clone(), Arc::new(process.clone()));
+            let run = drive::controllers::run(controller, mirror.clone(), api, shell.clone(), recorder);
+            process.spawn(after_list(mirror.clone(), run));
+        }
+        if let Some(cluster) = api::address::Cidr::parse("10.244.0.0/16") {
+            let api = self.door("controllers", "system:serviceaccount:kube-system:ipam", &[MASTERS], &process);
+            let run = drive::ipam::run(cluster, mirror.clone(), Arc::new(api), shell);
+            process.spawn(after_list(mirror, run));
+        }
+        self.controllers = Some(process);
+    }
+
+    pub fn crash_controllers(&mut self) {
+        if let Some(process) = self.controllers.take() {
+            self.exec.kill(&process);
+        }
+    }
+
+    pub fn start_scheduler(&mut self) {
+        if self.scheduler.is_some() {
+            return;
+        }
+        let process = self.exec.process();
+        let mirror = self.follower("scheduler", &process);
+        let api: Arc<dyn client::Api> = Arc::new(self.door("scheduler", "system:kube-scheduler", &[], &process));
+        let recorder = Recorder::new(api.clone(), Arc::new(process.clone()));
+        let run = drive::scheduler::run(mirror.clone(), api, Arc::new(process.clone()), recorder);
+        process.spawn(after_list(mirror, run));
+        self.scheduler = Some(process);
+    }
+
+    pub fn crash_scheduler(&mut self) {
+        if let Some(process) = self.scheduler.take() {
+            self.exec.kill(&process);
+        }
+    }
+
+    pub fn start_agent(&mut self, at: usize) {
+        if self.agents[at].is_none() {
+            self.agents[at] = Some(Agent::start(&self.machines[at]));
+        }
+    }
+
+    pub fn crash_agent(&mut self, at: usize) {
+        if let Some(process) = self.agents[at].take() {
+            self.exec.kill(&process);
+        }
+    }
+
+    fn user_of(&self, client: &str) -> User {
+        let mirror = self.follower(client, &self.user);
+        let api = self.door(client, "the-user", &[MASTERS], &self.user);
+        User { api, mirror, shell: self.user.clone(), rng: self.rng.fork("user") }
+    }
+
+    fn start_user(&mut self) {
+        let profile = self.settings.profile;
+        let user = self.user_of("user");
+        self.user.spawn(Box::pin(user.work(profile.steps, profile.work_ms / profile.steps.max(1))));
+        if self.settings.mutation == Some(Mutation::Chatter) {
+            let api = self.door("user", "the-chatterer", &[MASTERS], &self.user);
+            let process = self.exec.process();
+            let shell = process.clone();
+            process.spawn(Box::pin(crate::mutation::chatter(LinkApi { shell: process.clone(), ..api }, shell)));
+        }
+    }
+}
+
+/// Runs `work` once the mirror has its first list.
+fn after_list(mirror: Arc<Mirror>, work: impl Future<Output = ()> + Send + 'static) -> drive::Task {
+    Box::pin(async move {
+        mirror.reached(base::Revision(1)).await;
+        work.await;
+    })
+}
+
+async fn begin(backend: Arc<Stepped>, clock: Arc<dyn Clock>, shell: &Process) -> Result<Arc<Server>, server::Error> {
+    let options = Options {
+        dir: PathBuf::new(),
+        advertise: "10.0.0.1:6443".to_owned(),
+        service_cidr: "10.96.0.0/16".to_owned(),
+        cluster_domain: "cluster.local".to_owned(),
+        node_ports: (30_000, 32_767),
+        audit_log: None,
+        token_config_maps: Vec::new(),
+    };
+    let server = Server::with(options, KEYS.clone(), backend, clock).await?;
+    shell.spawn(Box::pin(server::definitions::follow(server.clone())));
+    server.begin().await?;
+    Ok(server)
+}
