@@ -26,7 +26,12 @@ pub struct Names {
     /// Below each hierarchy's root.
     pub cgroup: String,
     pub seed: u64,
+    /// What all names have in common.
+    short: String,
 }
+
+/// Where the common part of the names is told, in the data folder, for whoever looks what is left.
+const NAME_FILE: &str = "name";
 
 impl Names {
     /// `data` is absolute.
@@ -38,7 +43,13 @@ impl Names {
             state: PathBuf::from(format!("/run/gantry-{short}")),
             cgroup: format!("/gantry-{short}"),
             seed,
+            short,
         }
+    }
+
+    pub fn tell(&self, data: &Path) -> Result<(), Error> {
+        let file = data.join(NAME_FILE);
+        std::fs::write(&file, format!("{}\n", self.short)).map_err(Error::file("write", file))
     }
 
     pub fn lan(&self, subnet: net::Cidr) -> LanConfig {

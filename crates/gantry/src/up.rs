@@ -52,6 +52,7 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
 async fn cluster(settings: &Settings, data: &Path, names: &Names) -> Result<(), Error> {
     // What a cluster that was killed left behind.
     left::sweep(names)?;
+    names.tell(data)?;
     let netns_dir = names.state.join("nodes");
     std::fs::create_dir_all(&netns_dir).map_err(Error::file("create the folder", &netns_dir))?;
     let up = match Up::start(settings, data, names).await {

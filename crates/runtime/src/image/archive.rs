@@ -148,7 +148,11 @@ impl Members {
     fn read(path: &Path) -> Result<Members, Error> {
         let name = path.display().to_string();
         let file = File::open(path).map_err(Error::io(format!("open {name}")))?;
-        let damaged = |e: std::io::Error| Error::ImageInvalid { what: path.display().to_string(), why: e.to_string() };
+        let damaged = |e: std::io::Error| {
+            let why = e.to_string();
+            let first = why.lines().next().unwrap_or_default();
+            Error::ImageInvalid { what: name.clone(), why: format!("it is no archive of images ({first})") }
+        };
         let mut at = HashMap::new();
         let mut archive = tar::Archive::new(&file);
         for entry in archive.entries_with_seek().map_err(damaged)? {
