@@ -47,10 +47,10 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
 
 /// What registries need; shared with the agent.
 pub fn registries(settings: &Settings) -> RegistryConfig {
-    let mut config = RegistryConfig::default();
-    config.insecure = settings.all("insecure-registry").to_vec();
-    config.roots = settings.path("registry-ca").into_iter().collect();
-    config
+    RegistryConfig {
+        insecure: settings.all("insecure-registry").to_vec(),
+        roots: settings.path("registry-ca").into_iter().collect(),
+    }
 }
 
 /// The nodes of a data folder: those of `gantry up`, or the one of `gantry agent`.

@@ -125,7 +125,7 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
         cluster_domain: settings.must("cluster-domain"),
         node_ports: NODE_PORTS,
         audit_log: Some(data.join("audit.log")),
-        token_config_maps: Vec::new(),
+        token_config_maps: token_config_maps(settings),
     };
     let server = Server::open(options, Arc::new(backend), Arc::new(SystemClock)).await?;
     let token = Token::new(server.ca.pem(), &server.authn.join_token)?;
@@ -158,6 +158,16 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
         .collect();
     tracing::info!("the API answers on https://{address}");
     Ok(Running { server, stop, listeners })
+}
+
+/// The names of further config maps beside tokens, each with its key.
+fn token_config_maps(settings: &Settings) -> Vec<(String, String)> {
+    let said = settings.all("token-config-map").iter();
+    said.map(|text| match text.split_once(':') {
+        Some((name, key)) => (name.to_owned(), key.to_owned()),
+        None => (text.clone(), text.split_once('-').map_or(text.as_str(), |(_, rest)| rest).to_owned()),
+    })
+    .collect()
 }
 
 /// Lets newcomers in.
@@ -304,12 +314,17 @@ fn start_parts(server: &Arc<Server>, settings: &Settings) {
     let shell: Arc<dyn drive::Shell> = Arc::new(parts::Tokio);
     if runs("controllers") {
         let lifetime = settings.duration("certificate-lifetime");
+        let also_published = token_config_maps(settings)
+            .into_iter()
+            .map(|(name, key)| (name, key, server.ca.pem().to_owned()))
+            .collect();
         let settings = controllers::Settings {
             root_ca_pem: server.ca.pem().to_owned(),
             cluster_domain: server.options.cluster_domain.clone(),
             service_cidr: server.options.service_cidr.clone(),
             started: clock.now(),
             sign: Some(signer(server, lifetime)),
+            token_config_maps: also_published,
             ..controllers::Settings::default()
         };
         for make in controllers::CONTROLLERS {

@@ -83,6 +83,9 @@ impl<'a> Up<'a> {
             tracing::warn!("nodes will not reach the outside: {error}");
         }
         let listen: SocketAddr = settings.must("listen");
+        if listen.port() == 0 {
+            return Err(settings.complain("listen", "nodes must know the port; give one, like 127.0.0.1:6443"));
+        }
         let inside = SocketAddr::new(lan.machine_address(), listen.port());
         let server = crate::server::start(&settings.handed_to("server").with("also", inside)).await?;
         println!("The API answers on https://{listen}");

@@ -62,7 +62,7 @@ impl Samples {
         let window_ms = at.ms_since(*first);
         let used = newest.cpu_ns - oldest.cpu_ns;
         let rate = (window_ms >= WINDOW_MIN_MS).then(|| used.saturating_mul(1_000) / window_ms);
-        Some(Reading { at: *at, stats: newest.clone(), cpu_nano_cores: rate, window_ms })
+        Some(Reading { at: *at, stats: *newest, cpu_nano_cores: rate, window_ms })
     }
 }
 

@@ -259,7 +259,8 @@ pub const FLAGS: &[FlagRow] = &[
         kind: Kind::Text,
         many: true,
         default: "",
-        help: "NAMESPACE/NAME of a ConfigMap with keys of further issuers of tokens",
+        help: "A ConfigMap, NAME or NAME:KEY, that every namespace gets with the cluster's root under KEY (what follows \
+               the name's first dash when not given), and pods find beside their token",
     },
     FlagRow {
         name: "server",
