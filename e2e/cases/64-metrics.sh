@@ -24,6 +24,21 @@ has "$(raw metrics/cadvisor)" 'container_network_receive_bytes_total{interface="
 has "$(raw metrics)" "kubelet_node_name{node=\"$node\"} 1"
 has "$(raw pods)" '"name":"busy"'
 same "$(kubectl create --raw "/api/v1/nodes/$node/proxy/run/default/busy/busy?cmd=echo%20hello" -f /dev/null)" hello
+# A scraper comes to the node itself, with the token of an account that may.
+address=$(kubectl get node "$node" -o jsonpath='{.status.addresses[0].address}')
+scrape() { curl -s -o "$work/scraped" -w '%{http_code}' --cacert "$data/keys/ca.crt" -H "Authorization: Bearer $1" "https://$address:10250/$2"; }
+data=$(dirname "$KUBECONFIG")
+kubectl create serviceaccount scraper
+kubectl create clusterrole scraper --verb=get --resource=nodes/metrics
+kubectl create clusterrolebinding scraper --clusterrole=scraper --serviceaccount=default:scraper
+token=$(kubectl create token scraper)
+same "$(scrape "$token" metrics/cadvisor)" 200
+grep -q 'container_cpu_usage_seconds_total' "$work/scraped"
+same "$(scrape "$token" pods)" 403
+same "$(scrape "$(kubectl create token default)" metrics)" 403
+same "$(scrape nonsense metrics)" 401
+kubectl delete clusterrolebinding,clusterrole scraper
+kubectl delete serviceaccount scraper
 kubectl delete pod busy --grace-period=1 --wait --timeout=40s
 # A server without the part does not know the group.
 "$gantry" server --parts api --data "$work/plain" --listen 127.0.0.1:0 >"$work/plain.log" 2>&1 &

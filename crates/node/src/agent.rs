@@ -72,6 +72,7 @@ pub struct Agent {
     pub tokens: carry::Tokens,
     pub(crate) known: Mutex<KnownPods>,
     pub(crate) samples: Mutex<Samples>,
+    pub(crate) permits: crate::endpoints::permit::Permits,
     pub started: Time,
 }
 
@@ -104,6 +105,7 @@ impl Agent {
             tokens: carry::Tokens::default(),
             known: Mutex::default(),
             samples: Mutex::default(),
+            permits: crate::endpoints::permit::Permits::default(),
             started,
         })
     }

@@ -2,6 +2,7 @@
 //! pods and node.
 
 mod exposition;
+pub mod permit;
 mod summary;
 
 use std::collections::BTreeMap;
@@ -13,7 +14,7 @@ use meta::{Reason, Status, Str, Value, json};
 use runtime::Runtime;
 
 use crate::agent::{Agent, PODS};
-use crate::kubelet::{ContainerRef, Metrics, Pods};
+use crate::kubelet::{ContainerRef, Metrics, Pods, Proof};
 use crate::pod::Observed;
 
 /// What was last seen of a pod, for those who ask from outside.
@@ -111,6 +112,15 @@ impl Pods for Agent {
 
     fn stats_json(&self, brief: bool) -> BoxFuture<'_, Value> {
         Box::pin(summary::summary(self, brief))
+    }
+
+    fn permit(
+        &self,
+        who: Proof,
+        verb: &'static str,
+        part: &'static str,
+    ) -> BoxFuture<'_, Result<(), http::StatusCode>> {
+        Box::pin(permit::permit(self, who, verb, part))
     }
 
     fn metrics(&self, of: Metrics) -> BoxFuture<'_, String> {

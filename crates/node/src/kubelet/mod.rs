@@ -7,10 +7,10 @@
 //! - `/pods`, `/stats/summary`, `/metrics`, `/metrics/resource`, `/metrics/cadvisor`, `/healthz`
 //!
 //! Not here: what pods there are and how they run ([`Pods`] tells); who may do what to which pod: the API server has
-//! decided that, and only it (and its administrators) get in.
+//! decided that; others are let in as far as the API server says they may.
 //!
-//! Invariants: nobody is answered without a certificate of the cluster's authority for one of [`ALLOWED`]; a client
-//! that goes away ends what was started for it.
+//! Invariants: nobody is answered without a certificate of the cluster's authority for one of [`ALLOWED`], or the server's
+//! word ([`Pods::permit`]) for another user; a client that goes away ends what was started for it.
 
 mod forward;
 mod logs;
@@ -59,6 +59,26 @@ pub trait Pods: Send + Sync + 'static {
     fn stats_json(&self, brief: bool) -> BoxFuture<'_, Value>;
     /// Numbers as Prometheus' text.
     fn metrics(&self, of: Metrics) -> BoxFuture<'_, String>;
+    /// Whether somebody who is no administrator may do `verb` to a part of the node: `metrics`, `stats`, `pods`,
+    /// `proxy` …; the error is 401 or 403.
+    fn permit(&self, who: Proof, verb: &'static str, part: &'static str) -> BoxFuture<'_, Result<(), StatusCode>> {
+        let _ = (verb, part);
+        let code = if who == Proof::Nothing { StatusCode::UNAUTHORIZED } else { StatusCode::FORBIDDEN };
+        Box::pin(async move { Err(code) })
+    }
+}
+
+/// What a caller shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// A certificate of the cluster's authority.
+    User {
+        name: String,
+        groups: Vec<String>,
+    },
+    /// A bearer token, not checked yet.
+    Token(String),
+    Nothing,
 }
 
 /// Whose numbers are asked for.
@@ -156,7 +176,7 @@ pub async fn serve(listener: TcpListener, tls: Arc<rustls::ServerConfig>, pods: 
             let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
             let access = access(certificate.map(AsRef::as_ref));
             let service = service_fn(move |request| {
-                let pods = pods.clone();
+                let (pods, access) = (pods.clone(), access.clone());
                 async move { Ok::<_, Infallible>(answer(pods, access, request).await) }
             });
             let mut server = hyper::server::conn::http1::Builder::new();
@@ -168,21 +188,57 @@ pub async fn serve(listener: TcpListener, tls: Arc<rustls::ServerConfig>, pods: 
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a connection proves.
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Access {
     Granted,
-    Stranger,
-    Nobody,
+    Asks(Proof),
 }
 
 /// What a verified client certificate lets in.
 fn access(certificate: Option<&[u8]>) -> Access {
-    let Some(certificate) = certificate else { return Access::Nobody };
-    let Ok((_, certificate)) = x509_parser::parse_x509_certificate(certificate) else { return Access::Nobody };
+    let nobody = Access::Asks(Proof::Nothing);
+    let Some(certificate) = certificate else { return nobody };
+    let Ok((_, certificate)) = x509_parser::parse_x509_certificate(certificate) else { return nobody };
     let subject = certificate.subject();
-    let user = subject.iter_common_name().any(|name| name.as_str() == Ok(ALLOWED.0));
-    let group = subject.iter_organization().any(|group| group.as_str() == Ok(ALLOWED.1));
-    if user || group { Access::Granted } else { Access::Stranger }
+    let name = subject.iter_common_name().find_map(|name| name.as_str().ok()).unwrap_or_default();
+    let groups: Vec<&str> = subject.iter_organization().filter_map(|group| group.as_str().ok()).collect();
+    if name == ALLOWED.0 || groups.contains(&ALLOWED.1) {
+        return Access::Granted;
+    }
+    Access::Asks(Proof::User { name: name.to_owned(), groups: groups.into_iter().map(str::to_owned).collect() })
+}
+
+/// The verb and the part of the node that a request is about, as roles name them.
+fn asked(method: &http::Method, path: &[&str]) -> (&'static str, &'static str) {
+    let verb = match method.as_str() {
+        "POST" => "create",
+        "PUT" => "update",
+        "PATCH" => "patch",
+        "DELETE" => "delete",
+        _ => "get",
+    };
+    let part = match path.first().copied().unwrap_or_default() {
+        "stats" => "stats",
+        "metrics" => "metrics",
+        "pods" => "pods",
+        "healthz" | "livez" | "readyz" => "healthz",
+        _ => "proxy",
+    };
+    (verb, part)
+}
+
+/// Lets a request in, or says why not. A token beats the certificate: whoever sends one means it.
+async fn admit(pods: &dyn Pods, access: Access, request: &Request<Incoming>, path: &[&str]) -> Result<(), StatusCode> {
+    let header = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let token = header.and_then(|value| value.strip_prefix("Bearer ")).map(|token| token.trim().to_owned());
+    let who = match (token, access) {
+        (Some(token), _) => Proof::Token(token),
+        (None, Access::Granted) => return Ok(()),
+        (None, Access::Asks(proof)) => proof,
+    };
+    let (verb, part) = asked(request.method(), path);
+    pods.permit(who, verb, part).await
 }
 
 pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
@@ -266,14 +322,12 @@ fn listed(headers: &HeaderMap, name: &str) -> Vec<String> {
 }
 
 async fn answer(pods: Arc<dyn Pods>, access: Access, request: Request<Incoming>) -> Response<Body> {
-    match access {
-        Access::Granted => {}
-        Access::Nobody => return text(StatusCode::UNAUTHORIZED, "Unauthorized"),
-        Access::Stranger => return text(StatusCode::FORBIDDEN, "Forbidden"),
-    }
     let query = Query::parse(request.uri().query().unwrap_or(""));
     let path: Vec<String> = request.uri().path().split('/').skip(1).map(decode).collect();
     let path: Vec<&str> = path.iter().map(String::as_str).collect();
+    if let Err(code) = admit(&*pods, access, &request, &path).await {
+        return text(code, code.canonical_reason().unwrap_or_default());
+    }
     let result = match path.as_slice() {
         ["healthz" | "livez" | "readyz", ..] => Ok(text(StatusCode::OK, "ok")),
         ["pods"] => Ok(full(StatusCode::OK, "application/json", pods.pods_json().to_json())),
@@ -350,7 +404,16 @@ mod tests {
 
     #[test]
     fn only_the_api_server_and_administrators_get_in() {
-        assert_eq!(access(None), Access::Nobody);
-        assert_eq!(access(Some(b"nonsense")), Access::Nobody);
+        assert_eq!(access(None), Access::Asks(Proof::Nothing));
+        assert_eq!(access(Some(b"nonsense")), Access::Asks(Proof::Nothing));
+    }
+
+    #[test]
+    fn requests_are_about_parts_of_the_node() {
+        let get = http::Method::GET;
+        assert_eq!(asked(&get, &["metrics", "cadvisor"]), ("get", "metrics"));
+        assert_eq!(asked(&get, &["stats", "summary"]), ("get", "stats"));
+        assert_eq!(asked(&http::Method::POST, &["run", "a", "b", "c"]), ("create", "proxy"));
+        assert_eq!(asked(&get, &["containerLogs", "a", "b", "c"]), ("get", "proxy"));
     }
 }
