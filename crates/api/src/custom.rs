@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use base::Time;
+use meta::field::Fault;
 use meta::kind::{Change, Prepare};
 use meta::schema::{self, Clause, NodeId, Schema, TypeRef};
-use meta::{At, Column, Errors, Kind, Names, Resource, Rules, Status, Str, Subresource, Value, Verb};
+use meta::{At, Column, Errors, Kind, Names, Path, Resource, Rules, Status, Str, Subresource, Value, Verb};
 
+use crate::apiextensions::validations;
 use crate::columns::{age, since};
 use crate::schema::meta_v1;
 
@@ -43,6 +45,7 @@ pub struct Custom {
     api_version: String,
     stored_version: String,
     openapi: Value,
+    validations: Option<validations::Node>,
 }
 
 /// The kinds of a definition's served versions, the stored one first.
@@ -112,6 +115,7 @@ fn kind(definition: &Value, version: &Value, stored_name: &str) -> Kind {
         api_version: format!("{group}/{}", version["name"].text()),
         stored_version: format!("{group}/{stored_name}"),
         openapi: openapi.clone(),
+        validations: if preserves { None } else { validations::compile(openapi) },
     };
     Kind {
         names: Names {
@@ -170,6 +174,34 @@ fn columns(version: &Value) -> (Vec<Column>, Vec<Shown>) {
         .unzip()
 }
 
+/// Replicas must be a number of 32 bits that is not negative. Upstream shows the path as the definition writes it.
+fn check_replicas(object: &Value, path: &str, errors: &mut Errors) {
+    let shown = format!(".{path}");
+    let mut value = object;
+    for step in path.split('.') {
+        match value {
+            Value::Null => return,
+            Value::Map(_) => value = &value[step],
+            other => {
+                let detail =
+                    format!("{shown} accessor error: {} is no object", String::from_utf8_lossy(&other.to_json()));
+                return errors.invalid_value(&Path::ROOT.field(&shown), 0i64, detail);
+            }
+        }
+    }
+    let at = Path::ROOT;
+    let at = at.field(&shown);
+    match value {
+        Value::Null => {}
+        Value::Int(number) if *number < 0 => errors.invalid_value(&at, *number, "should be a non-negative integer"),
+        Value::Int(number) if *number > i64::from(i32::MAX) => {
+            errors.invalid_value(&at, *number, "should be less than or equal to 2147483647");
+        }
+        Value::Int(_) => {}
+        _ => errors.invalid_value(&at, 0i64, format!("{shown} accessor error: is no integer")),
+    }
+}
+
 impl Custom {
     fn of(&self) -> TypeRef<'_> {
         TypeRef { schema: &self.schema, node: self.node }
@@ -188,8 +220,27 @@ impl Rules for Custom {
         Ok(())
     }
 
-    fn check(&self, _: &Change<'_>, at: &At<'_>, errors: &mut Errors) {
-        schema::check(at, self.of(), &self.clause, errors);
+    fn check(&self, change: &Change<'_>, at: &At<'_>, errors: &mut Errors) {
+        schema::check(at, change.old, self.of(), &self.clause, errors);
+        if let Some((spec, status, _)) = &self.scale {
+            for path in [spec, status] {
+                check_replicas(at.value, path, errors);
+            }
+        }
+        let Some(validations) = &self.validations else { return };
+        let blocks = |error: &meta::field::FieldError| {
+            matches!(
+                error.fault,
+                Fault::NotSupported | Fault::Required | Fault::TooLong | Fault::TooMany | Fault::TypeInvalid
+            )
+        };
+        if errors.0.iter().any(blocks) {
+            let detail = "some validation rules were not checked because the object was invalid; correct the existing \
+                          errors to complete validation";
+            errors.invalid_value(&Path::ROOT, Value::Null, detail);
+            return;
+        }
+        validations.check(at, change.old, errors);
     }
 
     fn columns(&self) -> &[Column] {

@@ -17,6 +17,7 @@ pub mod core;
 pub mod custom;
 pub mod descriptions;
 pub mod discovery;
+pub mod expressions;
 pub mod flowcontrol;
 pub mod kinds;
 pub mod networking;

@@ -1,11 +1,13 @@
 //! MutatingAdmissionPolicy: changes in CEL that are made to writes.
 
 use base::Time;
+use cel::{Env, Type};
 use meta::{At, Change, Column, Errors, Rules, Value};
 
 use super::match_resources as matches;
 use crate::check;
 use crate::columns::{age, columns};
+use crate::expressions;
 
 /// What is deleted cannot be changed.
 const OPERATIONS: &[&str] = &["*", "CONNECT", "CREATE", "UPDATE"];
@@ -51,12 +53,15 @@ impl Rules for MutatingAdmissionPolicy {
                 check::supported(&place, OPERATIONS, errors);
             }
         }
+        let env = expressions::admission(spec.field("paramKind").is_set());
         matches::check_conditions(&spec.field("matchConditions"), errors);
+        expressions::check_conditions(&spec.field("matchConditions"), &env, errors);
         matches::check_variables(&spec.field("variables"), errors);
+        let env = expressions::with_variables(&spec.field("variables"), &env, errors).with_patches();
         let mutations = spec.field("mutations");
         check::required(&mutations, errors);
         for mutation in mutations.items() {
-            check_mutation(&mutation, errors);
+            check_mutation(&mutation, &env, errors);
         }
     }
 
@@ -78,7 +83,7 @@ impl Rules for MutatingAdmissionPolicy {
     }
 }
 
-fn check_mutation(mutation: &At<'_>, errors: &mut Errors) {
+fn check_mutation(mutation: &At<'_>, env: &Env, errors: &mut Errors) {
     let of_type = mutation.field("patchType");
     let (wanted, other) = match of_type.text() {
         "" => return errors.required(&of_type.path, ""),
@@ -97,5 +102,19 @@ fn check_mutation(mutation: &At<'_>, errors: &mut Errors) {
     let expression = patch.field("expression");
     if expression.text().trim().is_empty() {
         errors.required(&expression.path, "expression is not specified");
+        return;
+    }
+    let known = errors.0.len();
+    let result = expressions::check(&expression, env, &[], errors);
+    let fits = match (wanted, result) {
+        ("applyConfiguration", Some(Type::Object(object))) => object.name == "Object",
+        ("jsonPatch", Some(Type::List(item, _))) => match &*item {
+            Type::Object(object) => object.name == "JSONPatch",
+            other => other.is_dyn(),
+        },
+        _ => false,
+    };
+    if !fits && errors.0.len() == known {
+        errors.invalid(&expression, format!("does not evaluate to what patchType {} asks for", of_type.text()));
     }
 }

@@ -1,11 +1,13 @@
 //! ValidatingAdmissionPolicy: rules in CEL that writes must hold.
 
 use base::Time;
+use cel::{Env, Type};
 use meta::{At, Change, Column, Errors, Prepare, Rules, Status, Value, names};
 
 use super::match_resources as matches;
 use crate::check;
 use crate::columns::{age, columns};
+use crate::expressions;
 
 const AUDIT_ANNOTATIONS_MAX: usize = 20;
 const REASONS: &[&str] = &["Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized"];
@@ -51,17 +53,20 @@ impl Rules for ValidatingAdmissionPolicy {
         check::set_word(&spec.field("failurePolicy"), &["Fail", "Ignore"], errors);
         matches::check_param_kind(&spec.field("paramKind"), errors);
         matches::check_constraints(&spec.field("matchConstraints"), errors);
+        let env = expressions::admission(spec.field("paramKind").is_set());
         matches::check_conditions(&spec.field("matchConditions"), errors);
+        expressions::check_conditions(&spec.field("matchConditions"), &env, errors);
         matches::check_variables(&spec.field("variables"), errors);
+        let env = expressions::with_variables(&spec.field("variables"), &env, errors);
         let (validations, annotations) = (spec.field("validations"), spec.field("auditAnnotations"));
         if validations.is_empty() && annotations.is_empty() {
             errors.required(&validations.path, "validations or auditAnnotations must contain at least one item");
             errors.required(&annotations.path, "validations or auditAnnotations must contain at least one item");
         }
         for validation in validations.items() {
-            check_validation(&validation, errors);
+            check_validation(&validation, &env, errors);
         }
-        check_annotations(at.value.at(&["metadata", "name"]).text(), &annotations, errors);
+        check_annotations(at.value.at(&["metadata", "name"]).text(), &annotations, &env, errors);
     }
 
     fn columns(&self) -> &[Column] {
@@ -82,10 +87,16 @@ impl Rules for ValidatingAdmissionPolicy {
     }
 }
 
-fn check_validation(validation: &At<'_>, errors: &mut Errors) {
+fn check_validation(validation: &At<'_>, env: &Env, errors: &mut Errors) {
     let (expression, message) = (validation.field("expression"), validation.field("message"));
     if expression.text().trim().is_empty() {
         errors.required(&expression.path, "expression is not specified");
+    } else {
+        expressions::check(&expression, env, &[Type::Bool], errors);
+    }
+    let made = validation.field("messageExpression");
+    if !made.is_empty() {
+        expressions::check(&made, env, &[Type::STRING], errors);
     }
     if !message.is_empty() {
         if message.text().trim().is_empty() {
@@ -99,7 +110,7 @@ fn check_validation(validation: &At<'_>, errors: &mut Errors) {
     check::set_word(&validation.field("reason"), REASONS, errors);
 }
 
-fn check_annotations(policy: &str, annotations: &At<'_>, errors: &mut Errors) {
+fn check_annotations(policy: &str, annotations: &At<'_>, env: &Env, errors: &mut Errors) {
     let list = annotations.value.items();
     if list.len() > AUDIT_ANNOTATIONS_MAX {
         errors.too_many(&annotations.path, list.len(), AUDIT_ANNOTATIONS_MAX);
@@ -109,6 +120,8 @@ fn check_annotations(policy: &str, annotations: &At<'_>, errors: &mut Errors) {
         check::invalid(&key, names::qualified_name(&format!("{policy}/{}", key.text())), errors);
         if value.text().trim().is_empty() {
             errors.required(&value.path, "valueExpression is not specified");
+        } else {
+            expressions::check(&value, env, &[Type::STRING, Type::Null], errors);
         }
         if list[..index].iter().any(|other| other["key"] == *key.value) {
             errors.duplicate(&key);

@@ -7,6 +7,7 @@ use meta::{At, Change, Column, Errors, Rules, Str, Value, names};
 
 use crate::check;
 use crate::columns::{age, columns};
+use crate::expressions;
 
 pub struct WebhookConfiguration {
     mutating: bool,
@@ -112,6 +113,7 @@ fn check_hook(hook: &At<'_>, errors: &mut Errors) {
             errors.duplicate(&name);
         }
     }
+    expressions::check_conditions(&conditions, &expressions::admission(false), errors);
 }
 
 /// The operations and resources of one rule.

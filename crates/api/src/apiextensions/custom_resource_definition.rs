@@ -176,7 +176,12 @@ fn check_versions(spec: &At<'_>, errors: &mut Errors) {
 
 fn check_schema(schema: &Value, path: &Path<'_>, errors: &mut Errors) {
     let at = At { value: &schema["openAPIV3Schema"], path: path.field("openAPIV3Schema") };
+    let known = errors.0.len();
     check_definition(&at, crate::schema::meta_v1("ObjectMeta"), errors);
+    // Rules speak of a schema that makes sense.
+    if errors.0.len() == known {
+        super::validations::check_definition(&at, errors);
+    }
 }
 
 fn check_subresources(at: &At<'_>, errors: &mut Errors) {

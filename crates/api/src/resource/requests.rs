@@ -2,9 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use cel::Type;
+
 use meta::{At, Errors, Str, Value, names};
 
 use crate::check;
+use crate::expressions;
 use crate::storage::csi_driver::check_driver_name;
 
 const REQUESTS_MAX: usize = 32;
@@ -131,7 +134,9 @@ pub fn check_selectors(selectors: &At<'_>, errors: &mut Errors) {
         let cel = selector.field("cel");
         if !cel.is_set() {
             errors.required(&cel.path, "");
+            continue;
         }
+        expressions::check(&cel.field("expression"), &expressions::device(), &[Type::Bool], errors);
     }
 }
 

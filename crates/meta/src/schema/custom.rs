@@ -193,7 +193,7 @@ mod tests {
         let custom = widget();
         let object = json!({"apiVersion": "x/v1", "kind": "Widget", "spec": spec});
         let mut found = Errors::default();
-        check(&At::root(&object), custom.of(), &custom.clause, &mut found);
+        check(&At::root(&object), None, custom.of(), &custom.clause, &mut found);
         found.0.iter().map(ToString::to_string).collect()
     }
 

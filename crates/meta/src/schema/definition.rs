@@ -272,7 +272,7 @@ fn default(at: &At<'_>, object_meta: TypeRef<'_>, errors: &mut Errors) {
         errors.invalid_value(&path, value.clone(), "must not have unknown fields");
     }
     let mut found = Errors::default();
-    check(&At::root(value), of, &Clause::of(at.value), &mut found);
+    check(&At::root(value), None, of, &Clause::of(at.value), &mut found);
     for error in found.0 {
         let field = match error.field.as_str() {
             "<nil>" => path.to_string(),

@@ -334,7 +334,8 @@ impl Schema {
         }
     }
 
-    pub(crate) fn node(&self, id: NodeId) -> &Node {
+    /// What a type is.
+    pub fn node(&self, id: NodeId) -> &Node {
         &self.nodes[id.0 as usize]
     }
 

@@ -44,6 +44,8 @@ pub struct Clause {
     pub pattern: Option<Regex>,
     pub required: Vec<Str>,
     pub unique_items: bool,
+    /// Members that tell the items of a list apart.
+    pub keys: Vec<Str>,
     /// Sorted by name.
     pub properties: Vec<(Str, Clause)>,
     pub items: Option<Box<Clause>>,
@@ -87,6 +89,10 @@ impl Clause {
             pattern: schema["pattern"].as_str().and_then(|pattern| Regex::new(pattern).ok()),
             required: schema["required"].items().iter().map(|name| name.text().into()).collect(),
             unique_items: schema["uniqueItems"].is_true(),
+            keys: match schema["x-kubernetes-list-type"].text() {
+                "map" => schema["x-kubernetes-list-map-keys"].items().iter().map(|key| key.text().into()).collect(),
+                _ => Vec::new(),
+            },
             properties: properties.map(|(name, inner)| (name.into(), Clause::of(inner))).collect(),
             items: boxed(&schema["items"]),
             additional: boxed(&schema["additionalProperties"]),
@@ -95,6 +101,14 @@ impl Clause {
             one_of: all("oneOf"),
             not: boxed(&schema["not"]),
         }
+    }
+
+    /// The item of an older list that is the same one, by its keys.
+    fn before<'a>(&self, old: &'a Value, item: &Value) -> Option<&'a Value> {
+        if self.keys.is_empty() {
+            return None;
+        }
+        old.items().iter().find(|other| self.keys.iter().all(|key| other[key.as_str()] == item[key.as_str()]))
     }
 
     fn property(&self, name: &str) -> Option<&Clause> {

@@ -3,15 +3,15 @@
 use super::Clause;
 use super::format::fits;
 use crate::apply::item_key;
-use crate::field::{At, Errors, Fault};
+use crate::field::{At, Errors, Fault, Path};
 use crate::schema::{ListKind, Node, TypeRef};
 use crate::value::Value;
 
 /// Adds all that is wrong with the value at `at`: its rules (`clause`), and items that stand twice in lists that are
-/// sets or maps (`of`).
-pub fn check(at: &At<'_>, of: TypeRef<'_>, clause: &Clause, errors: &mut Errors) {
-    value(at, clause, errors);
-    doubles(at, of, errors);
+/// sets or maps (`of`). What is as it was in `old` may be wrong, so that objects from before a rule can still be changed.
+pub fn check(at: &At<'_>, old: Option<&Value>, of: TypeRef<'_>, clause: &Clause, errors: &mut Errors) {
+    value(at, old, clause, errors);
+    doubles(at, old, of, errors);
 }
 
 fn kind(value: &Value) -> &'static str {
@@ -37,8 +37,8 @@ fn wrong_type(at: &At<'_>, shown: &str, wanted: &str, errors: &mut Errors) {
     errors.push(Fault::TypeInvalid, &at.path, Some(&shown.into()), detail);
 }
 
-fn value(at: &At<'_>, clause: &Clause, errors: &mut Errors) {
-    if at.value.is_null() && clause.nullable {
+fn value(at: &At<'_>, old: Option<&Value>, clause: &Clause, errors: &mut Errors) {
+    if at.value.is_null() && clause.nullable || old == Some(at.value) {
         return;
     }
     let found = kind(at.value);
@@ -62,11 +62,11 @@ fn value(at: &At<'_>, clause: &Clause, errors: &mut Errors) {
         Value::Int(number) => numeric(at, *number as f64, clause, errors),
         Value::Float(number) => numeric(at, *number, clause, errors),
         Value::Str(text) => string(at, text, clause, errors),
-        Value::List(items) => list(at, items.len(), clause, errors),
-        Value::Map(_) => object(at, clause, errors),
+        Value::List(items) => list(at, old, items.len(), clause, errors),
+        Value::Map(_) => object(at, old, clause, errors),
         Value::Null | Value::Bool(_) => {}
     }
-    combined(at, clause, errors);
+    combined(at, old, clause, errors);
 }
 
 fn numeric(at: &At<'_>, number: f64, clause: &Clause, errors: &mut Errors) {
@@ -75,7 +75,10 @@ fn numeric(at: &At<'_>, number: f64, clause: &Clause, errors: &mut Errors) {
         _ => None,
     };
     if range.is_some_and(|(low, high)| !(low..=high).contains(&number)) {
-        errors.invalid(at, format!("Checked value must be of type {} with format {}", clause.of_type, clause.format));
+        // Upstream tells this without the field.
+        let detail = "Checked value must be of type";
+        let detail = format!("{detail} {} with format {} in {}", clause.of_type, clause.format, at.path);
+        errors.invalid_value(&Path::ROOT, "", detail);
     }
     if let Some(limit) = clause.maximum
         && (number > limit || clause.exclusive_maximum && number >= limit)
@@ -119,7 +122,7 @@ fn string(at: &At<'_>, text: &str, clause: &Clause, errors: &mut Errors) {
     }
 }
 
-fn list(at: &At<'_>, length: usize, clause: &Clause, errors: &mut Errors) {
+fn list(at: &At<'_>, old: Option<&Value>, length: usize, clause: &Clause, errors: &mut Errors) {
     if let Some(limit) = clause.max_items
         && length as u64 > limit
     {
@@ -138,12 +141,13 @@ fn list(at: &At<'_>, length: usize, clause: &Clause, errors: &mut Errors) {
     }
     if let Some(inner) = &clause.items {
         for item in at.items() {
-            value(&item, inner, errors);
+            let before = old.and_then(|old| clause.before(old, item.value));
+            value(&item, before, inner, errors);
         }
     }
 }
 
-fn object(at: &At<'_>, clause: &Clause, errors: &mut Errors) {
+fn object(at: &At<'_>, old: Option<&Value>, clause: &Clause, errors: &mut Errors) {
     let map = at.map();
     for name in &clause.required {
         if !map.contains(name) {
@@ -162,22 +166,23 @@ fn object(at: &At<'_>, clause: &Clause, errors: &mut Errors) {
         invalid(at, &format!("should have at least {limit} properties"), errors);
     }
     for name in map.keys() {
+        let before = old.and_then(|old| old.get(name));
         match (clause.property(name), &clause.additional) {
-            (Some(inner), _) => value(&at.field(name), inner, errors),
-            (None, Some(inner)) => value(&at.field(name), inner, errors),
+            (Some(inner), _) => value(&at.field(name), before, inner, errors),
+            (None, Some(inner)) => value(&at.field(name), before, inner, errors),
             (None, None) => {}
         }
     }
 }
 
-fn combined(at: &At<'_>, clause: &Clause, errors: &mut Errors) {
+fn combined(at: &At<'_>, old: Option<&Value>, clause: &Clause, errors: &mut Errors) {
     let holds = |clause: &Clause| {
         let mut found = Errors::default();
-        value(at, clause, &mut found);
+        value(at, None, clause, &mut found);
         found.is_empty()
     };
     for inner in &clause.all_of {
-        value(at, inner, errors);
+        value(at, old, inner, errors);
     }
     let says = |what: &str| format!("{:?} {what}", at.path.to_string());
     if !clause.any_of.is_empty() && !clause.any_of.iter().any(holds) {
@@ -196,19 +201,22 @@ fn combined(at: &At<'_>, clause: &Clause, errors: &mut Errors) {
 }
 
 /// Reports items with the key of an earlier one.
-fn doubles(at: &At<'_>, of: TypeRef<'_>, errors: &mut Errors) {
+fn doubles(at: &At<'_>, old: Option<&Value>, of: TypeRef<'_>, errors: &mut Errors) {
+    if old == Some(at.value) {
+        return;
+    }
     match of.kind() {
         Node::Struct { .. } | Node::Map { .. } => {
             for name in at.map().keys() {
                 if let Some(inner) = of.member(name) {
-                    doubles(&at.field(name), inner, errors);
+                    doubles(&at.field(name), old.and_then(|old| old.get(name)), inner, errors);
                 }
             }
         }
         Node::List { item, kind, .. } => {
             let mut seen = std::collections::BTreeSet::new();
             for found in at.items() {
-                doubles(&found, of.with(*item), errors);
+                doubles(&found, None, of.with(*item), errors);
                 if *kind == ListKind::Atomic {
                     continue;
                 }
