@@ -15,6 +15,7 @@ mod address;
 mod dataplane;
 pub mod dns;
 mod error;
+pub mod fuzzing;
 mod links;
 mod netlink;
 mod netns;

@@ -19,6 +19,7 @@ mod capability;
 mod cgroup;
 mod embedded;
 mod error;
+pub mod fuzzing;
 mod image;
 mod name;
 mod plan;

@@ -51,6 +51,11 @@ fn entry(payload: &[u8]) -> Option<Entry> {
     Some(Entry { original: tuple(raw)?, reply, raw: raw.to_vec(), family: header[0] })
 }
 
+/// Reads one answer as a connection.
+pub(crate) fn read(payload: &[u8]) {
+    let _ = entry(payload);
+}
+
 pub(crate) struct Conntrack(Socket);
 
 impl Conntrack {

@@ -169,14 +169,15 @@ pub(crate) fn u32_of(value: &[u8]) -> Option<u32> {
     value.get(..4).map(|b| u32::from_ne_bytes([b[0], b[1], b[2], b[3]]))
 }
 
-struct Header<'a> {
+pub(crate) struct Header<'a> {
     kind: u16,
     flags: u16,
     sequence: u32,
-    payload: &'a [u8],
+    pub payload: &'a [u8],
 }
 
-fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Header<'_>> {
+/// The messages that are packed into `bytes`.
+pub(crate) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Header<'_>> {
     std::iter::from_fn(move || {
         let len = u32_of(bytes)? as usize;
         let message = bytes.get(..len)?;

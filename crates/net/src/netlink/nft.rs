@@ -382,16 +382,23 @@ impl Nft {
             m.text(1, table);
             m.text(2, set);
         };
-        let visit = |_, payload: &[u8]| {
-            let list = payload.get(4..).and_then(|attrs| attribute(attrs, 3)).unwrap_or(&[]);
-            found.borrow_mut().extend(attributes(list).filter_map(|(_, element)| element_of(element)));
-        };
+        let visit = |_, payload: &[u8]| found.borrow_mut().extend(elements_of(payload));
         match self.0.dump(&make, visit, || found.borrow_mut().clear()) {
             Ok(()) => Ok(Some(found.into_inner())),
             Err(error) if error.errno == libc::ENOENT => Ok(None),
             Err(error) => Err(Error::netlink(format!("read the set {set}"))(error)),
         }
     }
+}
+
+fn elements_of(payload: &[u8]) -> impl Iterator<Item = Element> {
+    let list = payload.get(4..).and_then(|attrs| attribute(attrs, 3)).unwrap_or(&[]);
+    attributes(list).filter_map(|(_, element)| element_of(element))
+}
+
+/// Reads one answer as elements of a set.
+pub(crate) fn read(payload: &[u8]) {
+    elements_of(payload).for_each(drop);
 }
 
 fn element_of(bytes: &[u8]) -> Option<(Vec<u8>, Data)> {

@@ -332,13 +332,7 @@ impl Routes {
     pub fn addresses(&mut self) -> Result<Vec<(u32, Cidr)>, Error> {
         let found = std::cell::RefCell::new(Vec::new());
         let make = |m: &mut Messages| m.begin(RTM_GETADDR, NLM_F_DUMP, &[0; 8]);
-        let visit = |_, payload: &[u8]| {
-            let Some((header, attrs)) = payload.split_at_checked(8) else { return };
-            let value = attribute(attrs, IFA_LOCAL).or_else(|| attribute(attrs, IFA_ADDRESS));
-            if let (Some(address), Some(index)) = (value.and_then(ip_of), u32_of(&header[4..])) {
-                found.borrow_mut().push((index, Cidr { address, prefix: header[1] }));
-            }
-        };
+        let visit = |_, payload: &[u8]| found.borrow_mut().extend(address_of(payload));
         self.0.dump(&make, visit, || found.borrow_mut().clear()).map_err(Error::netlink("list the addresses"))?;
         Ok(found.into_inner())
     }
@@ -347,13 +341,7 @@ impl Routes {
     pub fn routes(&mut self, protocol: Option<u8>) -> Result<Vec<RouteSpec>, Error> {
         let found = std::cell::RefCell::new(Vec::new());
         let make = |m: &mut Messages| m.begin(RTM_GETROUTE, NLM_F_DUMP, &[0; 12]);
-        let visit = |_, payload: &[u8]| {
-            let Some((header, attrs)) = payload.split_at_checked(12) else { return };
-            let ours = protocol.is_none_or(|wanted| header[5] == wanted);
-            if ours && header[4] == RT_TABLE_MAIN && header[7] == RTN_UNICAST {
-                found.borrow_mut().extend(route_of(header, attrs));
-            }
-        };
+        let visit = |_, payload: &[u8]| found.borrow_mut().extend(route_of(payload, protocol));
         self.0.dump(&make, visit, || found.borrow_mut().clear()).map_err(Error::netlink("list the routes"))?;
         Ok(found.into_inner())
     }
@@ -379,7 +367,19 @@ fn link_of(payload: &[u8]) -> Option<Link> {
     Some(link)
 }
 
-fn route_of(header: &[u8], attrs: &[u8]) -> Option<RouteSpec> {
+fn address_of(payload: &[u8]) -> Option<(u32, Cidr)> {
+    let (header, attrs) = payload.split_at_checked(8)?;
+    let address = attribute(attrs, IFA_LOCAL).or_else(|| attribute(attrs, IFA_ADDRESS)).and_then(ip_of)?;
+    Some((u32_of(&header[4..])?, Cidr { address, prefix: header[1] }))
+}
+
+/// A unicast route of the main table; with `protocol`, only one of this number.
+fn route_of(payload: &[u8], protocol: Option<u8>) -> Option<RouteSpec> {
+    let (header, attrs) = payload.split_at_checked(12)?;
+    let ours = protocol.is_none_or(|wanted| header[5] == wanted);
+    if !ours || header[4] != RT_TABLE_MAIN || header[7] != RTN_UNICAST {
+        return None;
+    }
     let any = if header[0] == libc::AF_INET as u8 { IpAddr::from([0u8; 4]) } else { IpAddr::from([0u8; 16]) };
     let address = attribute(attrs, RTA_DST).map_or(Some(any), ip_of)?;
     Some(RouteSpec {
@@ -389,4 +389,9 @@ fn route_of(header: &[u8], attrs: &[u8]) -> Option<RouteSpec> {
         onlink: u32_of(&header[8..])? & RTNH_F_ONLINK != 0,
         source: attribute(attrs, RTA_PREFSRC).and_then(ip_of),
     })
+}
+
+/// Reads one answer as each of the things that are asked for.
+pub(crate) fn read(payload: &[u8]) {
+    let _ = (link_of(payload), address_of(payload), route_of(payload, None));
 }

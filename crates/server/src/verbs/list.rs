@@ -121,6 +121,14 @@ impl Token {
     }
 }
 
+/// Reads a continue token.
+///
+/// # Errors
+/// When it is not one that this server gave.
+pub fn check_token(text: &str) -> Result<(), Status> {
+    Token::decode(text).map(|_| ())
+}
+
 /// What the query says about the revision of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted {
