@@ -26,6 +26,8 @@ use crate::spdy::{self, Receiving, Sending};
 /// How long a client may take to open all streams that it asked for, and to go when all is said.
 const STREAMS_TIMEOUT: Duration = Duration::from_secs(30);
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a process with a terminal waits for the size of its window.
+const SIZE_PATIENCE: Duration = Duration::from_millis(100);
 /// Messages that wait in either direction.
 const MESSAGES_MAX: usize = 16;
 /// The longest text of one window size.
@@ -70,6 +72,8 @@ enum Outgoing {
 
 /// The client's side, whatever it speaks. `input` ends when the client is gone.
 struct Remote {
+    /// What came before the process was started; goes before `input`.
+    early: Vec<Input>,
     input: mpsc::Receiver<Input>,
     output: mpsc::Sender<Outgoing>,
 }
@@ -117,10 +121,12 @@ impl Call {
         Ok(response)
     }
 
-    async fn run(self, runtime: Arc<dyn Runtime>, remote: Remote) {
+    async fn run(self, runtime: Arc<dyn Runtime>, mut remote: Remote) {
         let id = &self.target.id;
         let opened = if self.exec {
-            let request = ExecRequest { argv: self.argv.clone(), tty: self.tty, stdin: self.stdin, size: None };
+            // A program that asks for its window's size at once is to find it there; clients send it first.
+            let size = if self.tty { first_size(&mut remote).await } else { None };
+            let request = ExecRequest { argv: self.argv.clone(), tty: self.tty, stdin: self.stdin, size };
             runtime.exec(id, request).await
         } else {
             runtime.attach(id, self.stdin && self.target.stdin).await
@@ -136,12 +142,31 @@ impl Call {
     }
 }
 
+/// The window's size, if the client tells it soon. What else it said first is kept.
+async fn first_size(remote: &mut Remote) -> Option<(u16, u16)> {
+    let until = tokio::time::Instant::now() + SIZE_PATIENCE;
+    while remote.early.len() < MESSAGES_MAX {
+        match tokio::time::timeout_at(until, remote.input.recv()).await {
+            Ok(Some(Input::Resize { columns, rows })) => return Some((columns, rows)),
+            Ok(Some(other)) => remote.early.push(other),
+            Ok(None) | Err(_) => break,
+        }
+    }
+    None
+}
+
 /// Carries both directions until the process has ended or the client is gone.
 async fn pump(session: runtime::Session, remote: Remote, call: &Call) {
     let runtime::Session { input, mut output } = session;
-    let Remote { input: mut from_client, output: to_client } = remote;
+    let Remote { early, input: mut from_client, output: to_client } = remote;
+    let mut early = early.into_iter();
     let feed = async {
-        while let Some(message) = from_client.recv().await {
+        loop {
+            let next = match early.next() {
+                Some(message) => Some(message),
+                None => from_client.recv().await,
+            };
+            let Some(message) = next else { break };
             let wanted = match message {
                 Input::Stdin(_) => call.stdin,
                 Input::Close => call.stdin && (call.exec || call.target.stdin_once),
@@ -250,7 +275,7 @@ fn over_websocket(socket: Socket, protocol: &str, call: &Call) -> Remote {
     };
     let reader = tokio::spawn(read_socket(stream, form, to_process));
     tokio::spawn(write_socket(sink, form, first, from_process, reader));
-    Remote { input, output }
+    Remote { early: Vec::new(), input, output }
 }
 
 async fn read_socket(mut stream: SplitStream<Socket>, form: Form, to_process: mpsc::Sender<Input>) {
@@ -385,7 +410,7 @@ async fn over_spdy(mut session: spdy::Session, protocol: &str, call: &Call) -> O
             session.close().await;
         }
     });
-    Some(Remote { input, output })
+    Some(Remote { early: Vec::new(), input, output })
 }
 
 async fn read_stdin(mut receiving: Receiving, to_process: mpsc::Sender<Input>, _sending: Sending) {
