@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use client::Request;
-use meta::{Kind, Object, Resource, Status, Value, json};
+use meta::{Kind, Object, Reason, Resource, Status, Value, json};
 
 use crate::Server;
 use crate::local;
@@ -31,7 +31,11 @@ pub async fn follow(server: Arc<Server>) {
             serve(&server, &definitions);
             for definition in &definitions {
                 if let Err(status) = tend(&server, definition, &definitions).await {
-                    tracing::debug!("definition {}: {status}", definition.name());
+                    match status.reason() {
+                        // Another writer came first; the change that it made brings the next look.
+                        Reason::Conflict | Reason::NotFound => {}
+                        _ => tracing::warn!("definition {}: {status}", definition.name()),
+                    }
                 }
             }
         }

@@ -338,7 +338,7 @@ fn parts(parts: impl Iterator<Item = Bytes> + Send + 'static) -> Response {
 }
 
 /// In lists of built-in kinds the items do not say what they are: the list does.
-fn is_built_in(kind: &Kind) -> bool {
+pub fn is_built_in(kind: &Kind) -> bool {
     Arc::ptr_eq(&kind.schema, api::schema::builtin())
 }
 

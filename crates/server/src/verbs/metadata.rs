@@ -104,7 +104,7 @@ pub fn check(kind: &Kind, at: &At<'_>, old: Option<&Value>, errors: &mut Errors)
     }
     check_labels(&meta.field("labels"), errors);
     check_annotations(&meta.field("annotations"), errors);
-    check_finalizers(&meta.field("finalizers"), errors);
+    check_finalizers(kind, &meta.field("finalizers"), errors);
     check_owners(&meta.field("ownerReferences"), errors);
     if let Some(old) = old {
         check_change(&meta, &old["metadata"], errors);
@@ -135,14 +135,18 @@ pub fn check_annotations(annotations: &At<'_>, errors: &mut Errors) {
     }
 }
 
-fn check_finalizers(finalizers: &At<'_>, errors: &mut Errors) {
+/// Most built-in kinds take standard finalizers and those of a domain with a path; what extends the API takes any
+/// qualified name (upstream: `pkg/apis/core/validation` beside `apimachinery/pkg/api/validation`).
+fn check_finalizers(kind: &Kind, finalizers: &At<'_>, errors: &mut Errors) {
     let mut has = (false, false);
+    let extends = matches!(&*kind.names.group, "apiextensions.k8s.io" | "apiregistration.k8s.io");
+    let needs_path = crate::dispatch::is_built_in(kind) && !extends;
     for finalizer in finalizers.items() {
         let name = finalizer.text();
         for why in names::qualified_name(name) {
             errors.invalid_value(&finalizers.path, name, why);
         }
-        if !name.contains('/') && !matches!(name, "orphan" | "foregroundDeletion" | "kubernetes") {
+        if needs_path && !name.contains('/') && !matches!(name, "orphan" | "foregroundDeletion" | "kubernetes") {
             errors.invalid_value(
                 &finalizer.path,
                 name,
