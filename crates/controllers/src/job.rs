@@ -127,11 +127,11 @@ impl Reconciler for Jobs {
     }
 }
 
-/// Whether a pod waits to be counted by a job that is no more.
+/// Whether a pod waits to be counted by a job that is no more, or that let it go.
 fn is_abandoned(pod: &Object, view: &View) -> bool {
     let owner = pod.facts().controller().filter(|owner| owner.kind == JOB.kind);
     is_tracked(pod)
-        && owner.is_some_and(|owner| {
+        && owner.is_none_or(|owner| {
             view.one(JOBS, pod.namespace(), &owner.name).is_none_or(|job| job.uid() != &*owner.uid)
         })
 }

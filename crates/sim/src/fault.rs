@@ -4,6 +4,7 @@
 use base::Rng;
 
 use crate::backend::DiskPace;
+use crate::check::Seen;
 use crate::link::Weather;
 use crate::machine::Ills;
 use crate::world::World;
@@ -70,10 +71,17 @@ pub const FAULTS: &[Fault] = &[
             world.plan(500 + rng.below(5_000), move |world| *crate::exec::lock(&world.pace) = before);
         },
     },
-    Fault { name: "failed sync", strike: |world, rng| world.disk.fail_syncs(1 + rng.below(2) as u32) },
+    Fault {
+        name: "failed sync",
+        strike: |world, rng| {
+            world.truth.show(&Seen::DiskFails);
+            world.disk.fail_syncs(1 + rng.below(2) as u32);
+        },
+    },
     Fault {
         name: "full disk",
         strike: |world, rng| {
+            world.truth.show(&Seen::DiskFails);
             world.disk.set_capacity(Some(world.disk.used_bytes()));
             world.plan(500 + rng.below(4_000), |world| world.disk.set_capacity(None));
         },
@@ -101,6 +109,8 @@ pub struct Profile {
     pub steps: u64,
     pub weather: Weather,
     pub ills: Ills,
+    /// What each machine has.
+    pub cpu_milli: i64,
     /// Faults of the table, and the mean time between two of a sort.
     pub faults: &'static [(&'static str, u64)],
 }
@@ -133,8 +143,16 @@ const ALL: &[(&str, u64)] = &[
     ("history forgotten", 40_000),
 ];
 
-const BASE: Profile =
-    Profile { name: "calm", nodes: 3, work_ms: 40_000, steps: 22, weather: FINE, ills: HEALTHY, faults: &[] };
+const BASE: Profile = Profile {
+    name: "calm",
+    nodes: 3,
+    work_ms: 40_000,
+    steps: 22,
+    weather: FINE,
+    ills: HEALTHY,
+    cpu_milli: 2_600,
+    faults: &[],
+};
 
 /// All profiles; the first is the one of a world without faults.
 pub const PROFILES: &[Profile] = &[
@@ -144,6 +162,9 @@ pub const PROFILES: &[Profile] = &[
     Profile { name: "disks", faults: DISKS, ..BASE },
     Profile { name: "nodes", ills: SICKLY, faults: NODES, ..BASE },
     Profile { name: "all", weather: ROUGH, ills: SICKLY, faults: ALL, ..BASE },
+    // One small node that is always full; nothing comes to rest here, so it shows only what must not happen.
+    Profile { name: "tight", nodes: 1, steps: 60, cpu_milli: 600, ..BASE },
+    Profile { name: "busy", work_ms: 120_000, steps: 150, ..BASE },
     Profile { name: "long", work_ms: 600_000, steps: 300, weather: ROUGH, ills: SICKLY, faults: ALL, ..BASE },
 ];
 

@@ -15,6 +15,7 @@ pub mod exec;
 pub mod fault;
 pub mod link;
 pub mod machine;
+pub mod museum;
 pub mod mutation;
 pub mod truth;
 pub mod user;

@@ -41,6 +41,8 @@ pub struct Weather {
 /// The server of this moment, and the process in which it works.
 pub type Up = Option<(Arc<Server>, Process)>;
 
+type Moves<T> = tokio::sync::watch::Receiver<T>;
+
 /// All links of a world.
 pub struct Net {
     pub exec: Exec,
@@ -49,14 +51,16 @@ pub struct Net {
     weather: Mutex<Weather>,
     rng: Mutex<Rng>,
     up: Mutex<Up>,
+    /// Moves when a server comes or goes.
+    lives: tokio::sync::watch::Sender<u64>,
     cut: Mutex<BTreeSet<String>>,
 }
 
 impl Net {
     pub fn new(exec: &Exec, truth: &Arc<Truth>, rng: Rng, mutation: Option<Mutation>) -> Arc<Net> {
         let (weather, rng) = (Mutex::default(), Mutex::new(rng));
-        let (up, cut) = (Mutex::default(), Mutex::default());
-        Arc::new(Net { exec: exec.clone(), truth: truth.clone(), mutation, weather, rng, up, cut })
+        let (up, cut, lives) = (Mutex::default(), Mutex::default(), tokio::sync::watch::Sender::new(0));
+        Arc::new(Net { exec: exec.clone(), truth: truth.clone(), mutation, weather, rng, up, lives, cut })
     }
 
     pub fn set_weather(&self, weather: Weather) {
@@ -65,6 +69,7 @@ impl Net {
 
     pub fn set_server(&self, up: Up) {
         *lock(&self.up) = up;
+        self.lives.send_modify(|lives| *lives += 1);
     }
 
     pub fn server(&self) -> Up {
@@ -156,7 +161,12 @@ impl LinkApi {
             let _ = tell.send(Err(refused));
             return;
         };
-        let Ok(answer) = answer.await else { return };
+        let Ok(mut answer) = answer.await else { return };
+        if let (Some(Mutation::ForgetOwnWrites), "controllers", Ok(answer)) =
+            (net.mutation, self.client.as_str(), &mut answer)
+        {
+            answer.revision = Revision::ZERO;
+        }
         self.shell.sleep(net.travel_ms()).await;
         if net.is_cut(&self.client) || net.chance(|weather| weather.answer_lost) {
             self.shell.sleep(CALL_TIMEOUT_MS * 2).await;
@@ -220,12 +230,14 @@ pub struct Follower {
 }
 
 impl Follower {
-    async fn connect(&self) -> Arc<Mirror> {
+    /// The server's cache, and what moves when this server is gone.
+    async fn connect(&self) -> (Arc<Mirror>, Moves<u64>) {
         loop {
+            let lives = self.net.lives.subscribe();
             if !self.net.is_cut(&self.client)
                 && let Some((server, _)) = self.net.server()
             {
-                return server.storage.mirror().clone();
+                return (server.storage.mirror().clone(), lives);
             }
             self.shell.sleep(RECONNECT_MS).await;
         }
@@ -238,11 +250,12 @@ impl Follower {
     }
 
     /// Waits for news; false when the connection broke.
-    async fn news(&self, changed: &mut tokio::sync::watch::Receiver<Revision>) -> bool {
+    async fn news(&self, changed: &mut Moves<Revision>, lives: &mut Moves<u64>) -> bool {
         /// How long a silent connection is trusted.
         const SILENCE_MS: u64 = 5_000;
         tokio::select! {
             biased;
+            _ = lives.changed() => false,
             changed = changed.changed() => changed.is_ok(),
             () = self.shell.sleep(SILENCE_MS) => !self.net.is_cut(&self.client),
         }
@@ -252,7 +265,7 @@ impl Follower {
     pub async fn whole(self) {
         let mut listed = false;
         loop {
-            let source = self.connect().await;
+            let (source, mut lives) = self.connect().await;
             if !listed {
                 let view = source.view();
                 if !self.travel().await {
@@ -274,7 +287,7 @@ impl Follower {
                     }
                     self.take(batch);
                 }
-                if !self.news(&mut changed).await {
+                if !self.news(&mut changed, &mut lives).await {
                     self.shell.sleep(RECONNECT_MS).await;
                     break;
                 }
@@ -322,7 +335,7 @@ impl Follower {
         self.mirror.feed(|cache| cache.register(&source));
         let mut listed = false;
         loop {
-            let server = self.connect().await;
+            let (server, mut lives) = self.connect().await;
             if !listed {
                 let view = server.view();
                 let objects = view.list(resource, "").filter(|object| wants(object)).cloned().collect();
@@ -362,7 +375,7 @@ impl Follower {
                     });
                     self.saw(false);
                 }
-                if !self.news(&mut changed).await {
+                if !self.news(&mut changed, &mut lives).await {
                     self.shell.sleep(RECONNECT_MS).await;
                     break;
                 }

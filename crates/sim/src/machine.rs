@@ -24,7 +24,6 @@ use crate::mutation::Mutation;
 pub const PODS: Resource = Resource("pods");
 pub const NODES: Resource = Resource("nodes");
 /// What every machine has.
-pub const CPU_MILLI: i64 = 2_600;
 pub const MEMORY_MIB: i64 = 8_192;
 pub const PODS_MAX: i64 = 30;
 const LEASE_MS: u64 = 10_000;
@@ -66,10 +65,11 @@ pub struct Machine {
     changed: watch::Sender<u64>,
     addresses: Mutex<u64>,
     number: u64,
+    cpu_milli: i64,
 }
 
 impl Machine {
-    pub fn new(net: &Arc<Net>, number: u64, rng: Rng) -> Arc<Machine> {
+    pub fn new(net: &Arc<Net>, number: u64, cpu_milli: i64, rng: Rng) -> Arc<Machine> {
         Arc::new(Machine {
             name: format!("node-{number}"),
             net: net.clone(),
@@ -81,6 +81,7 @@ impl Machine {
             changed: watch::Sender::new(0),
             addresses: Mutex::default(),
             number,
+            cpu_milli,
         })
     }
 
@@ -269,7 +270,7 @@ impl Machine {
     /// The node object's status as this machine is.
     fn status(&self) -> Value {
         let amounts = json!({
-            "cpu": (format!("{CPU_MILLI}m")), "memory": (format!("{MEMORY_MIB}Mi")), "pods": (PODS_MAX.to_string()),
+            "cpu": (format!("{}m", self.cpu_milli)), "memory": (format!("{MEMORY_MIB}Mi")), "pods": (PODS_MAX.to_string()),
         });
         json!({
             "addresses": [{"type": "Hostname", "address": (self.name.as_str())}],

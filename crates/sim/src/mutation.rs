@@ -18,8 +18,8 @@ pub enum Mutation {
     SkipDeletion,
     /// Controllers do not wait for their own writes.
     ForgetOwnWrites,
-    /// The controllers' lists show no replica sets.
-    BlindToOwners,
+    /// The controllers' watch shows a replica set as deleted when its status is told.
+    LoseOwners,
     /// Job status says one success more than there was.
     CountTwice,
     /// Evictions are plain deletions.
@@ -37,6 +37,22 @@ pub enum Mutation {
     /// Someone writes the same object for ever.
     Chatter,
 }
+
+/// Every defect, the checker that must find it, and in which sort of world.
+pub const DEFECTS: &[(Mutation, &str, &str)] = &[
+    (Mutation::AnswerBeforeSync, "store", "crashes"),
+    (Mutation::SkipDeletion, "watch", "calm"),
+    (Mutation::ForgetOwnWrites, "replicas", "lossy"),
+    (Mutation::TooMuchSurge, "replicas", "calm"),
+    (Mutation::HastyAgents, "identity", "calm"),
+    (Mutation::GreedyAgents, "agents", "calm"),
+    (Mutation::LoseOwners, "ownership", "calm"),
+    (Mutation::CountTwice, "jobs", "calm"),
+    (Mutation::EvictFreely, "budgets", "busy"),
+    (Mutation::BlindScheduler, "scheduler", "tight"),
+    (Mutation::NoDeployments, "liveness", "calm"),
+    (Mutation::Chatter, "liveness", "calm"),
+];
 
 impl Mutation {
     /// A request as it arrives.
@@ -72,9 +88,6 @@ impl Mutation {
     /// A list as a client gets it.
     pub fn list(self, client: &str, mut objects: Vec<Object>) -> Vec<Object> {
         match (self, client) {
-            (Mutation::BlindToOwners, "controllers") => {
-                objects.retain(|object| object.resource().0 != "replicasets.apps");
-            }
             (Mutation::BlindScheduler, "scheduler") => {
                 objects.retain(|object| object.resource() != PODS || node_of(object).is_empty());
             }
@@ -89,21 +102,23 @@ impl Mutation {
             (Mutation::SkipDeletion, "controllers") => {
                 change.new.is_none() && change.old.as_ref().is_some_and(|old| old.resource() == PODS)
             }
-            (Mutation::BlindToOwners, "controllers") => {
-                change.new.as_ref().is_some_and(|new| new.resource().0 == "replicasets.apps")
-            }
             _ => false,
+        };
+        let hides = |change: &Change| {
+            let (Some(new), of) = (&change.new, (self, client)) else { return false };
+            match of {
+                (Mutation::BlindScheduler, "scheduler") => new.resource() == PODS && !node_of(new).is_empty(),
+                (Mutation::LoseOwners, "controllers") => {
+                    let replicas = new.value().at(&["status", "replicas"]).as_int().unwrap_or(0);
+                    new.resource().0 == "replicasets.apps" && replicas > 0
+                }
+                _ => false,
+            }
         };
         for list in changes.values_mut() {
             list.retain(|change| !drops(change));
-            if (self, client) == (Mutation::BlindScheduler, "scheduler") {
-                for change in list.iter_mut() {
-                    let bound =
-                        change.new.as_ref().is_some_and(|new| new.resource() == PODS && !node_of(new).is_empty());
-                    if bound {
-                        change.old = change.new.take();
-                    }
-                }
+            for change in list.iter_mut().filter(|change| hides(change)) {
+                change.old = change.new.take();
             }
         }
         changes

@@ -46,14 +46,14 @@ pub const STEPS: &[(&str, u64, Step)] = &[
     ("create a daemon set", 3, |user, _| vec![user.daemon_set()]),
     ("create a job", 8, |user, _| vec![user.job()]),
     ("create a service", 5, |user, _| vec![user.service()]),
-    ("create a budget", 4, |user, _| vec![user.budget()]),
+    ("create a budget", 6, |user, _| vec![user.budget()]),
     ("scale", 16, |user, view| user.scale(view)),
     ("roll", 14, |user, view| user.roll(view)),
     ("pause or resume", 3, |user, view| user.pause(view)),
     ("delete a workload", 7, |user, view| user.delete(view)),
     ("delete a pod", 6, |user, view| user.delete_pod(view)),
     ("cordon or uncordon", 3, |user, view| user.cordon(view)),
-    ("drain", 4, |user, view| user.drain(view)),
+    ("drain", 5, |user, view| user.drain(view)),
     ("delete a namespace", 1, |user, _| vec![Request::delete(NAMESPACES, "", user.space())]),
 ];
 

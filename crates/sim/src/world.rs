@@ -41,6 +41,8 @@ pub struct Settings {
     pub seed: u64,
     pub profile: &'static Profile,
     pub mutation: Option<Mutation>,
+    /// Only this checker looks; all when absent.
+    pub only: Option<&'static str>,
     /// Print every step as it happens.
     pub print: bool,
 }
@@ -100,7 +102,7 @@ static IMAGE: LazyLock<SimDisk> = LazyLock::new(|| {
 impl Settings {
     /// A world without anything planted or printed.
     pub fn quiet(seed: u64) -> Settings {
-        Settings { seed, profile: &crate::fault::PROFILES[0], mutation: None, print: false }
+        Settings { seed, profile: &crate::fault::PROFILES[0], mutation: None, only: None, print: false }
     }
 }
 
@@ -109,10 +111,12 @@ pub fn run(settings: Settings) -> Report {
     let image = IMAGE.copy();
     let exec = Exec::new(start(), settings.print);
     let rng = Rng::new(settings.seed).fork(settings.profile.name);
-    let truth = Truth::new(&exec, CHECKERS.iter().map(|make| make()).collect());
+    let checkers = CHECKERS.iter().map(|make| make());
+    let checkers = checkers.filter(|checker| settings.only.is_none_or(|only| only == checker.name()));
+    let truth = Truth::new(&exec, checkers.collect());
     let net = Net::new(&exec, &truth, rng.fork("network"), settings.mutation);
-    let machines = (0..settings.profile.nodes).map(|number| Machine::new(&net, number, seed_of(&rng, number)));
-    let machines: Vec<Arc<Machine>> = machines.collect();
+    let machine = |number| Machine::new(&net, number, settings.profile.cpu_milli, seed_of(&rng, number));
+    let machines: Vec<Arc<Machine>> = (0..settings.profile.nodes).map(machine).collect();
     let mut world = World::of(exec.clone(), net, truth.clone(), image, settings, machines);
     server::uid::seeded(&mut rng.fork("identities"), || world.live());
     let (digest, events) = exec.digest();
@@ -286,7 +290,8 @@ impl World {
         if self.server.is_some() {
             return;
         }
-        let stepped = match Stepped::open(&self.disk, &self.exec, &self.truth) {
+        let hasty = self.settings.mutation == Some(Mutation::AnswerBeforeSync);
+        let stepped = match Stepped::open(&self.disk, &self.exec, &self.truth, hasty) {
             Ok(stepped) => stepped,
             Err(why) => return self.exec.fail(format!("store: it does not open after a crash: {why}")),
         };
@@ -312,6 +317,7 @@ impl World {
     pub fn crash_server(&mut self, rng: &mut Rng) {
         let Some((process, stepped)) = self.server.take() else { return };
         self.net.set_server(None);
+        self.truth.show(&Seen::DiskFails);
         self.exec.kill(&process);
         if rng.chance(600) {
             self.disk.power_off_after(rng.below(5) as u32);

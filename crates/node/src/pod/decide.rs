@@ -8,6 +8,8 @@ use super::{
     Command, Memory, Observed, PULL, ProbeKind, RESTART, RESTART_RESET_MS, RETRY, Seen, SeenState, is_sidecar,
 };
 
+/// Pause before the object of a pod that has ended is let go once more.
+const FAREWELL_MS: u64 = 5_000;
 /// Seconds a pod has to end when its spec does not say.
 const GRACE_SECONDS: i64 = 30;
 
@@ -114,8 +116,11 @@ fn wind_down(
         if !memory.removed {
             commands.push(Command::Remove);
         } else {
-            commands.push(Command::Delete);
-            memory.wake_by(now.plus_ms(5_000));
+            // Finalizers may hold the object; then it is asked for again now and then.
+            match memory.farewell.map(|at| at.plus_ms(FAREWELL_MS)).filter(|next| *next > now) {
+                Some(next) => memory.wake_by(next),
+                None => commands.push(Command::Delete),
+            }
         }
     } else if observed.sandbox_ready && !memory.ended {
         commands.push(Command::End);

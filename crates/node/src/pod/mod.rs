@@ -149,6 +149,8 @@ pub struct Memory {
     pub prepare_error: Option<String>,
     pub removed: bool,
     pub ended: bool,
+    /// When the API was last told that the object may go.
+    pub farewell: Option<Time>,
     /// When the pod was first seen: `status.startTime`.
     pub started: Option<Time>,
     /// Set when the pod must end whatever its object says: reason and message.

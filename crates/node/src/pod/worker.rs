@@ -52,7 +52,7 @@ impl Worker {
     /// What to do now, each marked as under way; `None` when nothing is left of the pod.
     pub fn decide(&mut self, observed: &Observed, now: Time) -> Option<Vec<Command>> {
         let commands = decide(&self.pod, observed, &mut self.memory, now);
-        if self.gone && commands.contains(&Command::Delete) {
+        if self.gone && self.memory.removed && self.memory.busy.is_empty() {
             return None;
         }
         self.memory.busy.extend(commands.iter().map(Command::part));
@@ -98,6 +98,9 @@ impl Worker {
         };
         let memory = &mut self.memory;
         memory.busy.remove(&command.part());
+        if *command == Command::Delete {
+            memory.farewell = Some(now);
+        }
         match (command, outcome) {
             (Command::Prepare, Outcome::Done(result)) => {
                 if let Err(why) = &result {

@@ -3,6 +3,16 @@
 //! A checker knows the promise, not the code: it keeps books of its own. Each is proven by a planted defect in
 //! [`crate::mutation`] that it catches.
 
+mod agents;
+mod budgets;
+mod identity;
+mod jobs;
+mod ownership;
+mod replicas;
+mod scheduler;
+mod store;
+mod watch;
+
 use std::collections::BTreeMap;
 
 use base::Revision;
@@ -18,6 +28,8 @@ pub enum Seen<'a> {
     Commit { revision: Revision, changes: &'a [Change], author: &'a Author, before: &'a View, after: &'a View },
     /// The store was opened again after a crash.
     Recovered { found: Revision, acknowledged: Revision, stored: &'a BTreeMap<Bytes, Revision> },
+    /// The disk will refuse a write, or did: revisions may be left out.
+    DiskFails,
     /// A client's mirror took something in. `whole`: it follows everything at one revision.
     Mirror { client: &'a str, cache: &'a Cache, whole: bool },
     /// A container began to run (`true`) or ended on a node.
@@ -37,4 +49,14 @@ pub trait Checker: Send {
 type Make = fn() -> Box<dyn Checker>;
 
 /// All checkers.
-pub const CHECKERS: &[Make] = &[];
+pub const CHECKERS: &[Make] = &[
+    || Box::new(store::Store::default()),
+    || Box::new(watch::Watch::default()),
+    || Box::new(replicas::Replicas::default()),
+    || Box::new(identity::Identity::default()),
+    || Box::new(agents::Agents::default()),
+    || Box::new(ownership::Ownership::default()),
+    || Box::new(jobs::Jobs::default()),
+    || Box::new(budgets::Budgets::default()),
+    || Box::new(scheduler::Scheduler),
+];

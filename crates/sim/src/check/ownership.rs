@@ -1,0 +1,85 @@
+//! Ownership: nothing is collected while one of its owners lives, and no pod while its node does.
+
+use std::collections::BTreeMap;
+
+use cache::View;
+use meta::{Object, Str};
+
+use super::{Checker, Seen};
+use crate::desired::facts;
+use crate::truth::Past;
+use crate::user::{NODES, PODS};
+
+const FOREGROUND: &str = "foregroundDeletion";
+
+#[derive(Default)]
+pub struct Ownership {
+    /// Every object by uid, and whether it waits for its dependents to go.
+    waits: BTreeMap<Str, bool>,
+    begun: bool,
+}
+
+impl Ownership {
+    fn note(&mut self, object: &Object) {
+        let waits = object.facts().deleting.is_some() && object.facts().finalizers.iter().any(|one| one == FOREGROUND);
+        self.waits.insert(object.uid().into(), waits);
+    }
+
+    fn collected(&self, object: &Object) -> Result<(), String> {
+        let alive = object.facts().owners.iter().find(|owner| self.waits.get(&owner.uid) == Some(&false));
+        match alive {
+            Some(owner) => Err(format!(
+                "{} {}/{} was collected, though its owner {} {} lives",
+                object.resource(),
+                object.namespace(),
+                object.name(),
+                owner.kind,
+                owner.name
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The collector of pods takes those whose node is gone, and unbound ones that are going.
+fn pod_collected(pod: &Object, before: &View) -> Result<(), String> {
+    let node = facts(pod).node;
+    if node.is_empty() || before.one(NODES, "", &node).is_none() {
+        return Ok(());
+    }
+    Err(format!("pod {}/{} was collected, though its node {node} is there", pod.namespace(), pod.name()))
+}
+
+impl Checker for Ownership {
+    fn name(&self) -> &'static str {
+        "ownership"
+    }
+
+    fn see(&mut self, seen: &Seen<'_>, _: &Past<'_>) -> Result<(), String> {
+        let Seen::Commit { changes, author, before, .. } = seen else { return Ok(()) };
+        if !std::mem::replace(&mut self.begun, true) {
+            let resources: Vec<_> = before.resources().collect();
+            resources.iter().for_each(|resource| before.list(*resource, "").for_each(|object| self.note(object)));
+        }
+        for change in *changes {
+            if let Some(old) = &change.old {
+                let going = change.new.as_ref().is_none_or(|new| new.facts().deleting.is_some());
+                let begins = going && old.facts().deleting.is_none();
+                if begins && author.who.ends_with(":generic-garbage-collector") {
+                    self.collected(old)?;
+                }
+                if old.resource() == PODS && begins && author.who.ends_with(":pod-garbage-collector") {
+                    pod_collected(old, before)?;
+                }
+            }
+            match (&change.new, &change.old) {
+                (Some(new), _) => self.note(new),
+                (None, Some(old)) => {
+                    self.waits.remove(old.uid());
+                }
+                (None, None) => {}
+            }
+        }
+        Ok(())
+    }
+}
