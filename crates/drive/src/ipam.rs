@@ -35,7 +35,7 @@ pub async fn run(cluster: Cidr, mirror: Arc<Mirror>, api: Arc<dyn Api>, shell: A
         let mut failed = false;
         for node in without {
             let size = 1u128 << (32 - NODE_BITS);
-            let ranges = (0..cluster.len() / size).filter_map(|at| cluster.nth(at * size));
+            let ranges = (0..cluster.size() / size).filter_map(|at| cluster.get(at * size));
             let free = ranges.map(|base| format!("{base}/{NODE_BITS}")).find(|cidr| !taken.contains(cidr));
             let Some(cidr) = free else {
                 tracing::error!("no addresses are left for the pods of node {}", node.name());

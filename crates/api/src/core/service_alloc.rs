@@ -144,16 +144,16 @@ fn take_address(cx: &mut Prepare<'_>, object: &mut Value) -> Result<(), Status> 
     let is_free = |address: &str| cx.lookup.one(ADDRESSES, "", address).is_none();
     let address: Str = if given.is_empty() {
         // The ends of a range are its network and broadcast.
-        let places = u64::try_from(range.len().saturating_sub(2)).unwrap_or(u64::MAX).max(1);
+        let places = u64::try_from(range.size().saturating_sub(2)).unwrap_or(u64::MAX).max(1);
         let mut found = None;
         for _ in 0..TRIES {
             let at = 1 + u128::from(cx.rng.below(places));
-            found = range.nth(at).map(|address| address.to_string()).filter(|address| is_free(address));
+            found = range.get(at).map(|address| address.to_string()).filter(|address| is_free(address));
             if found.is_some() {
                 break;
             }
         }
-        let all = || (1..=u128::from(places)).filter_map(|at| range.nth(at)).map(|address| address.to_string());
+        let all = || (1..=u128::from(places)).filter_map(|at| range.get(at)).map(|address| address.to_string());
         match found.or_else(|| all().find(|address| is_free(address))) {
             Some(address) => address.into(),
             None => return Err(Status::internal("failed to allocate a serviceIP: range is full")),

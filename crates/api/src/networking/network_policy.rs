@@ -128,7 +128,7 @@ fn check_block(block: &At<'_>, errors: &mut Errors) {
     for except in block.field("except").items() {
         match Cidr::parse(except.text()) {
             None => check::cidr(&except, errors),
-            Some(inner) if !outer.contains(inner.network()) || inner.bits <= outer.bits => {
+            Some(inner) if !outer.contains(inner.nth(0)) || inner.prefix <= outer.prefix => {
                 errors.invalid(&except, "must be a strict subset of `cidr`");
             }
             Some(_) => {}

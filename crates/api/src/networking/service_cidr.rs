@@ -46,13 +46,13 @@ impl Rules for ServiceCidr {
             errors.required(&ranges.path, "at least one CIDR required");
         }
         let families: Vec<bool> =
-            list.iter().filter_map(|range| Cidr::parse(range.text())).map(|range| range.base.is_ipv4()).collect();
+            list.iter().filter_map(|range| Cidr::parse(range.text())).map(|range| !range.is_ipv6()).collect();
         if list.len() > 2 || (families.len() == 2 && families[0] == families[1]) {
             errors.invalid(&ranges, "may specify no more than one IP for each IP family");
         }
         for range in ranges.items() {
             match Cidr::parse(range.text()) {
-                Some(found) if found.network() == found.base => {}
+                Some(found) if found.network() == found => {}
                 Some(_) => errors.invalid(&range, "must be in canonical form"),
                 None => check::cidr(&range, errors),
             }
