@@ -16,14 +16,8 @@ server= agent=
 cleanup() {
   [ -z "$agent" ] || { kill "$agent" 2>/dev/null || true; wait "$agent" 2>/dev/null || true; }
   [ -z "$server" ] || { kill "$server" 2>/dev/null || true; wait "$server" 2>/dev/null || true; }
-  # Shims outlive their agent: they are in the node's control group.
-  cat /sys/fs/cgroup/gantry-join-$n/*/cgroup.procs /sys/fs/cgroup/*/gantry-join-$n/agent/cgroup.procs 2>/dev/null |
-    sort -u | xargs -r kill -9 2>/dev/null || true
-  for _ in 1 2 3 4 5; do
-    find /sys/fs/cgroup -depth -type d -path "*gantry-join-$n*" -exec rmdir {} + 2>/dev/null && break
-    sleep 0.2
-  done
-  for mount in $(grep -o "$join/state[^ ]*" /proc/self/mounts | sort -r); do umount -l "$mount"; done
+  # Containers outlive their agent; down takes them away.
+  nsenter --net="/run/netns/$netns" "$gantry" down --data "$join/agent" || true
   ip netns del "$netns"
   ip link del "ge$n" 2>/dev/null || true
 }
@@ -75,4 +69,14 @@ agent=$!
 eventually sh -c "[ \"\$(kubectl --kubeconfig '$join/server/kubeconfig' logs joined)\" = 'from the pod' ]"
 same "$(own get pod joined -o jsonpath='{.status.containerStatuses[0].containerID}')" "$id"
 own delete pod joined --grace-period=1 --wait --timeout=40s
-own drain machine --ignore-daemonsets --force --timeout=40s
+own run left --image=gantry.example/demo:1 --restart=Never --command -- sleep 1000
+own wait pod left --for=condition=Ready --timeout=30s
+# What is left of a node goes, also while its agent runs.
+nsenter --net="/run/netns/$netns" "$gantry" down --data "$join/agent"
+wait "$agent"
+agent=
+[ ! -e "$join/state" ]
+same "$(nsenter --net="/run/netns/$netns" nft list tables)" ''
+same "$(nsenter --net="/run/netns/$netns" ip -o link | grep -c ': gp' || true)" 0
+same "$(find /sys/fs/cgroup -type d -name "gantry-join-$n" | wc -l)" 0
+same "$(grep -c "$join/state" /proc/self/mounts || true)" 0

@@ -19,6 +19,7 @@ use crate::error::Error;
 use crate::flags::Settings;
 use crate::folder::{Folder, absolute};
 use crate::join::{self, Member, Newcomer, Token};
+use crate::left;
 use crate::machine;
 use crate::parts::events::Recorder;
 
@@ -217,7 +218,9 @@ fn open_runtime(settings: &Settings, place: &Place) -> Result<Embedded, Error> {
     let mut config = Config::new(place.data.join("runtime"), place.state.join("runtime"));
     config.registries = crate::images::registries(settings);
     let runtime = Embedded::open(config)?;
-    let own = format!("{}/{AGENT_CGROUP}", settings.must::<String>("cgroup"));
+    let cgroup: String = settings.must("cgroup");
+    let own = format!("{cgroup}/{AGENT_CGROUP}");
+    left::Place { state: place.state.clone(), cgroup }.tell(&place.data)?;
     runtime.cgroups().create(&own)?;
     runtime.cgroups().join(&own, std::process::id())?;
     Ok(runtime)

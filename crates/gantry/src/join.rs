@@ -2,7 +2,7 @@
 //!
 //! The token is `gantry1.HASH.SECRET`. HASH is that of the authority's certificate: whoever answers the first, unproven
 //! contact must show a certificate with this hash, and only then is SECRET told. With the secret the node asks for the
-//! certificate of `system:node:NAME`; with that, for the certificate of its own endpoints, and for the next ones in time.
+//! certificate of `system:node:NAME`; with that, for the certificate of its own endpoints, and for the next ones.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -416,7 +416,8 @@ pub fn objects(settings: &[(&str, String)]) -> Vec<(Resource, Value)> {
         (
             CONFIG_MAPS,
             json!({
-                "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": namespace}, "data": data,
+                "apiVersion": "v1", "kind": "ConfigMap", "data": data,
+                "metadata": {"name": name, "namespace": namespace},
             }),
         ),
     ]

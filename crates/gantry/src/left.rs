@@ -1,10 +1,11 @@
-//! What a cluster of `gantry up` has on the machine besides its data folder, under which names, and how it goes away.
+//! What a cluster of `gantry up`, or a node of `gantry agent`, has on the machine besides its data folder, under which
+//! names, and how it goes away.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use net::{Lan, LanConfig};
+use net::{Dataplane, Lan, LanConfig, Netns, NodeNet, PodLinks};
 use rustix::process::{Pid, Signal};
 
 use crate::error::Error;
@@ -57,17 +58,61 @@ impl Names {
     }
 }
 
+/// What a node of `gantry agent` has on the machine: where its state lies, and its cgroup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub state: PathBuf,
+    pub cgroup: String,
+}
+
+/// Where an agent tells its place, in its data folder, for whoever takes it away.
+const PLACE_FILE: &str = "place";
+
+impl Place {
+    pub fn tell(&self, data: &Path) -> Result<(), Error> {
+        let file = data.join(PLACE_FILE);
+        let text = format!("{}\n{}\n", self.state.display(), self.cgroup);
+        std::fs::write(&file, text).map_err(Error::file("write", file))
+    }
+
+    /// The place of the agent that worked in a folder; `None` when none did.
+    pub fn of(data: &Path) -> Option<Place> {
+        let text = std::fs::read_to_string(data.join(PLACE_FILE)).ok()?;
+        let (state, cgroup) = text.trim_end().split_once('\n')?;
+        let good = state.starts_with('/') && cgroup.trim_matches('/') != "";
+        good.then(|| Place { state: PathBuf::from(state), cgroup: cgroup.to_owned() })
+    }
+
+    /// Ends and removes everything of the node: processes, cgroups, links, tables, routes, mounts, sockets. To be run in
+    /// the network namespace of the node.
+    pub fn sweep(&self) -> Result<(), Error> {
+        kill(&self.state, &self.cgroup)?;
+        remove_cgroups(&self.cgroup)?;
+        let mut links = PodLinks::open(&Netns::current()?)?;
+        for name in links.list()? {
+            links.remove_link(&name)?;
+        }
+        // A network without anything in it has no tables and no routes.
+        Dataplane::open()?.apply(&NodeNet::default())?;
+        remove_state(&self.state)
+    }
+}
+
 /// Ends and removes everything: processes, links, tables, namespaces, cgroups, sockets. Nothing there is no error.
 pub fn sweep(names: &Names) -> Result<(), Error> {
-    kill(names)?;
-    remove_cgroups(names)?;
+    kill(&names.state, &names.cgroup)?;
+    remove_cgroups(&names.cgroup)?;
     // The subnet has no part in what things are called.
     let any = net::Cidr { address: std::net::Ipv4Addr::new(10, 192, 0, 0).into(), prefix: 24 };
     Lan::remove(&names.lan(any))?;
-    unmount_below(&names.state);
-    match std::fs::remove_dir_all(&names.state) {
+    remove_state(&names.state)
+}
+
+fn remove_state(state: &Path) -> Result<(), Error> {
+    unmount_below(state);
+    match std::fs::remove_dir_all(state) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::File { doing: "remove", path: names.state.clone(), error })
+            Err(Error::File { doing: "remove", path: state.to_owned(), error })
         }
         _ => Ok(()),
     }
@@ -75,22 +120,23 @@ pub fn sweep(names: &Names) -> Result<(), Error> {
 
 /// Asks containers to end, and waits a little.
 pub async fn ask_to_end(names: &Names) {
-    let pods =
-        |pids: BTreeSet<i32>| -> BTreeSet<i32> { pids.into_iter().filter(|pid| !is_ours(*pid, names)).collect() };
-    let asked = pods(in_cgroups(names));
+    let pods = |pids: BTreeSet<i32>| -> BTreeSet<i32> {
+        pids.into_iter().filter(|pid| !is_ours(*pid, &names.state)).collect()
+    };
+    let asked = pods(in_cgroups(&names.cgroup));
     signal(&asked, Signal::TERM);
     let until = Instant::now() + END_WAIT;
-    while Instant::now() < until && !pods(in_cgroups(names)).is_empty() {
+    while Instant::now() < until && !pods(in_cgroups(&names.cgroup)).is_empty() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
 /// Kills agents, shims and containers, until none is left.
-fn kill(names: &Names) -> Result<(), Error> {
+fn kill(state: &Path, cgroup: &str) -> Result<(), Error> {
     let until = Instant::now() + GONE_WAIT;
     loop {
-        let mut pids = in_cgroups(names);
-        pids.extend(processes().filter(|pid| is_ours(*pid, names)));
+        let mut pids = in_cgroups(cgroup);
+        pids.extend(processes().filter(|pid| is_ours(*pid, state)));
         // Dead ones that nobody has waited for yet hold nothing any more.
         pids.retain(|pid| is_alive(*pid));
         if pids.is_empty() {
@@ -122,25 +168,25 @@ fn is_alive(pid: i32) -> bool {
     text.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
 
-/// Whether a process is an agent or a shim of this cluster: its words name a place below the cluster's state.
-fn is_ours(pid: i32, names: &Names) -> bool {
+/// Whether a process is an agent or a shim that works in this state: its words name a place below it.
+fn is_ours(pid: i32, state: &Path) -> bool {
     let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
     let is_part = words.get(1).is_some_and(|word| matches!(*word, b"agent" | b"shim"));
-    let state = names.state.as_os_str().as_encoded_bytes();
+    let state = state.as_os_str().as_encoded_bytes();
     let below =
         |word: &&[u8]| word.strip_prefix(state).is_some_and(|rest| rest.first().is_none_or(|byte| *byte == b'/'));
     is_part && words.iter().any(below)
 }
 
 /// The directories of the cluster's cgroup: version 1 has one per hierarchy, version 2 one in all.
-fn cgroup_dirs(names: &Names) -> Vec<PathBuf> {
-    let own = names.cgroup.trim_start_matches('/');
+fn cgroup_dirs(cgroup: &str) -> Vec<PathBuf> {
+    let own = cgroup.trim_start_matches('/');
     let nested = std::fs::read_dir(HIERARCHIES).into_iter().flatten().flatten().map(|entry| entry.path().join(own));
     std::iter::once(Path::new(HIERARCHIES).join(own)).chain(nested).filter(|dir| dir.is_dir()).collect()
 }
 
-fn in_cgroups(names: &Names) -> BTreeSet<i32> {
+fn in_cgroups(cgroup: &str) -> BTreeSet<i32> {
     fn below(dir: &Path, pids: &mut BTreeSet<i32>) {
         let text = std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
         pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
@@ -151,11 +197,11 @@ fn in_cgroups(names: &Names) -> BTreeSet<i32> {
         }
     }
     let mut pids = BTreeSet::new();
-    cgroup_dirs(names).iter().for_each(|dir| below(dir, &mut pids));
+    cgroup_dirs(cgroup).iter().for_each(|dir| below(dir, &mut pids));
     pids
 }
 
-fn remove_cgroups(names: &Names) -> Result<(), Error> {
+fn remove_cgroups(cgroup: &str) -> Result<(), Error> {
     fn remove(dir: &Path, until: Instant) -> std::io::Result<()> {
         for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
@@ -174,7 +220,7 @@ fn remove_cgroups(names: &Names) -> Result<(), Error> {
         }
     }
     let until = Instant::now() + GONE_WAIT;
-    for dir in cgroup_dirs(names) {
+    for dir in cgroup_dirs(cgroup) {
         remove(&dir, until).map_err(Error::file("remove the control group", &dir))?;
     }
     Ok(())
@@ -202,6 +248,18 @@ mod tests {
         assert!(a.prefix != b.prefix && a.state != b.state && a.cgroup != b.cgroup);
         assert_eq!(a.prefix.len(), 9);
         assert_eq!(Names::of(Path::new("/a")).prefix, a.prefix);
+    }
+
+    #[test]
+    fn an_agent_tells_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(Place::of(dir.path()), None);
+        let place = Place { state: PathBuf::from("/run/a"), cgroup: "/b".to_owned() };
+        place.tell(dir.path()).unwrap();
+        assert_eq!(Place::of(dir.path()), Some(place));
+        // Never the whole machine.
+        std::fs::write(dir.path().join(PLACE_FILE), "/run/a\n/\n").unwrap();
+        assert_eq!(Place::of(dir.path()), None);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `gantry store check|dump|restore`: a store's files, while nobody serves from them.
 //!
-//! A dump is text, one JSON value a line: first what it is of, then the leases, then the keys. Values that are text stand
-//! as text, others (encrypted Secrets) as base64, so that nothing is lost and people can read it.
+//! A dump is text, one JSON value a line: first what it is of, then the keys. Values that are text stand as text, others
+//! (encrypted Secrets) as base64, so that nothing is lost and people can read it.
 
 use std::io::{BufRead, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -34,7 +34,8 @@ pub fn check(settings: &Settings) -> Result<(), Error> {
     );
     if let Some(torn) = &report.torn {
         println!(
-            "{} ends in an unfinished batch at byte {} ({} bytes), which was answered to nobody; the next start cuts it off",
+            "{} ends in an unfinished batch at byte {} ({} bytes), which was answered to nobody; the next start cuts it \
+             off",
             torn.file, torn.offset, torn.bytes
         );
     }

@@ -1,14 +1,16 @@
 //! `gantry up`: a whole cluster on one machine: the server in this process, and nodes that are agents in namespaces of
-//! their own. `gantry down` takes away what is left of one.
+//! their own. `gantry down` takes away what is left of one, and of a machine's own agent.
 //!
 //! All mounts happen in mount namespaces of this process and of each node, so the machine's stay as they were; on the
 //! machine's side there is one link with one address, and one nftables table for what nodes send to the outside.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use net::{Cidr, Lan, Netns, NodeLink, pick_subnet};
@@ -29,6 +31,10 @@ const SUBNET_FILE: &str = "node-cidr";
 const LOOK: Duration = Duration::from_millis(500);
 /// An agent that ends sooner than this after its start waits as long before the next.
 const AGENT_MIN: Duration = Duration::from_secs(2);
+/// A log that is larger when an agent starts is moved away.
+const LOG_MAX_BYTES: u64 = 16 << 20;
+/// Of this much of an agent's log the last line is told.
+const LAST_WORDS_BYTES: usize = 4096;
 /// How long an agent may take to end.
 const AGENT_STOP: Duration = Duration::from_secs(5);
 /// How long a running `gantry up` may take to stop.
@@ -92,7 +98,9 @@ impl<'a> Up<'a> {
         let images = data.join("images");
         std::fs::create_dir_all(&images).map_err(Error::file("create the folder", &images))?;
         let mut up = Up { settings, data, names, url: format!("https://{inside}"), server, lan, nodes: Vec::new() };
-        for number in 0..settings.must::<u32>("nodes") {
+        let count = settings.must::<u32>("nodes");
+        tokio::spawn(tell_ready(up.server.server.clone(), count as usize));
+        for number in 0..count {
             let name = format!("node-{}", number + 1);
             let link = up.lan.add_node(&name, number)?;
             let mut node = Node { name, link, mounts: new_mounts()?, child: None, started: Instant::now() };
@@ -120,7 +128,8 @@ impl<'a> Up<'a> {
             let mut nodes = std::mem::take(&mut self.nodes);
             for node in &mut nodes {
                 if node.has_ended() && node.started.elapsed() >= AGENT_MIN {
-                    tracing::warn!("the agent of {} ended; it is started again", node.name);
+                    let why = node.last_words(self.data);
+                    tracing::warn!("the agent of {} ended and is started again; its last words: {why}", node.name);
                     if let Err(error) = node.start(&self) {
                         tracing::error!("{error}");
                     }
@@ -137,6 +146,39 @@ impl<'a> Up<'a> {
         drop(self.lan);
         left::sweep(self.names)
     }
+}
+
+/// Where an agent's words go.
+fn log_of(dir: &Path) -> PathBuf {
+    dir.join("agent.log")
+}
+
+/// Tells when each of `count` nodes takes pods.
+async fn tell_ready(server: Arc<server::Server>, count: usize) {
+    let begun = server.now();
+    let mirror = server.storage.mirror();
+    let mut changed = mirror.subscribe();
+    let mut told = BTreeSet::new();
+    while told.len() < count {
+        changed.borrow_and_update();
+        for node in mirror.view().list(node::agent::NODES, "") {
+            if is_ready(&node.value(), begun.seconds()) && told.insert(node.name().to_owned()) {
+                let seconds = server.now().ms_since(begun) as f64 / 1000.0;
+                println!("{} is ready after {seconds:.1} s", node.name());
+            }
+        }
+        // The server lives as long as the process.
+        let _ = changed.changed().await;
+    }
+}
+
+/// Whether a node says, since a time in seconds, that it takes pods.
+fn is_ready(node: &meta::Value, since: i64) -> bool {
+    let conditions = node.at(&["status", "conditions"]).items();
+    conditions.iter().any(|one| {
+        let heard = base::Time::parse(one["lastHeartbeatTime"].text()).is_some_and(|at| at.seconds() >= since);
+        one["type"].text() == "Ready" && one["status"].text() == "True" && heard
+    })
 }
 
 /// The nodes' range of addresses: what was said, what was used last time, or one that is free on this machine.
@@ -199,7 +241,11 @@ impl Node {
     fn start(&mut self, up: &Up<'_>) -> Result<(), Error> {
         let dir = up.data.join("nodes").join(&self.name);
         std::fs::create_dir_all(&dir).map_err(Error::file("create the folder", &dir))?;
-        let log = dir.join("agent.log");
+        let log = log_of(&dir);
+        if std::fs::metadata(&log).is_ok_and(|found| found.len() > LOG_MAX_BYTES) {
+            let old = log.with_extension("log.1");
+            std::fs::rename(&log, &old).map_err(Error::file("move away", &log))?;
+        }
         let file = std::fs::File::options().create(true).append(true).open(&log).map_err(Error::file("open", &log))?;
         let failed = |error| Error::doing(format!("start the agent of {}", self.name), error);
         let mut command = Command::new(std::env::current_exe().map_err(failed)?);
@@ -249,6 +295,13 @@ impl Node {
         words.chain(["--shared-machine".to_owned()]).collect()
     }
 
+    /// The last line of the agent's log.
+    fn last_words(&self, data: &Path) -> String {
+        let text = std::fs::read(log_of(&data.join("nodes").join(&self.name))).unwrap_or_default();
+        let tail = &text[text.len().saturating_sub(LAST_WORDS_BYTES)..];
+        String::from_utf8_lossy(tail).trim_end().lines().last().unwrap_or("none").to_owned()
+    }
+
     fn has_ended(&mut self) -> bool {
         self.child.as_mut().is_none_or(|child| !matches!(child.try_wait(), Ok(None)))
     }
@@ -279,18 +332,21 @@ pub fn down(settings: &Settings) -> Result<(), Error> {
         Err(_) => std::path::absolute(&said).map_err(Error::file("find", &said))?,
     };
     stop_running(&data)?;
-    left::sweep(&Names::of(&data))?;
+    match left::Place::of(&data) {
+        Some(place) => place.sweep()?,
+        None => left::sweep(&Names::of(&data))?,
+    }
     if settings.flag("delete-data") && data.exists() {
         std::fs::remove_dir_all(&data).map_err(Error::file("remove", &data))?;
     }
     Ok(())
 }
 
-/// Stops a `gantry up` that works in the folder.
+/// Stops a `gantry up` or `gantry agent` that works in the folder.
 fn stop_running(data: &Path) -> Result<(), Error> {
     let Some(owner) = Folder::owner(data) else { return Ok(()) };
     let pid = owner.pid.and_then(rustix::process::Pid::from_raw);
-    let (Some(pid), true) = (pid, owner.who == "gantry up") else {
+    let (Some(pid), true) = (pid, ["gantry up", "gantry agent"].contains(&owner.who.as_str())) else {
         return Err(Error::InUse { path: data.to_owned(), by: owner.told() });
     };
     println!("stopping {}", owner.told());

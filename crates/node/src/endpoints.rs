@@ -1,5 +1,5 @@
-//! The agent behind the kubelet's endpoints: which container is meant; [`summary`] and [`exposition`] tell the numbers of
-//! pods and node.
+//! The agent behind the kubelet's endpoints: which container is meant; [`summary`] and [`exposition`] tell the numbers
+//! of pods and node, [`permit`] who else than the API server gets in.
 
 mod exposition;
 pub mod permit;

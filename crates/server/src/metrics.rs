@@ -1,8 +1,9 @@
-//! The API group `metrics.k8s.io`: what nodes and pods use now, as their nodes tell it. `kubectl top` and autoscalers ask.
+//! The API group `metrics.k8s.io`: what nodes and pods use now, as their nodes tell it. `kubectl top` and autoscalers
+//! ask.
 //!
 //! A part that is started or not: without [`start`] the group is not served. Nothing is stored: a request asks the
-//! kubelets of the nodes concerned, some at a time, and answers of a few seconds ago are good enough. The rate of CPU is
-//! over a window that the node chose. A node that does not answer has no metrics, and neither have its pods.
+//! kubelets of the nodes concerned, some at a time, and answers of a few seconds ago are good enough. The rate of CPU
+//! is over a window that the node chose. A node that does not answer has no metrics, and neither have its pods.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};

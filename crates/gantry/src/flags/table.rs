@@ -44,11 +44,12 @@ pub const COMMANDS: &[CommandRow] = &[
     },
     CommandRow {
         path: "down",
-        about: "Take away what a cluster left on this machine; one that still runs is stopped",
+        about: "Take away what a cluster, or an agent, left on this machine; one that still runs is stopped",
         argument: None,
         examples: &[
             ("processes, mounts, links, cgroups; the data stays", "gantry down"),
             ("the data, too", "gantry down --data /var/lib/second --delete-data"),
+            ("a machine that was a node", "gantry down --data /var/lib/gantry-agent"),
         ],
     },
     CommandRow {
@@ -259,8 +260,8 @@ pub const FLAGS: &[FlagRow] = &[
         kind: Kind::Text,
         many: true,
         default: "",
-        help: "A ConfigMap, NAME or NAME:KEY, that every namespace gets with the cluster's root under KEY (what follows \
-               the name's first dash when not given), and pods find beside their token",
+        help: "A ConfigMap, NAME or NAME:KEY, that every namespace gets with the cluster's root under KEY, and pods find \
+               beside their token; KEY is what follows the name's first dash when not given",
     },
     FlagRow {
         name: "server",

@@ -82,7 +82,8 @@ async fn pod(agent: &Agent, name: &PodName, known: &Known, links: Option<&BTreeM
             entry.set(
                 &["rootfs"],
                 json!({
-                    "time": at, "usedBytes": (number(stats.writable_bytes)), "inodesUsed": (number(stats.writable_inodes)),
+                    "time": at, "usedBytes": (number(stats.writable_bytes)),
+                    "inodesUsed": (number(stats.writable_inodes)),
                 }),
             );
         }

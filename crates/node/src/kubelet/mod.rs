@@ -9,8 +9,8 @@
 //! Not here: what pods there are and how they run ([`Pods`] tells); who may do what to which pod: the API server has
 //! decided that; others are let in as far as the API server says they may.
 //!
-//! Invariants: nobody is answered without a certificate of the cluster's authority for one of [`ALLOWED`], or the server's
-//! word ([`Pods::permit`]) for another user; a client that goes away ends what was started for it.
+//! Invariants: nobody is answered without a certificate of the cluster's authority for one of [`ALLOWED`], or the
+//! server's word ([`Pods::permit`]) for another user; a client that goes away ends what was started for it.
 
 mod forward;
 mod logs;
