@@ -5,6 +5,7 @@
 //!
 //! Invariants: every reference in a document has its target in it; equal inputs give equal documents.
 
+pub mod gnostic;
 mod operations;
 mod types;
 

@@ -5,14 +5,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use http::header;
-use meta::openapi::{Served, v2, v3, v3_index};
+use meta::openapi::{Served, gnostic, v2, v3, v3_index};
 use meta::{Kind, Status};
 
 use crate::dispatch::Incomer;
 use crate::http::{Response, body};
 use crate::registry::Registry;
 
-/// Documents of one registry, by path; `""` is v2.
+/// Documents of one registry, by path; `""` is v2, and v2 in protobuf stands under its media type.
 #[derive(Default)]
 pub struct Documents {
     made: Mutex<BTreeMap<String, Document>>,
@@ -37,12 +37,12 @@ fn path_of(kind: &Kind) -> String {
 }
 
 impl Documents {
-    fn get(&self, path: &str, make: impl FnOnce() -> meta::Value) -> Document {
+    fn get(&self, path: &str, make: impl FnOnce() -> Vec<u8>) -> Document {
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(document) = made.get(path) {
             return document.clone();
         }
-        let text: Bytes = make().to_json().into();
+        let text: Bytes = make().into();
         let document = Document { tag: format!("{:016X}", base::hash64(&text)), text };
         made.insert(path.to_owned(), document.clone());
         document
@@ -55,21 +55,30 @@ impl Documents {
         }
         Some(self.get(path, || {
             let served: Vec<Served<'_>> = kinds.iter().map(|kind| served(kind)).collect();
-            v3(&served, api::schema::builtin(), &api::descriptions::description, VERSION)
+            v3(&served, api::schema::builtin(), &api::descriptions::description, VERSION).to_json()
         }))
     }
 }
 
 const VERSION: &str = "v1.37.0";
+/// The form of v2 that older clients ask for.
+const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+
+/// The v2 document of all that is served.
+fn whole(registry: &Registry) -> meta::Value {
+    let served: Vec<Served<'_>> = registry.kinds().iter().map(|kind| served(kind)).collect();
+    v2(&served, api::schema::builtin(), &api::descriptions::description, VERSION)
+}
 
 /// Answers a path below `/openapi`.
 pub fn answer(registry: &Registry, parts: &[&str], incomer: &Incomer) -> Result<Response, Status> {
     let documents = &registry.documents;
+    let as_protobuf = matches!(parts, ["openapi", "v2"])
+        && incomer.header(header::ACCEPT).is_some_and(|accept| accept.contains("proto-openapi.spec.v2"));
+    let content_type = if as_protobuf { PROTOBUF } else { "application/json" };
     let document = match parts {
-        ["openapi", "v2"] => documents.get("", || {
-            let served: Vec<Served<'_>> = registry.kinds().iter().map(|kind| served(kind)).collect();
-            v2(&served, api::schema::builtin(), &api::descriptions::description, VERSION)
-        }),
+        ["openapi", "v2"] if as_protobuf => documents.get(PROTOBUF, || gnostic::encode(&whole(registry))),
+        ["openapi", "v2"] => documents.get("", || whole(registry).to_json()),
         ["openapi", "v3"] => {
             let mut paths: Vec<String> = registry.kinds().iter().map(|kind| path_of(kind)).collect();
             paths.sort();
@@ -88,9 +97,9 @@ pub fn answer(registry: &Registry, parts: &[&str], incomer: &Incomer) -> Result<
     };
     let tag = format!("\"{}\"", document.tag);
     if incomer.header(header::IF_NONE_MATCH) == Some(tag.as_str()) {
-        return Ok(body::answer(304, "application/json", Bytes::new()));
+        return Ok(body::answer(304, content_type, Bytes::new()));
     }
-    let mut response = body::answer(200, "application/json", document.text);
+    let mut response = body::answer(200, content_type, document.text);
     if let Ok(tag) = header::HeaderValue::from_str(&tag) {
         response.headers_mut().insert(header::ETAG, tag);
     }
