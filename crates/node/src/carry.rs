@@ -13,7 +13,8 @@ use runtime::{Credentials, ImageStatus, no_progress};
 
 use crate::agent::{ADDRESS, Agent};
 use crate::env::{self, CONFIG_MAPS, Place, SECRETS};
-use crate::pod::{Command, Outcome, StartFailure, worker};
+use crate::pod::worker::{self, FAILED_MOUNT, FAILED_SANDBOX};
+use crate::pod::{Command, Outcome, StartFailure};
 use crate::spec::{self, PodDirs};
 use crate::{probe, volumes};
 
@@ -45,7 +46,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 pub async fn out(agent: &Agent, pod: &Value, command: &Command) -> Outcome {
     match command {
-        Command::Prepare => Outcome::Done(prepare(agent, pod).await),
+        Command::Prepare => Outcome::Started(prepare(agent, pod).await),
         Command::Start { container, attempt } => Outcome::Started(start(agent, pod, container, *attempt).await),
         Command::Stop { container, id, grace_ms } => Outcome::Done(stop(agent, pod, container, id, *grace_ms).await),
         Command::Probe { container, id, kind } => {
@@ -150,12 +151,20 @@ pub async fn refresh(agent: &Agent, pod: &Value) -> Result<(), String> {
     volumes::make(pod, &agent.dirs(uid(pod)).volumes(), &sources)
 }
 
-async fn prepare(agent: &Agent, pod: &Value) -> Result<(), String> {
+async fn prepare(agent: &Agent, pod: &Value) -> Result<(), StartFailure> {
     let dirs = agent.dirs(uid(pod));
+    make_volumes(agent, pod, &dirs).await.map_err(|why| failure(FAILED_MOUNT, why))?;
+    sandbox(agent, pod, &dirs).await.map_err(|why| failure(FAILED_SANDBOX, why))
+}
+
+async fn make_volumes(agent: &Agent, pod: &Value, dirs: &PodDirs) -> Result<(), String> {
     for dir in [&dirs.root, &dirs.logs, &dirs.root.join("termination")] {
         std::fs::create_dir_all(dir).map_err(|error| format!("cannot make {}: {error}", dir.display()))?;
     }
-    refresh(agent, pod).await?;
+    refresh(agent, pod).await
+}
+
+async fn sandbox(agent: &Agent, pod: &Value, dirs: &PodDirs) -> Result<(), String> {
     let sandboxes = agent.runtime.sandboxes().await.map_err(|error| error.to_string())?;
     let old = sandboxes.iter().filter(|one| one.spec.uid == uid(pod));
     let attempt = old.clone().map(|one| one.spec.attempt + 1).max().unwrap_or(0);
@@ -165,7 +174,7 @@ async fn prepare(agent: &Agent, pod: &Value) -> Result<(), String> {
         Some(address) => vec![address],
         None => agent.options.addresses.clone(),
     };
-    write_etc(agent, pod, &dirs, &own).map_err(|error| format!("cannot write the pod's files: {error}"))?;
+    write_etc(agent, pod, dirs, &own).map_err(|error| format!("cannot write the pod's files: {error}"))?;
     let netns = (!host_network).then(|| netns_of(agent, pod));
     let mut spec = spec::sandbox(pod, netns, attempt, &agent.options.cgroup);
     if let Some(address) = address {

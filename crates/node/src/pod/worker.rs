@@ -9,6 +9,9 @@ use super::decide::all_containers;
 use super::{Command, Memory, Observed, ProbeKind, StartFailure, decide, status};
 
 const PODS: Resource = Resource("pods");
+/// Why a pod could not be prepared: its volumes, or its sandbox.
+pub const FAILED_MOUNT: &str = "FailedMount";
+pub const FAILED_SANDBOX: &str = "FailedCreatePodSandBox";
 
 /// How a command went.
 #[derive(Clone, Debug)]
@@ -102,12 +105,12 @@ impl Worker {
             memory.farewell = Some(now);
         }
         match (command, outcome) {
-            (Command::Prepare, Outcome::Done(result)) => {
-                if let Err(why) = &result {
-                    note("", "Warning", "FailedCreatePodSandBox", why.clone());
-                }
-                memory.prepared(result, now);
+            (Command::Prepare, Outcome::Started(Err(failure))) => {
+                let reason = if failure.reason == FAILED_MOUNT { FAILED_MOUNT } else { FAILED_SANDBOX };
+                note("", "Warning", reason, failure.message.clone());
+                memory.prepared(Err(failure.message), now);
             }
+            (Command::Prepare, Outcome::Started(Ok(())) | Outcome::Done(Ok(()))) => memory.prepared(Ok(()), now),
             (Command::Start { container, .. }, Outcome::Started(result)) => memory.started(container, result, now),
             (Command::Probe { container, id, kind }, Outcome::Probed(good, message)) => {
                 let wanted = all_containers(&self.pod).find(|one| one["name"].text() == container.as_str());

@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use futures_util::Stream;
 use http::{HeaderValue, StatusCode, header};
 use http_body_util::BodyExt;
@@ -11,6 +11,9 @@ use hyper::body::Frame;
 use meta::{Status, Value};
 
 pub type Response = http::Response<Body>;
+/// Bytes of a body that is too large which are still read, so that its sender comes to read the answer.
+const DRAIN_MAX_BYTES: usize = 16 * 1024 * 1024;
+
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 pub enum Body {
@@ -71,31 +74,31 @@ pub fn refusal(status: &Status) -> Response {
     response
 }
 
-/// Reads a whole request body of at most `max_bytes`.
+/// Reads a whole request body of at most `max_bytes`. Of one that is larger, [`DRAIN_MAX_BYTES`] are read and dropped:
+/// many clients read no answer before they have sent all.
 pub async fn read<B>(body: B, max_bytes: usize) -> Result<Bytes, Status>
 where
     B: hyper::body::Body,
     B::Error: Into<BoxError>,
 {
-    let too_large = || {
-        let message = format!("Request entity too large: limit is {max_bytes}");
-        Status::new(meta::Reason::RequestEntityTooLarge, message)
-    };
-    if body.size_hint().lower() > max_bytes as u64 {
-        return Err(too_large());
-    }
-    let mut body = std::pin::pin!(http_body_util::Limited::new(body, max_bytes));
+    let mut body = std::pin::pin!(body);
     let mut parts: Vec<Bytes> = Vec::new();
+    let (mut total, limit) = (0, max_bytes.max(DRAIN_MAX_BYTES));
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| match error.downcast_ref::<http_body_util::LengthLimitError>() {
-            Some(_) => too_large(),
-            None => Status::bad_request(format!("cannot read the body: {error}")),
-        })?;
-        if let Ok(data) = frame.into_data() {
-            use bytes::Buf;
-            let mut data = data;
-            parts.push(data.copy_to_bytes(data.remaining()));
+        let frame = frame.map_err(|error| Status::bad_request(format!("cannot read the body: {}", error.into())))?;
+        let Ok(mut data) = frame.into_data() else { continue };
+        total += data.remaining();
+        if total > limit {
+            break;
         }
+        match total > max_bytes {
+            true => parts.clear(),
+            false => parts.push(data.copy_to_bytes(data.remaining())),
+        }
+    }
+    if total > max_bytes {
+        let message = format!("Request entity too large: limit is {max_bytes}");
+        return Err(Status::new(meta::Reason::RequestEntityTooLarge, message));
     }
     Ok(match parts.len() {
         0 => Bytes::new(),
