@@ -131,9 +131,8 @@ impl Reconciler for Jobs {
 fn is_abandoned(pod: &Object, view: &View) -> bool {
     let owner = pod.facts().controller().filter(|owner| owner.kind == JOB.kind);
     is_tracked(pod)
-        && owner.is_none_or(|owner| {
-            view.one(JOBS, pod.namespace(), &owner.name).is_none_or(|job| job.uid() != &*owner.uid)
-        })
+        && owner
+            .is_none_or(|owner| view.one(JOBS, pod.namespace(), &owner.name).is_none_or(|job| job.uid() != &*owner.uid))
 }
 
 fn abandoned_key(pod: &Object) -> Str {

@@ -31,6 +31,7 @@ mod stateful_set;
 mod storage_protection;
 mod subject;
 mod taint_eviction;
+mod token_secret;
 mod ttl_after_finished;
 
 #[cfg(test)]
@@ -43,9 +44,13 @@ use std::sync::Arc;
 
 use base::Time;
 use reconcile::Reconciler;
+pub use token_secret::TokenFor;
 
 /// Signs a certificate request: PEM of the request, usages, validity in seconds; PEM of the certificate or why not.
 pub type Sign = Arc<dyn Fn(&str, &[String], i64) -> Result<String, String> + Send + Sync>;
+
+/// Issues the token of a service account that a secret will hold, or says why not.
+pub type Issue = Arc<dyn Fn(&TokenFor<'_>) -> Result<String, String> + Send + Sync>;
 
 /// What a cluster says to its controllers.
 #[derive(Clone)]
@@ -65,6 +70,8 @@ pub struct Settings {
     pub terminated_pods_max: usize,
     /// Signs approved requests of the built-in signers; without it they stay approved only.
     pub sign: Option<Sign>,
+    /// Issues tokens for secrets; without it such secrets stay empty.
+    pub issue: Option<Issue>,
 }
 
 impl Default for Settings {
@@ -78,6 +85,7 @@ impl Default for Settings {
             started: Time::ZERO,
             terminated_pods_max: 12_500,
             sign: None,
+            issue: None,
         }
     }
 }
@@ -88,14 +96,26 @@ impl fmt::Debug for Settings {
     }
 }
 
+/// The user as whom a controller acts: its own service account, or the manager of all where Kubernetes gives it none.
+pub fn user_of(controller: &str) -> String {
+    match controller {
+        "tokens-controller" => "system:kube-controller-manager".to_owned(),
+        name => format!("system:serviceaccount:kube-system:{name}"),
+    }
+}
+
 type Make = fn(&Settings) -> Box<dyn Reconciler>;
 
-/// All controllers. Each acts as the service account of its name in `kube-system`.
+/// All controllers. Each acts as [`user_of`] its name.
 pub const CONTROLLERS: &[Make] = &[
     |_| Box::new(service_account::ServiceAccounts),
     |settings| {
         let (pem, also) = (settings.root_ca_pem.clone(), settings.token_config_maps.clone());
         Box::new(root_ca::RootCa { pem, also })
+    },
+    |settings| {
+        let (issue, root_ca_pem) = (settings.issue.clone(), settings.root_ca_pem.clone());
+        Box::new(token_secret::TokenSecrets { issue, root_ca_pem })
     },
     |_| Box::new(replica_set::ReplicaSets::new()),
     |_| Box::new(deployment::Deployments),

@@ -28,11 +28,16 @@ pub struct World {
 impl World {
     /// A world with all controllers.
     pub fn new() -> World {
+        let now = Time::from_seconds(1_800_000_000);
+        World::with(&Settings { root_ca_pem: "PEM".to_owned(), started: now, ..Settings::default() })
+    }
+
+    /// A world with all controllers, set up in this way.
+    pub fn with(settings: &Settings) -> World {
         let indexes: Vec<Index> =
             api::INDEXES.iter().map(|(resource, name, of)| Index { resource: *resource, name, of: *of }).collect();
         let now = Time::from_seconds(1_800_000_000);
-        let settings = Settings { root_ca_pem: "PEM".to_owned(), started: now, ..Settings::default() };
-        let drivers = CONTROLLERS.iter().map(|make| (Driver::new(make(&settings)), Revision::ZERO)).collect();
+        let drivers = CONTROLLERS.iter().map(|make| (Driver::new(make(settings)), Revision::ZERO)).collect();
         World { cache: Cache::new(indexes), drivers, now, records: Vec::new(), limit: None, play_pods: true }
     }
 

@@ -1,7 +1,10 @@
 //! What the controllers make of small worlds, together.
 
+use std::sync::Arc;
+
 use meta::{Resource, Value, json};
 
+use crate::Settings;
 use crate::common::*;
 use crate::testing::World;
 
@@ -520,4 +523,33 @@ fn storage_in_use_is_held() {
     world.change(PODS, "a", "p", |pod| pod.set(&["spec", "nodeName"], ""));
     world.settle();
     assert!(world.get(CLAIMS, "a", "c").is_null());
+}
+
+#[test]
+fn token_secrets_are_filled_and_go_with_their_account() {
+    const SECRETS: Resource = Resource("secrets");
+    let settings = Settings {
+        root_ca_pem: "PEM".to_owned(),
+        issue: Some(Arc::new(|asked| Ok(format!("token of {}", asked.account)))),
+        ..Settings::default()
+    };
+    let mut world = World::with(&settings);
+    world.create(NAMESPACES, json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "a"}}));
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "s", "namespace": "a"}});
+    world.create(SERVICE_ACCOUNTS, account);
+    let annotations = json!({"kubernetes.io/service-account.name": "s"});
+    world.create(
+        SECRETS,
+        json!({
+            "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/service-account-token",
+            "metadata": {"name": "t", "namespace": "a", "annotations": annotations},
+        }),
+    );
+    world.settle();
+    let secret = world.get(SECRETS, "a", "t");
+    assert_eq!(secret["data"]["token"].text(), "dG9rZW4gb2Ygcw==");
+    assert_eq!(secret["data"]["namespace"].text(), "YQ==");
+    world.delete(SERVICE_ACCOUNTS, "a", "s", "");
+    world.settle();
+    assert!(world.get(SECRETS, "a", "t").is_null());
 }

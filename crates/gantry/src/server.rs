@@ -303,6 +303,26 @@ fn signer(server: &Arc<Server>, lifetime: Duration) -> controllers::Sign {
     })
 }
 
+/// Issues the tokens that secrets hold: they last as long as the secret does.
+fn issuer(server: &Arc<Server>) -> controllers::Issue {
+    /// Long enough for everybody: what ends such a token is the end of its secret.
+    const SECONDS: i64 = 100 * 365 * 24 * 3600;
+    let server = server.clone();
+    Arc::new(move |asked| {
+        let grant = server::tokens::Grant {
+            namespace: asked.namespace,
+            account: asked.account,
+            account_uid: asked.account_uid,
+            bound: Some(("secrets", asked.secret, asked.secret_uid)),
+            node: None,
+            audiences: &[server::tokens::ISSUER.into()],
+            seconds: SECONDS,
+        };
+        let signed = server.authn.tokens.sign(&grant, server.now());
+        signed.map(|(token, _)| token).map_err(|error| error.to_string())
+    })
+}
+
 /// Starts the parts that act, each with an identity of its own.
 fn start_parts(server: &Arc<Server>, settings: &Settings) {
     let runs = |part: &str| settings.names("parts", part);
@@ -324,12 +344,13 @@ fn start_parts(server: &Arc<Server>, settings: &Settings) {
             service_cidr: server.options.service_cidr.clone(),
             started: clock.now(),
             sign: Some(signer(server, lifetime)),
+            issue: Some(issuer(server)),
             token_config_maps: also_published,
             ..controllers::Settings::default()
         };
         for make in controllers::CONTROLLERS {
             let controller = make(&settings);
-            let user = format!("system:serviceaccount:kube-system:{}", controller.name());
+            let user = controllers::user_of(controller.name());
             let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system", "system:authenticated"];
             let api = door(&user, &groups);
             let recorder = Recorder::new(api.clone(), clock.clone());
