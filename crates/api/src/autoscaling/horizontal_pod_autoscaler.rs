@@ -3,6 +3,7 @@
 use base::Time;
 use meta::{At, Change, Column, Errors, Prepare, Rules, Status, Value, json, names};
 
+use super::old_form;
 use crate::check;
 use crate::columns::{age, columns};
 
@@ -39,7 +40,9 @@ impl Rules for HorizontalPodAutoscaler {
         let spec = object.make(&["spec"]);
         spec.default("minReplicas", 1i64);
         if self.old {
-            spec.default("targetCPUUtilizationPercentage", CPU_PERCENT);
+            if !old_form::has_metrics(object) {
+                object.make(&["spec"]).default("targetCPUUtilizationPercentage", CPU_PERCENT);
+            }
             return;
         }
         if spec["metrics"].items().is_empty() {
@@ -131,6 +134,7 @@ impl Rules for HorizontalPodAutoscaler {
                 json!({"type": "Resource", "resource": {"name": "cpu", "current": {"averageUtilization": (now)}}});
             object.set(&["status", "currentMetrics"], vec![current]);
         }
+        old_form::from_annotations(object);
     }
 
     fn present(&self, object: &mut Value) {
@@ -138,14 +142,22 @@ impl Rules for HorizontalPodAutoscaler {
             return;
         }
         object.set(&["apiVersion"], "autoscaling/v1");
+        old_form::to_annotations(object, |metric| {
+            let resource = &metric["resource"];
+            is_cpu(metric) || resource["name"].text() == "cpu" && !resource["current"]["averageUtilization"].is_null()
+        });
         let spec = object.make(&["spec"]);
-        spec.take(&["behavior"]);
         let metrics = spec.take(&["metrics"]).unwrap_or_default();
         if let Some(metric) = metrics.items().iter().find(|metric| is_cpu(metric)) {
             let percent = metric.at(&["resource", "target", "averageUtilization"]).clone();
             spec.set(&["targetCPUUtilizationPercentage"], percent);
         }
-        object.take(&["status", "currentMetrics"]);
+        let current = object.take(&["status", "currentMetrics"]).unwrap_or_default();
+        let percent = |metric: &Value| metric.at(&["resource", "current", "averageUtilization"]).as_int();
+        let cpu = current.items().iter().filter(|metric| metric["resource"]["name"].text() == "cpu");
+        if let Some(percent) = cpu.filter_map(percent).next() {
+            object.set(&["status", "currentCPUUtilizationPercentage"], percent);
+        }
         object.make(&["status"]).default("currentReplicas", 0i64);
     }
 
