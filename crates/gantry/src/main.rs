@@ -11,6 +11,7 @@ mod left;
 mod machine;
 mod parts;
 mod server;
+mod sim;
 mod stores;
 mod up;
 
@@ -59,6 +60,7 @@ fn run(settings: &Settings) -> Result<(), Error> {
         "store check" => stores::check(settings),
         "store dump" => stores::dump(settings),
         "store restore" => stores::restore(settings),
+        "sim" => sim::run(settings),
         "completion" => {
             let script = flags::completion(settings.argument());
             std::io::stdout().write_all(&script).map_err(|error| Error::doing("print the script", error))

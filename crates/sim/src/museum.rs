@@ -7,10 +7,11 @@ pub struct Exhibit {
     pub story: &'static str,
 }
 
-pub const EXHIBITS: &[Exhibit] = &[Exhibit {
-    seed: 9,
-    profile: "busy",
-    story: "A job's pod that its deleted job had set free kept the job's finalizer and never went; and its agent \
-                let it go without a pause, thousands of times a second. Pods of no job are released, and a farewell \
-                waits five seconds before it is said again.",
-}];
+pub const EXHIBITS: &[Exhibit] = &[
+    Exhibit {
+        seed: 119,
+        profile: "lossy",
+        story: "A deployment went below its minimum: it counted pods as serving that its set was to lose anyway, since \
+                the set's status said so late. A set serves with no more pods than it is to have.",
+    },
+];

@@ -87,11 +87,8 @@ impl Mutation {
 
     /// A list as a client gets it.
     pub fn list(self, client: &str, mut objects: Vec<Object>) -> Vec<Object> {
-        match (self, client) {
-            (Mutation::BlindScheduler, "scheduler") => {
-                objects.retain(|object| object.resource() != PODS || node_of(object).is_empty());
-            }
-            _ => {}
+        if (self, client) == (Mutation::BlindScheduler, "scheduler") {
+            objects.retain(|object| object.resource() != PODS || node_of(object).is_empty());
         }
         objects
     }

@@ -47,8 +47,9 @@ impl Set {
         Set { object, value, replicas }
     }
 
+    /// Pods that serve and will stay: what serves beyond the wanted number is about to go, and the status says so late.
     pub fn available(&self) -> i64 {
-        self.value["status"]["availableReplicas"].as_int().unwrap_or(0)
+        self.value["status"]["availableReplicas"].as_int().unwrap_or(0).min(self.replicas)
     }
 
     fn annotation(&self, key: &str) -> &str {

@@ -42,6 +42,15 @@ fn limits(object: &Object) -> (i64, i64) {
     ((replicas - unavailable).max(0), replicas + surge)
 }
 
+/// The sets of a deployment: pods asked for, and those that serve.
+fn sets(view: &View, owner: &meta::Owner) -> String {
+    let one = |set: &Object| {
+        let available = set.value().at(&["status", "availableReplicas"]).as_int().unwrap_or(0);
+        format!("{} {} of which {available} serve", set.name(), limits(set).1)
+    };
+    view.owned(REPLICA_SETS, &owner.uid).map(one).collect::<Vec<_>>().join(", ")
+}
+
 impl Replicas {
     fn note(&mut self, object: &Object, now: Time) {
         let (least, most) = limits(object);
@@ -92,10 +101,10 @@ impl Replicas {
         let Some((least, most)) = self.lately(&owner.uid, now) else { return Ok(()) };
         let name = format!("deployment {}/{}", set.namespace(), owner.name);
         if has > had && is > was && is > most {
-            return Err(format!("{name} asks for {is} pods, its limit with surge is {most}"));
+            return Err(format!("{name} asks for {is} pods, its limit with surge is {most}: {}", sets(before, owner)));
         }
         if has < had && is < was && is < least {
-            return Err(format!("{name} asks for {is} pods only, its least is {least}"));
+            return Err(format!("{name} asks for {is} pods only, its least is {least}: {}", sets(before, owner)));
         }
         Ok(())
     }

@@ -37,13 +37,13 @@ fn check(worlds: &[(u64, &str)]) {
                 while let Some((seed, name)) = worlds.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
                     let report = run(settings(*seed, name));
                     if report.finding.is_some() {
-                        findings.lock().unwrap().push(told(&report));
+                        findings.lock().expect("no thread panics with it").push(told(&report));
                     }
                 }
             });
         }
     });
-    let findings = findings.into_inner().unwrap();
+    let findings = findings.into_inner().expect("no thread panics with it");
     assert!(findings.is_empty(), "{}", findings.join("\n\n"));
 }
 

@@ -1,0 +1,91 @@
+//! `gantry sim`: runs worlds of the simulator and tells which promises broke.
+
+use std::collections::BTreeMap;
+use std::num::NonZero;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use meta::json;
+use sim::fault::profile;
+use sim::world::{Report, Settings as World, run as run_world};
+
+use crate::error::Error;
+use crate::flags::Settings;
+
+/// Steps shown of a world that broke a promise.
+const STEPS_SHOWN: usize = 20;
+
+pub fn run(settings: &Settings) -> Result<(), Error> {
+    let (seed, worlds): (u64, u64) = (settings.must("seed"), settings.must("worlds"));
+    let name = settings.text("profile").unwrap_or_default();
+    let known = || settings.complain("profile", format!("{name:?} is no sort of world"));
+    let world =
+        World { profile: profile(name).ok_or_else(known)?, print: settings.flag("steps"), ..World::quiet(seed) };
+    let began = Instant::now();
+    let json = settings.flag("json");
+    let reports = all(world, worlds, |report| tell(report, json));
+    let broken = reports.values().filter(|report| report.finding.is_some()).count();
+    if !json {
+        let virtual_ms: u64 = reports.values().map(|report| report.virtual_ms).sum();
+        let real_ms = began.elapsed().as_millis().max(1);
+        println!(
+            "{worlds} worlds of {name} from seed {seed}: {} s of their time in {} s, {} writes, {broken} broke a promise",
+            virtual_ms / 1000,
+            real_ms / 1000,
+            reports.values().map(|report| report.writes).sum::<u64>(),
+        );
+    }
+    if broken == 0 {
+        return Ok(());
+    }
+    Err(Error::doing("keep every promise", format!("{broken} of {worlds} worlds broke one")))
+}
+
+/// Runs the worlds on all processors and tells of each as it ends; a world itself has one thread.
+fn all(first: World, worlds: u64, told: impl Fn(&Report) + Sync) -> BTreeMap<u64, Report> {
+    let threads = match first.print {
+        true => 1,
+        false => std::thread::available_parallelism().map_or(1, NonZero::get),
+    };
+    let (next, reports) = (AtomicU64::new(0), Mutex::new(BTreeMap::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= worlds {
+                        return;
+                    }
+                    let report = run_world(World { seed: first.seed.wrapping_add(number), ..first });
+                    told(&report);
+                    reports.lock().unwrap_or_else(PoisonError::into_inner).insert(number, report);
+                }
+            });
+        }
+    });
+    reports.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn tell(report: &Report, as_json: bool) {
+    if as_json {
+        let line = json!({
+            "seed": (report.seed.to_string()), "profile": (report.profile), "digest": (format!("{:016x}", report.digest)),
+            "virtualMs": (i64::try_from(report.virtual_ms).unwrap_or(i64::MAX)),
+            "events": (i64::try_from(report.events).unwrap_or(i64::MAX)),
+            "writes": (i64::try_from(report.writes).unwrap_or(i64::MAX)),
+            "finding": (report.finding.as_deref().unwrap_or_default()),
+        });
+        return println!("{}", String::from_utf8_lossy(&line.to_json()));
+    }
+    let Some(finding) = &report.finding else {
+        return println!("seed {} ok, {} events, digest {:016x}", report.seed, report.events, report.digest);
+    };
+    let (seed, profile) = (report.seed, report.profile);
+    println!("seed {seed} BROKEN after {:.3} s: {finding}", report.virtual_ms as f64 / 1000.0);
+    let skipped = report.last_steps.len().saturating_sub(STEPS_SHOWN);
+    for step in report.last_steps.iter().skip(skipped) {
+        println!("  {step}");
+    }
+    println!("  again: gantry sim --seed {seed} --profile {profile} --steps");
+}
