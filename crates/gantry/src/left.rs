@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use net::{Dataplane, Lan, LanConfig, Netns, NodeNet, PodLinks};
+use net::{Dataplane, Lan, LanConfig, Netns, PodLinks};
 use rustix::process::{Pid, Signal};
 
 use crate::error::Error;
@@ -92,8 +92,7 @@ impl Place {
         for name in links.list()? {
             links.remove_link(&name)?;
         }
-        // A network without anything in it has no tables and no routes.
-        Dataplane::open()?.apply(&NodeNet::default())?;
+        Dataplane::open()?.remove()?;
         remove_state(&self.state)
     }
 }
