@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use cache::{Cache, Index};
 use client::{Api, Mirror, Path as ApiPath, Paths, Wish, follow};
@@ -23,6 +24,8 @@ use crate::left;
 use crate::machine;
 use crate::parts::events::Recorder;
 
+/// Between tries to reach the server at start.
+const RETRY: Duration = Duration::from_secs(1);
 /// Pods a node takes.
 const PODS_MAX: i64 = 1000;
 /// The node's own process and its pods, below the node's cgroup.
@@ -127,8 +130,8 @@ async fn serve(settings: &Settings, place: Place) -> Result<(), Error> {
         .await
         .map_err(|error| crate::server::busy(own, "--kubelet-port or --address", &error))?;
     let runtime = Arc::new(open_runtime(settings, &place)?);
-    let member = join(settings, &place).await?;
-    let told = join::settings(&member.http).await?;
+    let member = patiently(|| join(settings, &place)).await?;
+    let told = patiently(|| join::settings(&member.http)).await?;
     let indexes: Vec<Index> =
         api::INDEXES.iter().map(|(resource, name, of)| Index { resource: *resource, name, of: *of }).collect();
     let mirror = Arc::new(Mirror::new(Cache::new(indexes)));
@@ -162,6 +165,22 @@ async fn serve(settings: &Settings, place: Place) -> Result<(), Error> {
         () = crate::server::stopped() => {}
     }
     Ok(())
+}
+
+/// Tries again while the server does not answer: it may start later than its nodes.
+async fn patiently<T, F: Future<Output = Result<T, Error>>>(attempt: impl Fn() -> F) -> Result<T, Error> {
+    let mut told = false;
+    loop {
+        match attempt().await {
+            Err(error) if error.is_passing() => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!("waiting for the server: {error}");
+                }
+                tokio::time::sleep(RETRY).await;
+            }
+            other => return other,
+        }
+    }
 }
 
 async fn join(settings: &Settings, place: &Place) -> Result<Member, Error> {

@@ -21,6 +21,8 @@ pub enum Error {
     },
     /// This machine, or this user, cannot do what is needed; the text says what and what to do.
     Machine(String),
+    /// A server that does not answer now; the text says which and why.
+    Unreachable(String),
     /// Another process works in the folder.
     InUse {
         path: PathBuf,
@@ -48,6 +50,16 @@ impl Error {
         move |error| Error::File { doing, path, error }
     }
 
+    /// Whether the same may succeed later without anybody doing something.
+    pub fn is_passing(&self) -> bool {
+        use meta::Reason::{ServiceUnavailable, Timeout, TooManyRequests};
+        match self {
+            Error::Unreachable(_) => true,
+            Error::Status(status) => matches!(status.reason(), ServiceUnavailable | Timeout | TooManyRequests),
+            _ => false,
+        }
+    }
+
     /// The code that the program ends with.
     pub fn code(&self) -> u8 {
         match self {
@@ -66,7 +78,7 @@ impl fmt::Display for Error {
                 write!(f, "cannot {doing} {}: this user may not; start gantry as root", path.display())
             }
             Error::File { doing, path, error } => write!(f, "cannot {doing} {}: {error}", path.display()),
-            Error::Machine(why) => f.write_str(why),
+            Error::Machine(why) | Error::Unreachable(why) => f.write_str(why),
             Error::InUse { path, by } => {
                 write!(f, "{} is in use by {by}: stop it first, or give another folder", path.display())
             }

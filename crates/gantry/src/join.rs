@@ -282,7 +282,8 @@ pub async fn settings(http: &HttpApi) -> Result<Value, Error> {
 /// Reads `/join/ca` without knowing yet whom to trust; nothing is told in doing so.
 async fn contact(server: &str) -> Result<String, Error> {
     let authority = server.trim_start_matches("https://").trim_end_matches('/');
-    let unreachable = |why: &dyn std::fmt::Display| Error::Machine(format!("cannot reach the server {server}: {why}"));
+    let unreachable =
+        |why: &dyn std::fmt::Display| Error::Unreachable(format!("cannot reach the server {server}: {why}"));
     let parsed: http::uri::Authority = authority.parse().map_err(|error| unreachable(&error))?;
     let host = parsed.host().trim_start_matches('[').trim_end_matches(']').to_owned();
     let port = parsed.port_u16().unwrap_or(443);

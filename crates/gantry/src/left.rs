@@ -79,7 +79,7 @@ impl Place {
     pub fn of(data: &Path) -> Option<Place> {
         let text = std::fs::read_to_string(data.join(PLACE_FILE)).ok()?;
         let (state, cgroup) = text.trim_end().split_once('\n')?;
-        let good = state.starts_with('/') && cgroup.trim_matches('/') != "";
+        let good = state.starts_with('/') && !cgroup.trim_matches('/').is_empty();
         good.then(|| Place { state: PathBuf::from(state), cgroup: cgroup.to_owned() })
     }
 

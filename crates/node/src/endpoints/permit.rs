@@ -19,18 +19,20 @@ const GOOD_MS: u64 = 30_000;
 /// Answers kept.
 const KEPT_MAX: usize = 1_000;
 
+type Answer = Result<(), StatusCode>;
+
 /// Answers of the API server, by what was shown and asked.
 #[derive(Debug, Default)]
-pub struct Permits(Mutex<BTreeMap<Vec<u8>, (Time, Result<(), StatusCode>)>>);
+pub struct Permits(Mutex<BTreeMap<Vec<u8>, (Time, Answer)>>);
 
 impl Permits {
-    fn known(&self, key: &[u8], now: Time) -> Option<Result<(), StatusCode>> {
+    fn known(&self, key: &[u8], now: Time) -> Option<Answer> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.retain(|_, (at, _)| now.ms_since(*at) < GOOD_MS);
         known.get(key).map(|(_, answer)| *answer)
     }
 
-    fn note(&self, key: Vec<u8>, now: Time, answer: Result<(), StatusCode>) {
+    fn note(&self, key: Vec<u8>, now: Time, answer: Answer) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= KEPT_MAX {
             known.clear();
@@ -40,7 +42,7 @@ impl Permits {
 }
 
 /// Asks the API server who this is and what they may.
-pub(super) async fn permit(agent: &Agent, who: Proof, verb: &str, part: &str) -> Result<(), StatusCode> {
+pub(super) async fn permit(agent: &Agent, who: Proof, verb: &str, part: &str) -> Answer {
     if who == Proof::Nothing {
         return Err(StatusCode::UNAUTHORIZED);
     }
@@ -57,7 +59,7 @@ pub(super) async fn permit(agent: &Agent, who: Proof, verb: &str, part: &str) ->
     answer
 }
 
-async fn ask(agent: &Agent, who: Proof, verb: &str, part: &str) -> Result<(), StatusCode> {
+async fn ask(agent: &Agent, who: Proof, verb: &str, part: &str) -> Answer {
     let (name, groups) = match who {
         Proof::User { name, groups } => {
             let groups = groups.into_iter().chain(["system:authenticated".to_owned()]);
