@@ -49,11 +49,19 @@ const TABLES: &[&[Row]] = &[
     authorizer::ROWS,
 ];
 
-static ALL: LazyLock<HashMap<(&'static str, bool), Vec<Overload>>> = LazyLock::new(|| {
-    let mut all: HashMap<(&'static str, bool), Vec<Overload>> = HashMap::new();
+/// The overloads of a name: plain ones, and those of members.
+#[derive(Default)]
+struct Named {
+    plain: Vec<Overload>,
+    members: Vec<Overload>,
+}
+
+static ALL: LazyLock<HashMap<&'static str, Named>> = LazyLock::new(|| {
+    let mut all: HashMap<&'static str, Named> = HashMap::new();
     for Row(signature, run) in TABLES.iter().flat_map(|rows| rows.iter()) {
         let overload = read(signature, *run).expect("every signature is of the form, as a test shows");
-        all.entry((overload.name, overload.member)).or_default().push(overload);
+        let named = all.entry(overload.name).or_default();
+        if overload.member { named.members.push(overload) } else { named.plain.push(overload) }
     }
     all
 });
@@ -92,9 +100,11 @@ fn split(text: &str) -> Vec<&str> {
 
 /// All overloads of a name.
 pub fn overloads(name: &str, member: bool) -> &'static [Overload] {
-    // The key's text lives as long as the map is looked at.
-    let found = ALL.iter().find(|((known, is), _)| *known == name && *is == member);
-    found.map_or(&[], |(_, overloads)| overloads.as_slice())
+    match (ALL.get(name), member) {
+        (Some(named), true) => &named.members,
+        (Some(named), false) => &named.plain,
+        (None, _) => &[],
+    }
 }
 
 /// The value is not what the checker promised; only where its type was unknown.

@@ -89,7 +89,6 @@ impl Builder {
         let rules = Rules {
             nullable: openapi["nullable"].is_true(),
             default: openapi.get("default").cloned(),
-            validations: openapi["x-kubernetes-validations"].items().to_vec(),
         };
         let keep = openapi["x-kubernetes-preserve-unknown-fields"].is_true();
         let node = match openapi["type"].text() {
@@ -112,7 +111,7 @@ impl Builder {
             _ => Node::Scalar(Scalar::Any),
         };
         let id = self.push(node);
-        if rules.nullable || rules.default.is_some() || !rules.validations.is_empty() {
+        if rules.nullable || rules.default.is_some() {
             self.schema.rules.insert(id, Box::new(rules));
         }
         id

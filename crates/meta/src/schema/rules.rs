@@ -1,6 +1,6 @@
 //! The value rules of custom resources: what JSON schema can say of a value beyond its fields' names.
 //!
-//! Not here: rules written in CEL; they are kept with the type they stand at ([`Rules::validations`]).
+//! Not here: rules written in CEL (`api::apiextensions::validations`).
 
 mod check;
 mod format;
@@ -17,8 +17,6 @@ pub struct Rules {
     pub nullable: bool,
     /// What an absent or null item or value is filled with.
     pub default: Option<Value>,
-    /// `x-kubernetes-validations`, as they were written.
-    pub validations: Vec<Value>,
 }
 
 /// The value rules of one schema node and all below it.

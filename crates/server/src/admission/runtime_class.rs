@@ -108,9 +108,9 @@ mod tests {
             let own = |list: &[&Value]| list.iter().map(|value| (*value).clone()).collect::<Vec<_>>();
             merge(&own(a), &own(b))
         };
-        assert_eq!(merged(&[&equal, &equal], &[]), [equal.clone()]);
-        assert_eq!(merged(&[&equal], &[&exists]), [exists.clone()]);
-        assert_eq!(merged(&[&equal], &[&short]), [equal.clone(), short.clone()]);
-        assert_eq!(merged(&[&exists], &[&short]), [exists]);
+        assert_eq!(merged(&[&equal, &equal], &[]), vec![equal.clone()]);
+        assert_eq!(merged(&[&equal], &[&exists]), vec![exists.clone()]);
+        assert_eq!(merged(&[&equal], &[&short]), vec![equal.clone(), short.clone()]);
+        assert_eq!(merged(&[&exists], &[&short]), vec![exists]);
     }
 }
