@@ -86,10 +86,7 @@ impl Builder {
 
     /// The type of a schema. `object`: it is a whole object, with `apiVersion`, `kind` and `metadata`.
     fn node(&mut self, openapi: &Value, object: bool) -> NodeId {
-        let rules = Rules {
-            nullable: openapi["nullable"].is_true(),
-            default: openapi.get("default").cloned(),
-        };
+        let rules = Rules { nullable: openapi["nullable"].is_true(), default: openapi.get("default").cloned() };
         let keep = openapi["x-kubernetes-preserve-unknown-fields"].is_true();
         let node = match openapi["type"].text() {
             _ if openapi["x-kubernetes-int-or-string"].is_true() => Node::Scalar(Scalar::Any),
