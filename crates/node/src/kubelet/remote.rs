@@ -27,7 +27,7 @@ use crate::spdy::{self, Receiving, Sending};
 const STREAMS_TIMEOUT: Duration = Duration::from_secs(30);
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a process with a terminal waits for the size of its window.
-const SIZE_PATIENCE: Duration = Duration::from_millis(100);
+const SIZE_PATIENCE: Duration = Duration::from_millis(300);
 /// Messages that wait in either direction.
 const MESSAGES_MAX: usize = 16;
 /// The longest text of one window size.
