@@ -1,4 +1,5 @@
 # What cannot be is told in one sentence, with what to do, and exit code 1: addresses, folders, rights, values, files.
+# runs: once
 words="$work/words"
 mkdir -p "$words"
 # told SENTENCE-PART COMMAND...: fails with code 1 and one line that has the part.
@@ -41,7 +42,7 @@ eventually grep -q 'the API answers' "$words/server.log"
 kill "$server"; wait "$server"
 has "$("$gantry" store check --data "$words/store")" sound
 "$gantry" store dump --data "$words/store" --output "$words/whole.jsonl"
-log=$(ls "$words"/store/store/*.log | head -n 1)
+log=$(find "$words/store/store" -name "*log*" ! -name lock | sort | head -n 1)
 printf 'damage' | dd of="$log" bs=1 seek=20000 conv=notrunc status=none
 told "is damaged at byte" "$gantry" server --parts api --data "$words/store" --listen 127.0.0.1:0
 told "can be saved (" "$gantry" store check --data "$words/store"

@@ -1,4 +1,5 @@
 # A command works on the nodes' images while their agents run.
+# runs: once
 data=$(dirname "$KUBECONFIG")
 python3 demo/image.py "$work/loaded.tar" gantry.example/loaded:1
 "$gantry" image load "$work/loaded.tar" --data "$data" --node node-1

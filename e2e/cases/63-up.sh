@@ -1,7 +1,8 @@
 # A second cluster beside the first; killed outright and started again; taken away without a trace.
+# runs: once
 two="$work/two"
 mkdir -p "$two/images"
-cp "$work/data/images/demo.tar" "$two/images/"
+cp "$data/images/demo.tar" "$two/images/"
 port=$((30000 + RANDOM % 2000))
 second() { kubectl --kubeconfig "$two/kubeconfig" "$@"; }
 start() {

