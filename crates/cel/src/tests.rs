@@ -200,3 +200,29 @@ fn any_text_is_compiled_or_refused() {
         }
     }
 }
+
+#[test]
+fn idioms_of_definitions_compile_and_hold() {
+    for text in [
+        "[has(self.s), has(self.none)].exists_one(x, x)",
+        "[has(self.s), has(self.none)].filter(x, x == true).size() == 1",
+        "self.l.all(a, self.l.exists_one(b, a == b))",
+        "(self.l.size() > 0 ? self.l[0] : 0) + (self.l.size() > 5 ? self.l[5] : 0) <= 128",
+        "has(self.none) ? has(self.s) : true",
+        "!has(self.none) || self.none.size() > 0",
+        "!('z' in self.m) && self.m.all(k, k.matches('^[a-z]$') && self.m[k] != '')",
+        "self.?none.orValue('').size() == 0 && self.?endless.orValue([]).all(x, x != '')",
+        "self == self && self.s in ['hello', 'bye'] && !(self.i in [1, 2])",
+        "quantity('10Gi').compareTo(quantity('9Gi')) >= 0",
+        "duration('1h30m') >= duration('30m') && size(self.s) == 5 && size(self.m) == 1",
+        "self.l.map(x, string(x)).join(',') == '3,1,2' || self.l.isSorted()",
+        "self.m == {'a': 'x'} && self.l.filter(x, x > 1).map(x, x * 2).sum() == 10",
+        "string(self.i) + 's' == '5s' && int(self.d) == 1 && double(self.i) > self.d",
+        "self.when > timestamp('2020-01-01T00:00:00Z') && self.when - duration('1s') < self.when",
+        "any.m.a == 'x' && any['m']['a'] == 'x' && has(any.m.a) && any.l.exists(x, x == 2)",
+        "any.?m.?z.orValue('d') == 'd' && any.m[?'a'].hasValue() && !any.l[?9].hasValue()",
+        "self.s.split('').size() == 5 && self.s.lastIndexOf('l') == 3 && self.s.trim() == self.s",
+    ] {
+        gives(text, "true");
+    }
+}
