@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use meta::Str;
 
-use crate::ast::{Expr, Fold, Kind, Literal, Loop};
+use crate::ast::{Entry, Expr, Fold, Kind, Literal, Loop};
 use crate::cost;
 use crate::functions::overloads;
 use crate::parse::qualified;
@@ -120,60 +120,9 @@ impl Checker<'_> {
                 let of = self.join(a, b, otherwise.at)?;
                 Ok((of, cost.saturating_add(first.max(second))))
             }
-            Kind::List(items) => {
-                let mut of: Option<Type> = None;
-                let mut total = cost::LIST;
-                let count = items.len() as u64;
-                for (item, optional) in items {
-                    let (found, cost) = self.expr(item)?;
-                    let found = if *optional { inner(found) } else { found };
-                    total = sum([total, cost]);
-                    of = Some(match of {
-                        None => found,
-                        Some(known) => self.join(known, found, item.at)?,
-                    });
-                }
-                let of = cost::forgotten(of.unwrap_or(Type::Dyn));
-                Ok((Type::List(Arc::new(of), Bound(count)), total))
-            }
-            Kind::Map(entries) => {
-                let (mut key, mut value): (Option<Type>, Option<Type>) = (None, None);
-                let mut total = cost::MAP;
-                let count = entries.len() as u64;
-                for entry in entries {
-                    let (found_key, first) = self.expr(&mut entry.key)?;
-                    let (found, second) = self.expr(&mut entry.value)?;
-                    let found = if entry.optional { inner(found) } else { found };
-                    total = sum([total, first, second]);
-                    key = Some(key.map_or(Ok(found_key.clone()), |known| self.join(known, found_key, entry.key.at))?);
-                    value = Some(value.map_or(Ok(found.clone()), |known| self.join(known, found, entry.value.at))?);
-                }
-                let of = |of: Option<Type>| Arc::new(cost::forgotten(of.unwrap_or(Type::Dyn)));
-                Ok((Type::Map(of(key), of(value), Bound(count)), total))
-            }
-            Kind::Message { name, fields } => {
-                let is_patch = name == "JSONPatch" || name == "Object" || name.starts_with("Object.");
-                if !self.env.patches || !is_patch {
-                    let what = format!("undeclared reference to '{name}' (in container '')");
-                    return self.error(at, what);
-                }
-                let mut total = cost::MESSAGE;
-                for (field, value, _) in fields {
-                    if name == "JSONPatch" && !matches!(field.as_str(), "op" | "path" | "from" | "value") {
-                        let what = format!("undefined field '{field}'");
-                        return self.error(value.at, what);
-                    }
-                    total = sum([total, self.expr(value)?.1]);
-                }
-                Ok((
-                    Type::Object(Arc::new(crate::ObjectType {
-                        name: name.to_string(),
-                        open: true,
-                        ..Default::default()
-                    })),
-                    total,
-                ))
-            }
+            Kind::List(items) => self.list(items),
+            Kind::Map(entries) => self.map(entries),
+            Kind::Message { name, fields } => self.message(name, fields, at),
             Kind::Loop(of) => self.fold(of, at),
             Kind::Bind { name, value, body } => {
                 let (of, cost) = self.expr(value)?;
@@ -183,22 +132,77 @@ impl Checker<'_> {
                 let (of, more) = result?;
                 Ok((of, sum([cost::LIST, cost, more])))
             }
-            Kind::WithValue { of, name, body, flat } => {
-                let place = of.at;
-                let (found, cost) = self.expr(of)?;
-                let held = match found {
-                    Type::Optional(of) => (*of).clone(),
-                    Type::Dyn => Type::Dyn,
-                    other => return self.error(place, format!("expected type 'optional' but found '{other}'")),
-                };
-                self.locals.push((name.clone(), held));
-                let result = self.expr(body);
-                self.locals.pop();
-                let (of, more) = result?;
-                let of = if *flat { of } else { optional_of(of) };
-                Ok((of, sum([cost, more, 3])))
-            }
+            Kind::WithValue { of, name, body, flat } => self.with_value(of, name, body, *flat),
         }
+    }
+
+    fn list(&mut self, items: &mut [(Expr, bool)]) -> Found {
+        let mut of: Option<Type> = None;
+        let mut total = cost::LIST;
+        let count = items.len() as u64;
+        for (item, optional) in items {
+            let (found, cost) = self.expr(item)?;
+            let found = if *optional { inner(found) } else { found };
+            total = sum([total, cost]);
+            of = Some(match of {
+                None => found,
+                Some(known) => self.join(known, found, item.at)?,
+            });
+        }
+        let of = cost::forgotten(of.unwrap_or(Type::Dyn));
+        Ok((Type::List(Arc::new(of), Bound(count)), total))
+    }
+
+    fn map(&mut self, entries: &mut [Entry]) -> Found {
+        let (mut key, mut value): (Option<Type>, Option<Type>) = (None, None);
+        let mut total = cost::MAP;
+        let count = entries.len() as u64;
+        for entry in entries {
+            let (found_key, first) = self.expr(&mut entry.key)?;
+            let (found, second) = self.expr(&mut entry.value)?;
+            let found = if entry.optional { inner(found) } else { found };
+            total = sum([total, first, second]);
+            key = Some(key.map_or(Ok(found_key.clone()), |known| self.join(known, found_key, entry.key.at))?);
+            value = Some(value.map_or(Ok(found.clone()), |known| self.join(known, found, entry.value.at))?);
+        }
+        let of = |of: Option<Type>| Arc::new(cost::forgotten(of.unwrap_or(Type::Dyn)));
+        Ok((Type::Map(of(key), of(value), Bound(count)), total))
+    }
+
+    fn message(&mut self, name: &Str, fields: &mut [(Str, Expr, bool)], at: usize) -> Found {
+        let is_patch = name == "JSONPatch" || name == "Object" || name.starts_with("Object.");
+        if !self.env.patches || !is_patch {
+            let what = format!("undeclared reference to '{name}' (in container '')");
+            return self.error(at, what);
+        }
+        let mut total = cost::MESSAGE;
+        for (field, value, _) in fields {
+            if name == "JSONPatch" && !matches!(field.as_str(), "op" | "path" | "from" | "value") {
+                let what = format!("undefined field '{field}'");
+                return self.error(value.at, what);
+            }
+            total = sum([total, self.expr(value)?.1]);
+        }
+        Ok((
+            Type::Object(Arc::new(crate::ObjectType { name: name.to_string(), open: true, ..Default::default() })),
+            total,
+        ))
+    }
+
+    fn with_value(&mut self, of: &mut Expr, name: &Str, body: &mut Expr, flat: bool) -> Found {
+        let place = of.at;
+        let (found, cost) = self.expr(of)?;
+        let held = match found {
+            Type::Optional(of) => (*of).clone(),
+            Type::Dyn => Type::Dyn,
+            other => return self.error(place, format!("expected type 'optional' but found '{other}'")),
+        };
+        self.locals.push((name.clone(), held));
+        let result = self.expr(body);
+        self.locals.pop();
+        let (of, more) = result?;
+        let of = if flat { of } else { optional_of(of) };
+        Ok((of, sum([cost, more, 3])))
     }
 
     /// `a.b` that is one variable with a dot in its name, or the name of a type.
