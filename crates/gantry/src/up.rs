@@ -84,7 +84,7 @@ struct Up<'a> {
 
 impl<'a> Up<'a> {
     async fn start(settings: &'a Settings, data: &'a Path, names: &'a Names) -> Result<Up<'a>, Error> {
-        let lan = Lan::create(names.lan(subnet(settings, data, names)?))?;
+        let lan = Lan::create(names.lan(subnet(settings, data, names)?)).map_err(no_links)?;
         if let Err(error) = lan.allow_outside(false) {
             tracing::warn!("nodes will not reach the outside: {error}");
         }
@@ -145,6 +145,17 @@ impl<'a> Up<'a> {
         self.server.stop().await;
         drop(self.lan);
         left::sweep(self.names)
+    }
+}
+
+/// Nodes need a switch and links to it, which are modules of the kernel.
+fn no_links(error: net::Error) -> Error {
+    match error.errno() {
+        Some(errno) if errno == rustix::io::Errno::OPNOTSUPP.raw_os_error() => {
+            let help = "use a kernel with CONFIG_BRIDGE and CONFIG_VETH, or load them (modprobe bridge veth)";
+            Error::Machine(format!("the kernel does not link nodes ({error}); {help}"))
+        }
+        _ => error.into(),
     }
 }
 
