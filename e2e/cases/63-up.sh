@@ -6,8 +6,9 @@ cp "$data/images/demo.tar" "$two/images/"
 port=$((30000 + RANDOM % 2000))
 second() { kubectl --kubeconfig "$two/kubeconfig" "$@"; }
 start() {
-  "$gantry" up --data "$two" --listen "127.0.0.1:$port" --pod-cidr 10.60.0.0/16 --service-cidr 10.61.0.0/16 \
-    --certificate-lifetime 40s --log warn >>"$work/two.log" 2>&1 &
+  printf 'pod-cidr: 10.60.0.0/16\nnodes: 1\nlog: warn\n' >"$work/two.yaml"
+  GANTRY_CONFIG="$work/two.yaml" GANTRY_SERVICE_CIDR=10.61.0.0/16 "$gantry" up --data "$two" --listen "127.0.0.1:$port" \
+    --certificate-lifetime 40s >>"$work/two.log" 2>&1 &
   up=$!
   eventually sh -c "[ \"\$(kubectl --kubeconfig '$two/kubeconfig' get --raw /readyz 2>/dev/null)\" = ok ]"
   eventually sh -c "kubectl --kubeconfig '$two/kubeconfig' get node node-1 >/dev/null 2>&1"

@@ -262,6 +262,10 @@ impl Node {
         let mut command = Command::new(std::env::current_exe().map_err(failed)?);
         let (own, other) = (file.try_clone().map_err(failed)?, file);
         command.arg("agent").args(self.words(up, &dir)).stdin(std::process::Stdio::null()).stdout(own).stderr(other);
+        // What the user says to us by the environment is not said to agents: they are told by their words.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"GANTRY_")) {
+            command.env_remove(name);
+        }
         // Signals of the terminal are for us; agents are told when it is their turn.
         command.process_group(0);
         let (netns, mounts) = (Netns::open(&self.link.path)?, self.mounts.try_clone().map_err(failed)?);
