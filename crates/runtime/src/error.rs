@@ -53,7 +53,6 @@ impl Error {
     pub fn image_reason(&self) -> &'static str {
         match self {
             Error::ImageName { .. } => "InvalidImageName",
-            Error::RegistryUnreachable { .. } => "RegistryUnavailable",
             _ => "ErrImagePull",
         }
     }

@@ -351,7 +351,19 @@ impl Reader {
             Some(_) => Changes::of(&self.path).ok(),
             None => None,
         };
-        let Some(mut open) = self.start().await? else { return Ok(()) };
+        let mut open = loop {
+            let version = self.running().await;
+            if let Some(open) = self.start().await? {
+                break open;
+            }
+            // A container that was made but not yet started has no log.
+            let (Some(version), Some((runtime, _))) = (version, &self.follows) else { return Ok(()) };
+            tokio::select! {
+                () = wait(changes.as_mut()) => {}
+                _ = runtime.changed(version) => {}
+                () = self.out.closed() => return Ok(()),
+            }
+        };
         loop {
             // Asked before the last read: what a container wrote until its end is then in the file.
             let version = self.running().await;
