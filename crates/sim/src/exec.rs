@@ -319,7 +319,7 @@ mod tests {
         exec.kill(&one);
         exec.run_until(Time::ZERO.plus_ms(1000));
         let order: String = exec.lines().iter().filter_map(|line| line.chars().last()).collect();
-        assert_eq!(order, "bbc");
+        assert_eq!(order, "bcb");
         assert_eq!(exec.now(), Time::ZERO.plus_ms(1000));
     }
 }

@@ -7,11 +7,9 @@ pub struct Exhibit {
     pub story: &'static str,
 }
 
-pub const EXHIBITS: &[Exhibit] = &[
-    Exhibit {
-        seed: 119,
-        profile: "lossy",
-        story: "A deployment went below its minimum: it counted pods as serving that its set was to lose anyway, since \
+pub const EXHIBITS: &[Exhibit] = &[Exhibit {
+    seed: 119,
+    profile: "lossy",
+    story: "A deployment went below its minimum: it counted pods as serving that its set was to lose anyway, since \
                 the set's status said so late. A set serves with no more pods than it is to have.",
-    },
-];
+}];

@@ -133,11 +133,12 @@ impl Truth {
     }
 
     fn commit(&self, revision: Revision, events: &[Event], author: &Author) {
+        let known = self.view();
         let changes: Vec<Change> = events
             .iter()
             .filter_map(|event| {
                 let new = event.new.as_ref().and_then(|version| object_of(&event.key, version));
-                let old = event.old.as_ref().and_then(|version| object_of(&event.key, version));
+                let old = known_at(&event.key, &known);
                 (new.is_some() || old.is_some()).then_some(Change { revision, new, old })
             })
             .collect();
@@ -200,6 +201,14 @@ fn without_beats(node: &Object) -> Value {
         condition.take(&["lastHeartbeatTime"]);
     }
     value
+}
+
+/// The object of this key that is known so far.
+fn known_at(key: &[u8], known: &View) -> Option<Object> {
+    let rest = std::str::from_utf8(key).ok()?.strip_prefix(PREFIX)?;
+    let (resource, place) = rest.split_once('/')?;
+    let (namespace, name) = place.split_once('/').unwrap_or(("", place));
+    known.one(Resource::intern(resource), namespace, name).cloned()
 }
 
 /// The object of a stored value; `None` for what is no object, or sealed.

@@ -43,6 +43,8 @@ pub struct Settings {
     pub mutation: Option<Mutation>,
     /// Only this checker looks; all when absent.
     pub only: Option<&'static str>,
+    /// Half the work, for tests that are built without optimisation.
+    pub brief: bool,
     /// Print every step as it happens.
     pub print: bool,
 }
@@ -102,7 +104,7 @@ static IMAGE: LazyLock<SimDisk> = LazyLock::new(|| {
 impl Settings {
     /// A world without anything planted or printed.
     pub fn quiet(seed: u64) -> Settings {
-        Settings { seed, profile: &crate::fault::PROFILES[0], mutation: None, only: None, print: false }
+        Settings { seed, profile: &crate::fault::PROFILES[0], mutation: None, only: None, brief: false, print: false }
     }
 }
 
@@ -180,7 +182,7 @@ impl World {
         let profile = self.settings.profile;
         self.start_user();
         self.plan_faults(profile);
-        self.pass(profile.work_ms);
+        self.pass(profile.work_ms >> u32::from(self.settings.brief));
         self.exec.note("faults are over");
         self.heal();
         self.rest();
@@ -424,7 +426,9 @@ impl World {
     fn start_user(&mut self) {
         let profile = self.settings.profile;
         let user = self.user_of("user");
-        self.user.spawn(Box::pin(user.work(profile.steps, profile.work_ms / profile.steps.max(1))));
+        self.user.spawn(Box::pin(
+            user.work(profile.steps >> u32::from(self.settings.brief), profile.work_ms / profile.steps.max(1)),
+        ));
         if self.settings.mutation == Some(Mutation::Chatter) {
             let api = self.door("user", "the-chatterer", &[MASTERS], &self.user);
             let process = self.exec.process();

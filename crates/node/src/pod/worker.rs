@@ -1,7 +1,7 @@
 //! What becomes of one pod, look by look: the machine with its memory, and the words for the API. No IO: whoever drives
 //! it observes, carries commands out and sends requests.
 
-use base::Time;
+use base::{Revision, Time};
 use client::{PatchType, Request};
 use meta::{Object, Reason, Resource, Status, Value, json};
 
@@ -36,6 +36,8 @@ pub struct Worker {
     memory: Memory,
     /// The pod as it was last, for when its object goes without waiting.
     pod: Value,
+    /// The revision of what was seen last; `None` when it is gone.
+    seen: Option<Revision>,
     gone: bool,
     /// The status that was written last.
     told: Value,
@@ -44,8 +46,11 @@ pub struct Worker {
 impl Worker {
     /// Takes the object as it is now; `None` when it is gone: then the pod ends at once.
     pub fn see(&mut self, object: Option<&Object>, now: Time) {
-        self.gone = object.is_none();
-        self.pod = object.map_or_else(|| orphaned(&self.pod, now), Object::value);
+        let known = std::mem::replace(&mut self.seen, object.map(Object::revision));
+        if self.seen.is_none() || self.seen != known {
+            self.gone = object.is_none();
+            self.pod = object.map_or_else(|| orphaned(&self.pod, now), Object::value);
+        }
     }
 
     pub fn pod(&self) -> &Value {

@@ -8,8 +8,10 @@ use sim::museum::EXHIBITS;
 use sim::mutation::DEFECTS;
 use sim::world::{Report, Settings, run};
 
+/// Without optimisation a world takes seconds; `gantry sim` of a release build runs the many.
+const BRIEF: bool = cfg!(debug_assertions);
 /// Worlds of each profile.
-const WORLDS: u64 = 24;
+const WORLDS: u64 = if BRIEF { 2 } else { 50 };
 /// Seeds tried to find a planted defect.
 const TRIES: u64 = 40;
 const PROFILES: [&str; 6] = ["calm", "lossy", "crashes", "disks", "nodes", "all"];
@@ -29,13 +31,13 @@ fn told(report: &Report) -> String {
 }
 
 /// Runs all of `worlds` on two threads; each world is a world of its own.
-fn check(worlds: &[(u64, &str)]) {
+fn check(worlds: &[(u64, &str)], brief: bool) {
     let (next, findings) = (AtomicU64::new(0), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
                 while let Some((seed, name)) = worlds.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
-                    let report = run(settings(*seed, name));
+                    let report = run(Settings { brief, ..settings(*seed, name) });
                     if report.finding.is_some() {
                         findings.lock().expect("no thread panics with it").push(told(&report));
                     }
@@ -51,23 +53,22 @@ fn check(worlds: &[(u64, &str)]) {
 fn worlds_keep_their_promises_and_come_to_rest() {
     let worlds: Vec<_> =
         PROFILES.into_iter().flat_map(|name| (1000..1000 + WORLDS).map(move |seed| (seed, name))).collect();
-    check(&worlds);
+    check(&worlds, BRIEF);
 }
 
 #[test]
 fn the_museum_stays_whole() {
     let worlds: Vec<_> = EXHIBITS.iter().map(|exhibit| (exhibit.seed, exhibit.profile)).collect();
-    check(&worlds);
+    check(&worlds, false);
 }
 
 #[test]
 fn a_seed_repeats_itself_to_the_bit() {
-    for name in ["calm", "all"] {
-        let (one, two) = (run(settings(7, name)), run(settings(7, name)));
-        assert_eq!((one.digest, one.events, one.virtual_ms), (two.digest, two.events, two.virtual_ms), "{name}");
-        assert_eq!(one.last_steps, two.last_steps);
-        assert_ne!(one.digest, run(settings(8, name)).digest);
-    }
+    let world = |seed| run(Settings { brief: BRIEF, ..settings(seed, "all") });
+    let (one, two) = (world(7), world(7));
+    assert_eq!((one.digest, one.events, one.virtual_ms), (two.digest, two.events, two.virtual_ms));
+    assert_eq!(one.last_steps, two.last_steps);
+    assert_ne!(one.digest, world(8).digest);
 }
 
 #[test]
