@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use meta::Status;
+use meta::{Reason, Status};
 use runtime::Runtime;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
@@ -21,6 +21,8 @@ use crate::spdy::{Receiving, Sending, Session, Stream};
 
 const PROTOCOL: &str = "portforward.k8s.io";
 const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
+/// The upgrade to one connection's bare bytes, for the proxies of pods and services.
+const BARE: &str = "tcp";
 /// Best first; those after the tunnel have two channels per port in place of streams.
 const WEBSOCKET_PROTOCOLS: [&str; 4] = [TUNNEL, "v4.channel.k8s.io", "portforward.k8s.io", ""];
 /// Pairs of which only one stream has come.
@@ -31,12 +33,15 @@ const BUFFER_BYTES: usize = 32 << 10;
 /// How long a client may go on sending after the pod has ended a connection.
 const REST_PATIENCE: Duration = Duration::from_secs(10);
 
-pub(super) fn answer(
+pub(super) async fn answer(
     runtime: Arc<dyn Runtime>,
     sandbox: String,
     query: &Query,
     mut request: Request<Incoming>,
 ) -> Result<Response<Body>, Status> {
+    if request.headers().get(header::UPGRADE).is_some_and(|wanted| wanted == BARE) {
+        return bare_bytes(&*runtime, &sandbox, query, request).await;
+    }
     if !websocket::wanted(request.headers()) {
         let (response, _) = super::remote::spdy_response(&request, &[PROTOCOL])?;
         let upgrade = hyper::upgrade::on(&mut request);
@@ -63,6 +68,30 @@ pub(super) fn answer(
             channels(socket, ports, runtime, sandbox).await;
         }
     });
+    Ok(response)
+}
+
+/// Connects first, so that a port nobody listens on is told as such; then the connection is the port's.
+async fn bare_bytes(
+    runtime: &dyn Runtime,
+    sandbox: &str,
+    query: &Query,
+    mut request: Request<Incoming>,
+) -> Result<Response<Body>, Status> {
+    let port = query.all("port").next().and_then(|port| port.parse().ok());
+    let port = port.ok_or_else(|| Status::bad_request("a port is a number from 1 to 65535"))?;
+    let refused = |error| Status::new(Reason::ServiceUnavailable, format!("port {port} of the pod: {error}"));
+    let mut stream = runtime.connect(sandbox, port).await.map_err(refused)?;
+    let upgrade = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        if let Ok(upgraded) = upgrade.await {
+            // Either side may end it; what was in flight has then been passed on.
+            let _ = tokio::io::copy_bidirectional(&mut TokioIo::new(upgraded), &mut stream).await;
+        }
+    });
+    let mut response = super::bare(StatusCode::SWITCHING_PROTOCOLS);
+    response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static(BARE));
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     Ok(response)
 }
 

@@ -350,7 +350,10 @@ async fn answer(pods: Arc<dyn Pods>, access: Access, request: Request<Incoming>)
             })
         }
         ["portForward", namespace, pod] | ["portForward", namespace, pod, _] => {
-            pods.sandbox(namespace, pod).and_then(|sandbox| forward::answer(pods.runtime(), sandbox, &query, request))
+            match pods.sandbox(namespace, pod) {
+                Ok(sandbox) => forward::answer(pods.runtime(), sandbox, &query, request).await,
+                Err(status) => Err(status),
+            }
         }
         _ => return text(StatusCode::NOT_FOUND, "404 page not found\n"),
     };

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Request, header};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
-use meta::{Kind, Reason, Resource, Status, Value};
+use meta::{Kind, Reason, Resource, Status, Str, Value};
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -65,7 +65,7 @@ impl Kubelets {
 /// Reads a path of a node's kubelet, at most `limit` bytes.
 pub async fn read(server: &Server, node: &str, path: &str, limit: usize) -> Result<Bytes, Status> {
     let (host, port) = node_address(server, node)?;
-    let target = Target { host, port, tls: true, path: path.to_owned() };
+    let target = Target { host, port, tls: true, path: path.to_owned(), pod: None };
     let wire = dial(server, &target).await?;
     let failed = |error: &dyn std::fmt::Display| {
         Status::new(Reason::ServiceUnavailable, format!("node {node:?} did not answer: {error}"))
@@ -89,6 +89,15 @@ struct Target {
     port: u16,
     tls: bool,
     path: String,
+    /// The pod that has the port: the connection goes through its node, as the server need not be in the pods' network.
+    pod: Option<Through>,
+}
+
+/// A pod as its node knows it.
+struct Through {
+    node: String,
+    namespace: Str,
+    name: Str,
 }
 
 pub async fn connect(
@@ -104,7 +113,7 @@ pub async fn connect(
         (SERVICES, "proxy") => service_proxy(server, auth)?,
         (NODES, "proxy") => {
             let (host, port) = node_address(server, &info.name)?;
-            Target { host, port, tls: true, path: format!("/{}", info.tail) }
+            Target { host, port, tls: true, path: format!("/{}", info.tail), pod: None }
         }
         _ => return Err(no_such_resource()),
     };
@@ -151,7 +160,7 @@ fn pod_stream(server: &Server, auth: &Authorized, subresource: &str, incomer: &I
         };
         format!("/{endpoint}/{place}/{container}{query}")
     };
-    Ok(Target { host, port, tls: true, path })
+    Ok(Target { host, port, tls: true, path, pod: None })
 }
 
 /// The container that is meant: the named one, the annotated default, or the only one.
@@ -210,7 +219,9 @@ fn pod_proxy(server: &Server, auth: &Authorized) -> Result<Target, Status> {
         "" => first.and_then(|port| u16::try_from(port).ok()).unwrap_or(80),
         port => port.parse().map_err(|_| Status::bad_request(format!("invalid port {port:?}")))?,
     };
-    Ok(Target { host, port, tls, path: format!("/{}", auth.info.tail) })
+    let node = pod.at(&["spec", "nodeName"]).text().to_owned();
+    let through = Through { node, namespace: auth.info.namespace.clone(), name: name.into() };
+    Ok(Target { host, port, tls, path: format!("/{}", auth.info.tail), pod: Some(through) })
 }
 
 fn service_proxy(server: &Server, auth: &Authorized) -> Result<Target, Status> {
@@ -244,7 +255,13 @@ fn service_proxy(server: &Server, auth: &Authorized) -> Result<Target, Status> {
             .find(|endpoint| endpoint.at(&["conditions", "ready"]).as_bool() != Some(false));
         if let (Some(endpoint), Some(port)) = (ready, port["port"].as_int().and_then(|port| u16::try_from(port).ok())) {
             let host = endpoint["addresses"][0].text().to_owned();
-            return Ok(Target { host, port, tls, path: format!("/{}", auth.info.tail) });
+            let reference = &endpoint["targetRef"];
+            let pod = (reference["kind"].text() == "Pod").then(|| Through {
+                node: endpoint["nodeName"].text().to_owned(),
+                namespace: namespace.clone(),
+                name: reference["name"].text().into(),
+            });
+            return Ok(Target { host, port, tls, path: format!("/{}", auth.info.tail), pod });
         }
     }
     Err(Status::new(Reason::ServiceUnavailable, format!("no endpoints available for service {name:?}")))
@@ -254,19 +271,51 @@ trait Wire: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send {}
 impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send> Wire for T {}
 
 async fn dial(server: &Server, target: &Target) -> Result<Box<dyn Wire>, Status> {
-    let unreachable = |error: &dyn std::fmt::Display| {
-        let place = format!("{}:{}", target.host, target.port);
-        Status::new(Reason::ServiceUnavailable, format!("error dialing {place}: {error}"))
+    let wire = match &target.pod {
+        Some(pod) => dial_pod(server, pod, target.port).await?,
+        None => dial_address(&target.host, target.port).await?,
     };
-    let dialed = tokio::time::timeout(DIAL_TIMEOUT, TcpStream::connect((target.host.as_str(), target.port))).await;
-    let socket = dialed.map_err(|error| unreachable(&error))?.map_err(|error| unreachable(&error))?;
+    if target.tls { secure(server, wire, &target.host).await } else { Ok(wire) }
+}
+
+fn unreachable(place: &str, error: &dyn std::fmt::Display) -> Status {
+    Status::new(Reason::ServiceUnavailable, format!("error dialing {place}: {error}"))
+}
+
+async fn dial_address(host: &str, port: u16) -> Result<Box<dyn Wire>, Status> {
+    let place = format!("{host}:{port}");
+    let dialed = tokio::time::timeout(DIAL_TIMEOUT, TcpStream::connect((host, port))).await;
+    let socket = dialed.map_err(|error| unreachable(&place, &error))?.map_err(|error| unreachable(&place, &error))?;
     let _ = socket.set_nodelay(true);
-    if !target.tls {
-        return Ok(Box::new(socket));
+    Ok(Box::new(socket))
+}
+
+async fn secure(server: &Server, wire: Box<dyn Wire>, host: &str) -> Result<Box<dyn Wire>, Status> {
+    let name = ServerName::try_from(host.to_owned()).map_err(|error| unreachable(host, &error))?;
+    let stream = TlsConnector::from(server.kubelets.tls.clone()).connect(name, wire).await;
+    Ok(Box::new(stream.map_err(|error| unreachable(host, &error))?))
+}
+
+/// A port of a pod, through the endpoints of its node.
+async fn dial_pod(server: &Server, pod: &Through, port: u16) -> Result<Box<dyn Wire>, Status> {
+    let place = format!("{}/{}:{port}", pod.namespace, pod.name);
+    let (host, kubelet) = node_address(server, &pod.node)?;
+    let wire = secure(server, dial_address(&host, kubelet).await?, &host).await?;
+    let handshake = hyper::client::conn::http1::handshake(TokioIo::new(wire)).await;
+    let (mut sender, connection) = handshake.map_err(|error| unreachable(&place, &error))?;
+    tokio::spawn(connection.with_upgrades());
+    let request = Request::get(format!("/portForward/{}/{}?port={port}", pod.namespace, pod.name))
+        .header(header::HOST, host)
+        .header(header::CONNECTION, "Upgrade")
+        .header(header::UPGRADE, "tcp")
+        .body(Full::new(Bytes::new()))
+        .map_err(Status::internal)?;
+    let mut answer = sender.send_request(request).await.map_err(|error| unreachable(&place, &error))?;
+    if answer.status() != http::StatusCode::SWITCHING_PROTOCOLS {
+        return Err(unreachable(&place, &format!("its node answers {}", answer.status())));
     }
-    let name = ServerName::try_from(target.host.clone()).map_err(|error| unreachable(&error))?;
-    let stream = TlsConnector::from(server.kubelets.tls.clone()).connect(name, socket).await;
-    Ok(Box::new(stream.map_err(|error| unreachable(&error))?))
+    let upgraded = hyper::upgrade::on(&mut answer).await.map_err(|error| unreachable(&place, &error))?;
+    Ok(Box::new(TokioIo::new(upgraded)))
 }
 
 /// Sends the request on and the answer back; upgraded connections become a tunnel.
