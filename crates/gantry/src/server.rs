@@ -1,12 +1,13 @@
 //! `gantry server`: the control plane on a store of its own.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use server::authn::ADMIN;
 use server::ca::{Current, Identity, Usage, renew_after, write_private};
 use server::identity::User;
 use server::local::Local;
@@ -193,8 +194,6 @@ struct Certificates {
     /// Names and addresses that the server answers to.
     names: Vec<String>,
     serving: Arc<Current>,
-    /// For the administrator: the file, and the address in it.
-    kubeconfig: (PathBuf, SocketAddr),
 }
 
 impl Certificates {
@@ -225,24 +224,17 @@ impl Certificates {
         if told.ip().is_unspecified() {
             told.set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
         }
-        let kubeconfig = (settings.data().join("kubeconfig"), told);
+        write_kubeconfig(server, &settings.data().join("kubeconfig"), &told)?;
         let first = serving(server, &names, lifetime)?;
-        let made = Certificates {
-            server: server.clone(),
-            lifetime,
-            names,
-            serving: Arc::new(Current::new(&first)?),
-            kubeconfig,
-        };
+        let made = Certificates { server: server.clone(), lifetime, names, serving: Arc::new(Current::new(&first)?) };
         server.kubelets.renew(&server.ca, lifetime)?;
-        write_kubeconfig(server, &made.kubeconfig.0, &made.kubeconfig.1, lifetime)?;
         Ok(made)
     }
 
     fn renew(&self) -> Result<(), Error> {
         self.serving.replace(&serving(&self.server, &self.names, self.lifetime)?)?;
         self.server.kubelets.renew(&self.server.ca, self.lifetime)?;
-        write_kubeconfig(&self.server, &self.kubeconfig.0, &self.kubeconfig.1, self.lifetime)
+        Ok(())
     }
 
     /// Renews all in time, for as long as the process lives.
@@ -394,16 +386,13 @@ pub fn busy(address: SocketAddr, flag: &str, error: &std::io::Error) -> Error {
 }
 
 /// The administrator's kubeconfig; mode 0600.
-fn write_kubeconfig(server: &Server, path: &Path, address: &SocketAddr, lifetime: Duration) -> Result<(), Error> {
-    let identity = server.ca.issue_for("gantry-admin", &["system:masters"], &[], Usage::Client, lifetime)?;
+fn write_kubeconfig(server: &Server, path: &Path, address: &SocketAddr) -> Result<(), Error> {
     let text = format!(
         "apiVersion: v1\nkind: Config\ncurrent-context: gantry\nclusters:\n- name: gantry\n  cluster:\n    \
          server: https://{address}\n    certificate-authority-data: {}\ncontexts:\n- name: gantry\n  context:\n    \
-         cluster: gantry\n    user: gantry-admin\nusers:\n- name: gantry-admin\n  user:\n    \
-         client-certificate-data: {}\n    client-key-data: {}\n",
+         cluster: gantry\n    user: {ADMIN}\nusers:\n- name: {ADMIN}\n  user:\n    token: {}\n",
         STANDARD.encode(server.ca.pem()),
-        STANDARD.encode(&identity.cert_pem),
-        STANDARD.encode(&identity.key_pem),
+        server.authn.admin_token,
     );
     write_private(path, text.as_bytes())?;
     Ok(())

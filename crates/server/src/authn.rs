@@ -4,9 +4,11 @@ use base::Time;
 use client::Mirror;
 use meta::{Reason, Resource, Status, Str};
 
-use crate::identity::{User, service_account_user};
+use crate::identity::{MASTERS, User, service_account_user};
 use crate::tokens::{Claims, ISSUER, Tokens};
 
+/// The administrator, whom the kubeconfig in the data folder is for.
+pub const ADMIN: &str = "gantry-admin";
 const SERVICE_ACCOUNTS: Resource = Resource("serviceaccounts");
 
 /// Checks what a connection and its headers prove.
@@ -14,6 +16,8 @@ pub struct Authenticator {
     pub tokens: Tokens,
     /// The token with which a new node may ask for its certificates.
     pub join_token: String,
+    /// The administrator's token.
+    pub admin_token: String,
 }
 
 /// The subject of a verified client certificate.
@@ -54,9 +58,14 @@ impl Authenticator {
         mirror: &Mirror,
         now: Time,
     ) -> Result<(User, Vec<Str>), &'static str> {
-        if !self.join_token.is_empty() && same(token.as_bytes(), self.join_token.as_bytes()) {
-            let groups = ["system:bootstrappers", "system:bootstrappers:gantry:join"];
-            return Ok((User::new("system:bootstrap:join", &groups), audiences.to_vec()));
+        let known: [(&str, &str, &[&str]); 2] = [
+            (&self.join_token, "system:bootstrap:join", &["system:bootstrappers", "system:bootstrappers:gantry:join"]),
+            (&self.admin_token, ADMIN, &[MASTERS]),
+        ];
+        for (secret, name, groups) in known {
+            if !secret.is_empty() && same(token.as_bytes(), secret.as_bytes()) {
+                return Ok((User::new(name, groups), audiences.to_vec()));
+            }
         }
         let claims = self.tokens.verify(token, now)?;
         let good: Vec<Str> = audiences.iter().filter(|audience| claims.audiences.contains(audience)).cloned().collect();

@@ -33,7 +33,9 @@ pub async fn follow(server: Arc<Server>) {
                 if let Err(status) = tend(&server, definition, &definitions).await {
                     match status.reason() {
                         // Another writer came first; the change that it made brings the next look.
-                        Reason::Conflict | Reason::NotFound => tracing::debug!("definition {}: {status}", definition.name()),
+                        Reason::Conflict | Reason::NotFound => {
+                            tracing::debug!("definition {}: {status}", definition.name())
+                        }
                         _ => tracing::warn!("definition {}: {status}", definition.name()),
                     }
                 }

@@ -106,7 +106,8 @@ impl Keys {
     /// What could not be read or made.
     pub fn open(dir: &std::path::Path) -> Result<Keys, Error> {
         std::fs::create_dir_all(dir).map_err(|error| Error::File { what: "create", path: dir.to_owned(), error })?;
-        Keys::of(ca::Ca::open(dir)?, tokens::Tokens::open(dir)?, bootstrap::join_token(dir)?, seal::Seal::open(dir)?)
+        let secrets = [bootstrap::secret(dir, "join-token")?, bootstrap::secret(dir, "admin-token")?];
+        Keys::of(ca::Ca::open(dir)?, tokens::Tokens::open(dir)?, secrets, seal::Seal::open(dir)?)
     }
 
     /// Keys that live in memory only, for servers that end with this process.
@@ -114,12 +115,12 @@ impl Keys {
     /// # Errors
     /// When there is no randomness.
     pub fn passing() -> Result<Keys, Error> {
-        Keys::of(ca::Ca::make()?.0, tokens::Tokens::make()?.0, uid::new(), seal::Seal::make()?.0)
+        Keys::of(ca::Ca::make()?.0, tokens::Tokens::make()?.0, [uid::new(), uid::new()], seal::Seal::make()?.0)
     }
 
-    fn of(ca: ca::Ca, tokens: tokens::Tokens, join_token: String, seal: seal::Seal) -> Result<Keys, Error> {
+    fn of(ca: ca::Ca, tokens: tokens::Tokens, [join, admin]: [String; 2], seal: seal::Seal) -> Result<Keys, Error> {
         let kubelets = Arc::new(subresource::node::Kubelets::new(&ca)?);
-        let authn = Arc::new(authn::Authenticator { tokens, join_token });
+        let authn = Arc::new(authn::Authenticator { tokens, join_token: join, admin_token: admin });
         Ok(Keys { ca: Arc::new(ca), authn, seal: Arc::new(seal), kubelets })
     }
 }

@@ -18,9 +18,9 @@ use crate::local;
 const OBJECTS: &str = include_str!("objects.json");
 const NAMESPACES: [&str; 4] = ["default", "kube-node-lease", "kube-public", "kube-system"];
 
-/// The token with which nodes join; made at the first start.
-pub fn join_token(dir: &Path) -> Result<String, Error> {
-    let path = dir.join("join-token");
+/// A secret of `dir`, made at the first start; one whose file was removed is made anew.
+pub fn secret(dir: &Path, name: &str) -> Result<String, Error> {
+    let path = dir.join(name);
     if path.exists() {
         let text = std::fs::read_to_string(&path).map_err(|error| Error::File { what: "read", path, error })?;
         return Ok(text.trim().to_owned());
