@@ -349,12 +349,10 @@ async fn answer(pods: Arc<dyn Pods>, access: Access, request: Request<Incoming>)
                 remote.answer(pods.runtime(), request)
             })
         }
-        ["portForward", namespace, pod] | ["portForward", namespace, pod, _] => {
-            match pods.sandbox(namespace, pod) {
-                Ok(sandbox) => forward::answer(pods.runtime(), sandbox, &query, request).await,
-                Err(status) => Err(status),
-            }
-        }
+        ["portForward", namespace, pod] | ["portForward", namespace, pod, _] => match pods.sandbox(namespace, pod) {
+            Ok(sandbox) => forward::answer(pods.runtime(), sandbox, &query, request).await,
+            Err(status) => Err(status),
+        },
         _ => return text(StatusCode::NOT_FOUND, "404 page not found\n"),
     };
     result.unwrap_or_else(|status| refuse(&status))
