@@ -42,7 +42,17 @@ pub struct Incomer {
     pub uri: http::Uri,
     pub headers: HeaderMap,
     pub query: Query,
-    pub request: Request<Incoming>,
+    /// Until it is taken for an upgrade.
+    pub request: Option<Request<Incoming>>,
+}
+
+/// A body that nobody wanted is still heard out: a connection that is cut while the caller sends loses the answer.
+impl Drop for Incomer {
+    fn drop(&mut self) {
+        if let Some(request) = self.request.take() {
+            body::drain(request.into_body());
+        }
+    }
 }
 
 impl Incomer {
@@ -52,7 +62,10 @@ impl Incomer {
 
     /// The whole body; at most once.
     pub async fn body(&mut self) -> Result<Bytes, Status> {
-        body::read(self.request.body_mut(), BODY_MAX_BYTES).await
+        match &mut self.request {
+            Some(request) => body::read(request.body_mut(), BODY_MAX_BYTES).await,
+            None => Ok(Bytes::new()),
+        }
     }
 
     fn user_agent(&self) -> &str {
@@ -65,7 +78,7 @@ pub async fn answer(server: Arc<Server>, request: Request<Incoming>, certificate
     let query = Query::parse(request.uri().query().unwrap_or_default());
     let (method, uri, headers) = (request.method().clone(), request.uri().clone(), request.headers().clone());
     let info = RequestInfo::of(method.as_str(), uri.path(), &query);
-    let incomer = Incomer { method, uri, headers, query, request };
+    let incomer = Incomer { method, uri, headers, query, request: Some(request) };
     let uri = incomer.uri.to_string();
     let now = server.now();
     let user = match authenticate(&server, &incomer, certificate.as_ref()) {

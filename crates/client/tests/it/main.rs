@@ -39,6 +39,7 @@ impl Lab {
             cluster_domain: "cluster.local".to_owned(),
             node_ports: (30_000, 32_767),
             audit_log: None,
+            token_config_maps: Vec::new(),
         };
         let server = Server::open(options, Arc::new(backend), Arc::new(SystemClock)).await.unwrap();
         let task = serve(server.clone(), listener);

@@ -14,6 +14,8 @@ pub type Response = http::Response<Body>;
 /// Bytes of a body that is too large which are still read, so that its sender comes to read the answer.
 const DRAIN_MAX_BYTES: usize = 16 * 1024 * 1024;
 
+const DRAIN_PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
+
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 pub enum Body {
@@ -105,4 +107,25 @@ where
         1 => parts.swap_remove(0),
         _ => parts.concat().into(),
     })
+}
+
+/// Reads and drops what is left of a request's body, within [`DRAIN_MAX_BYTES`] and [`DRAIN_PATIENCE`].
+pub fn drain(mut body: hyper::body::Incoming) {
+    use hyper::body::Body;
+    if body.is_end_stream() {
+        return;
+    }
+    tokio::spawn(async move {
+        let all = async {
+            let mut total = 0;
+            while let Some(Ok(frame)) = body.frame().await {
+                total += frame.data_ref().map_or(0, Bytes::len);
+                if total > DRAIN_MAX_BYTES {
+                    return;
+                }
+            }
+        };
+        // One that does not end by then is cut.
+        let _ = tokio::time::timeout(DRAIN_PATIENCE, all).await;
+    });
 }

@@ -357,7 +357,8 @@ async fn pass(server: &Arc<Server>, target: Target, mut incomer: Incomer) -> Res
     let mut response = body::text(101, Bytes::new());
     *response.headers_mut() = answer.headers().clone();
     let theirs = hyper::upgrade::on(&mut answer);
-    let ours = hyper::upgrade::on(incomer.request);
+    let request = incomer.request.take().ok_or_else(|| Status::internal("the request was taken before"))?;
+    let ours = hyper::upgrade::on(request);
     tokio::spawn(async move {
         let (Ok(theirs), Ok(ours)) = (theirs.await, ours.await) else { return };
         let (mut theirs, mut ours) = (TokioIo::new(theirs), TokioIo::new(ours));
