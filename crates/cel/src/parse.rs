@@ -12,7 +12,7 @@ const TEXT_MAX_BYTES: usize = 100_000;
 const DEPTH_MAX: usize = 200;
 
 /// Words that are no names.
-const RESERVED: &[&str] = &[
+pub const RESERVED: &[&str] = &[
     "as",
     "break",
     "const",
