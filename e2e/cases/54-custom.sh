@@ -1,4 +1,5 @@
 # Custom resources are served like any other kind: defaults, pruning, checks, columns, status, scale, versions.
+# runs: alone
 kubectl apply -f - <<YAML
 apiVersion: apiextensions.k8s.io/v1
 kind: CustomResourceDefinition

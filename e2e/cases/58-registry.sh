@@ -27,7 +27,7 @@ has "$(k describe pod without)" 'Failed to pull image' 'needs a user and a passw
 k create secret docker-registry cred --docker-server="$host" --docker-username=puller --docker-password=right-password
 k run with --image="$host/team/app:v1" --overrides='{"spec":{"imagePullSecrets":[{"name":"cred"}]}}' --command -- sh -c 'echo pulled; sleep 1000'
 k wait pod with --for=condition=Ready --timeout=60s
-same "$(k logs with)" pulled
+eventually sh -c '[ "$(kubectl -n "$0" logs with)" = pulled ]' "$ns"
 has "$(field pod with '.status.containerStatuses[0].imageID')" 'sha256:'
 k patch serviceaccount default -p '{"imagePullSecrets":[{"name":"cred"}]}'
 k run by-account --image="$host/team/app:v1" --image-pull-policy=Always --command -- sleep 1000
