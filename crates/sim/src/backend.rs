@@ -10,8 +10,8 @@ use base::{Clock, Revision, Time};
 use bytes::Bytes;
 use drive::Shell;
 use store::{
-    Backend, Command, Commit, Done, Error, Event, Events, HistoryLimits, LeaseId, Options, Page, Range, SimDisk, Sink,
-    Store, Ticket, Txn, Visible,
+    Backend, Command, Commit, Done, Error, Event, Events, HistoryLimits, LeaseId, OpenError, Options, Page, Range,
+    SimDisk, Sink, Store, Ticket, Txn, Visible,
 };
 use tokio::sync::Notify;
 
@@ -69,9 +69,8 @@ impl Stepped {
     ///
     /// # Errors
     /// A sentence, when the disk holds no sound store.
-    pub fn open(disk: &SimDisk, exec: &Exec, truth: &Arc<Truth>, hasty: bool) -> Result<Arc<Stepped>, String> {
-        let (store, recovered) =
-            Store::open(Arc::new(disk.clone()), OPTIONS, 1, exec.now()).map_err(|error| error.to_string())?;
+    pub fn open(disk: &SimDisk, exec: &Exec, truth: &Arc<Truth>, hasty: bool) -> Result<Arc<Stepped>, OpenError> {
+        let (store, recovered) = Store::open(Arc::new(disk.clone()), OPTIONS, 1, exec.now())?;
         let visible = store.visible();
         exec.note(format!("the store has revision {}, torn: {}", recovered.revision, recovered.torn.is_some()));
         truth.recovered(&visible.read().unwrap_or_else(PoisonError::into_inner));

@@ -7,9 +7,17 @@ pub struct Exhibit {
     pub story: &'static str,
 }
 
-pub const EXHIBITS: &[Exhibit] = &[Exhibit {
-    seed: 119,
-    profile: "lossy",
-    story: "A deployment went below its minimum: it counted pods as serving that its set was to lose anyway, since \
+pub const EXHIBITS: &[Exhibit] = &[
+    Exhibit {
+        seed: 119,
+        profile: "lossy",
+        story: "A deployment went below its minimum: it counted pods as serving that its set was to lose anyway, since \
                 the set's status said so late. A set serves with no more pods than it is to have.",
-}];
+    },
+    Exhibit {
+        seed: 1145,
+        profile: "all",
+        story: "A disk that failed while the server started was taken for damage. What fails for the medium is tried \
+                again by whoever supervises the server.",
+    },
+];

@@ -10,7 +10,7 @@ use drive::Shell;
 use drive::events::Recorder;
 use server::identity::{MASTERS, User as Identity};
 use server::{Keys, Options, Server};
-use store::SimDisk;
+use store::{OpenError, SimDisk};
 
 use crate::backend::{DiskPace, Stepped, next_sync_ms, start};
 use crate::check::{CHECKERS, Seen};
@@ -31,6 +31,8 @@ pub const SILENCE_MS: u64 = 60_000;
 const ASK_MS: u64 = 5_000;
 /// Time for the nodes to register before the user comes.
 const BOOT_MS: u64 = 8_000;
+/// After so long a server that could not start is started again.
+const RESTART_MS: u64 = 1_000;
 const CALM_DISK: DiskPace = DiskPace { sync_ms: 1, jitter_ms: 3 };
 /// The disk image is made this long before any world begins.
 const IMAGE_AGE_MS: u64 = 3_600_000;
@@ -295,6 +297,11 @@ impl World {
         let hasty = self.settings.mutation == Some(Mutation::AnswerBeforeSync);
         let stepped = match Stepped::open(&self.disk, &self.exec, &self.truth, hasty) {
             Ok(stepped) => stepped,
+            // A disk that fails now may work later: a supervisor starts the server again.
+            Err(why @ OpenError::Io { .. }) => {
+                self.exec.note(format!("the server does not start: {why}"));
+                return self.plan(RESTART_MS, World::start_server);
+            }
             Err(why) => return self.exec.fail(format!("store: it does not open after a crash: {why}")),
         };
         let process = self.exec.process();
