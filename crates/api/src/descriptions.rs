@@ -1,6 +1,6 @@
 //! The descriptions of built-in types and fields, for OpenAPI and `explain`. Unpacked when first asked for.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::sync::LazyLock;
 
@@ -12,7 +12,7 @@ static TEXT: LazyLock<String> = LazyLock::new(|| {
     text
 });
 
-static INDEX: LazyLock<HashMap<(&str, &str), &str>> = LazyLock::new(|| {
+static INDEX: LazyLock<BTreeMap<(&str, &str), &str>> = LazyLock::new(|| {
     let entry = |line: &'static str| {
         let (name, rest) = line.split_once('\t')?;
         let (field, words) = rest.split_once('\t')?;

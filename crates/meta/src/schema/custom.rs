@@ -1,5 +1,7 @@
 //! Types of custom resources, from the `openAPIV3Schema` of their definition.
 
+use std::collections::BTreeMap;
+
 use super::{Field, ListKind, Node, NodeId, Rules, Scalar, Schema, Struct, TypeRef, Unknown};
 use crate::schema::rules::Clause;
 use crate::value::{Str, Value};
@@ -51,11 +53,11 @@ impl Builder {
 
     /// Copies a type and all it refers to from another schema.
     fn import(&mut self, of: TypeRef<'_>) -> NodeId {
-        let mut done = std::collections::HashMap::new();
+        let mut done = BTreeMap::new();
         self.copy(of, &mut done)
     }
 
-    fn copy(&mut self, of: TypeRef<'_>, done: &mut std::collections::HashMap<NodeId, NodeId>) -> NodeId {
+    fn copy(&mut self, of: TypeRef<'_>, done: &mut BTreeMap<NodeId, NodeId>) -> NodeId {
         if let Some(id) = done.get(&of.node) {
             return *id;
         }

@@ -12,7 +12,7 @@ mod definition;
 mod rules;
 mod table;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
 use crate::value::{Str, Value};
@@ -167,7 +167,7 @@ pub struct Schema {
     /// Structs by full name.
     names: HashMap<Str, u32>,
     /// Structs by `group/version/kind`.
-    kinds: HashMap<Str, u32>,
+    kinds: BTreeMap<Str, u32>,
     /// The types of a custom resource, whose values are kept as they are written.
     custom: bool,
     /// The first type of a custom schema that came from its definition; those before it are built in.
@@ -278,7 +278,7 @@ impl Schema {
         self.names.get(name).map(|at| self.of_struct(*at))
     }
 
-    /// `(group, version, kind)` and type of every kind, in no order.
+    /// `(group, version, kind)` and type of every kind, in the order of these.
     pub fn kinds(&self) -> impl Iterator<Item = ([&str; 3], TypeRef<'_>)> {
         self.kinds.iter().map(|(key, at)| {
             let mut parts = key.splitn(3, '/');
@@ -354,7 +354,7 @@ impl Schema {
         fields
             + self.structs.capacity() * size_of::<Struct>()
             + self.nodes.capacity() * size_of::<Node>()
-            + (self.names.capacity() + self.kinds.capacity()) * (size_of::<Str>() + 8)
+            + (self.names.capacity() + self.kinds.len()) * (size_of::<Str>() + 8)
     }
 }
 
