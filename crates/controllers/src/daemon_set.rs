@@ -104,15 +104,7 @@ impl Reconciler for DaemonSets {
             return Outcome::Settled;
         }
         let keeper = Keeper { of: DAEMON_SET, owner: object, value: &value, hash_label: HASH_LABEL };
-        let (update, old) = match keeper.sync(revisions, cx) {
-            Ok(synced) => synced,
-            Err(collisions) => {
-                let mut status = value["status"].clone();
-                status.set(&["collisionCount"], collisions);
-                write_status(cx, object, &value, status);
-                return Outcome::Settled;
-            }
-        };
+        let Some((update, old)) = keeper.sync(revisions, cx) else { return Outcome::Settled };
         keeper.truncate(&old, |one| pods.iter().any(|pod| pod.labels().get(HASH_LABEL) == Some(one.hash.as_str())), cx);
         let mut again = None;
         let template = with_tolerations(&value["spec"]["template"]);

@@ -26,9 +26,9 @@ pub struct Keeper<'a> {
 }
 
 impl Keeper<'_> {
-    /// The revision of the present template, made or put last where needed, and the older ones, oldest first. `Err`
-    /// holds a new count of collisions: the name is taken.
-    pub fn sync(&self, found: Vec<Object>, cx: &mut Context) -> Result<(Revision, Vec<Revision>), i64> {
+    /// The revision of the present template, made or put last where needed, and the older ones, oldest first. `None`
+    /// when its name is taken: the owner's status then counts one collision more, which makes another name.
+    pub fn sync(&self, found: Vec<Object>, cx: &mut Context) -> Option<(Revision, Vec<Revision>)> {
         let template = &self.value["spec"]["template"];
         let mut all: Vec<Revision> = found.iter().map(|object| self.read(object)).collect();
         all.sort_by(|a, b| (a.number, &a.name).cmp(&(b.number, &b.name)));
@@ -44,13 +44,16 @@ impl Keeper<'_> {
                 value.set(&["revision"], same.number);
                 cx.push(Effect::Update { resource: REVISIONS, object: value });
             }
-            return Ok((same, all));
+            return Some((same, all));
         }
         let collisions = self.value["status"]["collisionCount"].as_int().unwrap_or(0);
         let hash = hash_of(&wanted, collisions);
         let name = format!("{}-{hash}", self.owner.name());
         if found.iter().any(|object| object.name() == name) {
-            return Err(collisions + 1);
+            let mut status = self.value["status"].clone();
+            status.set(&["collisionCount"], collisions + 1);
+            write_status(cx, self.owner, self.value, status);
+            return None;
         }
         let mut labels = template["metadata"]["labels"].clone();
         labels.set(&[self.hash_label], &hash);
@@ -70,7 +73,7 @@ impl Keeper<'_> {
             object.set(&["metadata", "annotations"], annotations);
         }
         cx.push(Effect::Create { resource: REVISIONS, object });
-        Ok((Revision { name, hash, number: last + 1, template: template.clone(), object: None }, all))
+        Some((Revision { name, hash, number: last + 1, template: template.clone(), object: None }, all))
     }
 
     fn read(&self, object: &Object) -> Revision {

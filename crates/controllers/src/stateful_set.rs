@@ -92,15 +92,7 @@ impl Reconciler for StatefulSets {
         }
         let keeper =
             Keeper { of: STATEFUL_SET, owner: object, value: &value, hash_label: "controller.kubernetes.io/hash" };
-        let (update, old) = match keeper.sync(revisions, cx) {
-            Ok(synced) => synced,
-            Err(collisions) => {
-                let mut status = value["status"].clone();
-                status.set(&["collisionCount"], collisions);
-                write_status(cx, object, &value, status);
-                return Outcome::Settled;
-            }
-        };
+        let Some((update, old)) = keeper.sync(revisions, cx) else { return Outcome::Settled };
         let current = value["status"]["currentRevision"].text();
         let current = old.iter().find(|revision| revision.name == current).unwrap_or(&update).clone();
         let min_ready = spec["minReadySeconds"].as_int().unwrap_or(0);
