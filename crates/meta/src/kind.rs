@@ -286,6 +286,11 @@ pub trait Rules: Send + Sync {
         false
     }
 
+    /// The status that every new object begins with, whatever its maker wrote; `None` where that counts.
+    fn first_status(&self) -> Option<Value> {
+        None
+    }
+
     /// The generation of a new object.
     fn first_generation(&self) -> Option<i64> {
         self.has_generation().then_some(1)

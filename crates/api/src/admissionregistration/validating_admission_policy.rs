@@ -2,7 +2,7 @@
 
 use base::Time;
 use cel::{Env, Type};
-use meta::{At, Change, Column, Errors, Prepare, Rules, Status, Value, names};
+use meta::{At, Change, Column, Errors, Rules, Value, names};
 
 use super::match_resources as matches;
 use crate::check;
@@ -38,11 +38,8 @@ impl Rules for ValidatingAdmissionPolicy {
         }
     }
 
-    fn prepare(&self, cx: &mut Prepare<'_>, object: &mut Value) -> Result<(), Status> {
-        if cx.change.is_create() {
-            object.set(&["status"], Value::map());
-        }
-        Ok(())
+    fn first_status(&self) -> Option<Value> {
+        Some(Value::map())
     }
 
     fn check(&self, change: &Change<'_>, at: &At<'_>, errors: &mut Errors) {

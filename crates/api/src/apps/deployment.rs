@@ -1,7 +1,7 @@
 //! Deployments: a template of pods, rolled out step by step.
 
 use base::Time;
-use meta::{At, Change, Column, Errors, Prepare, Rules, Status, Value};
+use meta::{At, Change, Column, Errors, Rules, Value};
 
 use super::{check_selector, check_template, is_zero, number, selector_text, template_defaults};
 use crate::check;
@@ -52,11 +52,8 @@ impl Rules for Deployment {
         template_defaults(spec.make(&["template"]));
     }
 
-    fn prepare(&self, cx: &mut Prepare<'_>, object: &mut Value) -> Result<(), Status> {
-        if cx.change.is_create() {
-            object.set(&["status"], Value::map());
-        }
-        Ok(())
+    fn first_status(&self) -> Option<Value> {
+        Some(Value::map())
     }
 
     fn check(&self, change: &Change<'_>, at: &At<'_>, errors: &mut Errors) {

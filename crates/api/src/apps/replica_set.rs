@@ -1,7 +1,7 @@
 //! ReplicaSets and ReplicationControllers: a number of equal pods.
 
 use base::Time;
-use meta::{At, Change, Column, Errors, Prepare, Rules, Status, Str, Value};
+use meta::{At, Change, Column, Errors, Rules, Str, Value};
 
 use super::{
     check_runs_for_ever, check_selector, check_template, labels_text, number, selector_text, template_defaults,
@@ -89,11 +89,8 @@ impl Rules for ReplicaSet {
         }
     }
 
-    fn prepare(&self, cx: &mut Prepare<'_>, object: &mut Value) -> Result<(), Status> {
-        if cx.change.is_create() {
-            object.set(&["status"], meta::json!({"replicas": 0}));
-        }
-        Ok(())
+    fn first_status(&self) -> Option<Value> {
+        Some(meta::json!({"replicas": 0}))
     }
 
     fn check(&self, change: &Change<'_>, at: &At<'_>, errors: &mut Errors) {

@@ -1,7 +1,7 @@
 //! StatefulSets: pods with names and claims that stay.
 
 use base::Time;
-use meta::{At, Change, Column, Errors, Prepare, Rules, Status, Value, names};
+use meta::{At, Change, Column, Errors, Rules, Value, names};
 
 use super::{check_labels_match, check_runs_for_ever, check_selector, is_readable, template_defaults};
 use crate::check;
@@ -81,11 +81,8 @@ impl Rules for StatefulSet {
         }
     }
 
-    fn prepare(&self, cx: &mut Prepare<'_>, object: &mut Value) -> Result<(), Status> {
-        if cx.change.is_create() {
-            object.set(&["status"], meta::json!({"availableReplicas": 0, "replicas": 0}));
-        }
-        Ok(())
+    fn first_status(&self) -> Option<Value> {
+        Some(meta::json!({"availableReplicas": 0, "replicas": 0}))
     }
 
     fn check(&self, change: &Change<'_>, at: &At<'_>, errors: &mut Errors) {

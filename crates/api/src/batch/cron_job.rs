@@ -1,7 +1,7 @@
 //! CronJobs: jobs by the clock.
 
 use base::Time;
-use meta::{At, Change, Column, Errors, Prepare, Rules, Status, Value};
+use meta::{At, Change, Column, Errors, Rules, Value};
 
 use super::{job, schedule};
 use crate::apps::{selector_text, template_defaults};
@@ -52,11 +52,8 @@ impl Rules for CronJob {
         template_defaults(spec.make(&["jobTemplate", "spec", "template"]));
     }
 
-    fn prepare(&self, cx: &mut Prepare<'_>, object: &mut Value) -> Result<(), Status> {
-        if cx.change.is_create() {
-            object.set(&["status"], Value::map());
-        }
-        Ok(())
+    fn first_status(&self) -> Option<Value> {
+        Some(Value::map())
     }
 
     fn check(&self, change: &Change<'_>, at: &At<'_>, errors: &mut Errors) {

@@ -1,7 +1,7 @@
 //! ResourceQuotas: how much a namespace may use. Not here: holding anyone to it (admission) and counting (a controller).
 
 use base::Time;
-use meta::{At, Change, Column, Errors, Prepare, Rules, Status, Value};
+use meta::{At, Change, Column, Errors, Rules, Value};
 
 use super::pod_spec::resources;
 use super::pod_update::same;
@@ -34,11 +34,8 @@ const SCOPES: [&str; 7] = [
 ];
 
 impl Rules for ResourceQuota {
-    fn prepare(&self, cx: &mut Prepare<'_>, object: &mut Value) -> Result<(), Status> {
-        if cx.change.is_create() {
-            object.set(&["status"], Value::map());
-        }
-        Ok(())
+    fn first_status(&self) -> Option<Value> {
+        Some(Value::map())
     }
 
     fn check(&self, change: &Change<'_>, at: &At<'_>, errors: &mut Errors) {

@@ -1,7 +1,7 @@
 //! FlowSchema: which requests belong to which priority level.
 
 use base::Time;
-use meta::{At, Change, Column, Errors, Prepare, Rules, Status, Value, names};
+use meta::{At, Change, Column, Errors, Rules, Value, names};
 
 use crate::check;
 use crate::columns::{age, columns, or_none};
@@ -41,11 +41,8 @@ impl Rules for FlowSchema {
         }
     }
 
-    fn prepare(&self, cx: &mut Prepare<'_>, object: &mut Value) -> Result<(), Status> {
-        if cx.change.is_create() {
-            object.set(&["status"], Value::map());
-        }
-        Ok(())
+    fn first_status(&self) -> Option<Value> {
+        Some(Value::map())
     }
 
     fn check(&self, change: &Change<'_>, at: &At<'_>, errors: &mut Errors) {

@@ -1,7 +1,7 @@
 //! PriorityLevelConfiguration: how many requests of a level run at once, and what happens to the rest.
 
 use base::Time;
-use meta::{At, Change, Column, Errors, Prepare, Rules, Status, Value};
+use meta::{At, Change, Column, Errors, Rules, Value};
 
 use crate::check;
 use crate::columns::{age, columns};
@@ -46,11 +46,8 @@ impl Rules for PriorityLevel {
         }
     }
 
-    fn prepare(&self, cx: &mut Prepare<'_>, object: &mut Value) -> Result<(), Status> {
-        if cx.change.is_create() {
-            object.set(&["status"], Value::map());
-        }
-        Ok(())
+    fn first_status(&self) -> Option<Value> {
+        Some(Value::map())
     }
 
     fn check(&self, change: &Change<'_>, at: &At<'_>, errors: &mut Errors) {

@@ -1,7 +1,7 @@
 //! Ingresses: ways in by host and path.
 
 use base::Time;
-use meta::{At, Change, Column, Errors, Prepare, Rules, Status, Value, names};
+use meta::{At, Change, Column, Errors, Rules, Value, names};
 
 use crate::check;
 use crate::columns::{age, columns, or_none};
@@ -24,11 +24,8 @@ impl Default for Ingress {
 }
 
 impl Rules for Ingress {
-    fn prepare(&self, cx: &mut Prepare<'_>, object: &mut Value) -> Result<(), Status> {
-        if cx.change.is_create() {
-            object.set(&["status"], meta::json!({"loadBalancer": {}}));
-        }
-        Ok(())
+    fn first_status(&self) -> Option<Value> {
+        Some(meta::json!({"loadBalancer": {}}))
     }
 
     fn check(&self, change: &Change<'_>, at: &At<'_>, errors: &mut Errors) {

@@ -1,7 +1,7 @@
 //! ServiceCIDRs: ranges of service addresses.
 
 use base::Time;
-use meta::{At, Change, Column, Errors, Prepare, Rules, Status, Value};
+use meta::{At, Change, Column, Errors, Rules, Value};
 
 use crate::address::Cidr;
 use crate::check;
@@ -24,11 +24,8 @@ impl Default for ServiceCidr {
 }
 
 impl Rules for ServiceCidr {
-    fn prepare(&self, cx: &mut Prepare<'_>, object: &mut Value) -> Result<(), Status> {
-        if cx.change.is_create() {
-            object.set(&["status"], Value::map());
-        }
-        Ok(())
+    fn first_status(&self) -> Option<Value> {
+        Some(Value::map())
     }
 
     fn check(&self, change: &Change<'_>, at: &At<'_>, errors: &mut Errors) {

@@ -1,7 +1,7 @@
 //! PodDisruptionBudgets: how many pods of an application may be missing by intent.
 
 use base::Time;
-use meta::{At, Change, Column, Errors, Prepare, Rules, Status, Value};
+use meta::{At, Change, Column, Errors, Rules, Value};
 
 use crate::check;
 use crate::columns::{age, columns};
@@ -35,13 +35,8 @@ impl Rules for PodDisruptionBudget {
         Vec::new()
     }
 
-    fn prepare(&self, cx: &mut Prepare<'_>, object: &mut Value) -> Result<(), Status> {
-        if cx.change.is_create() {
-            let zero =
-                meta::json!({"currentHealthy": 0, "desiredHealthy": 0, "disruptionsAllowed": 0, "expectedPods": 0});
-            object.set(&["status"], zero);
-        }
-        Ok(())
+    fn first_status(&self) -> Option<Value> {
+        Some(meta::json!({"currentHealthy": 0, "desiredHealthy": 0, "disruptionsAllowed": 0, "expectedPods": 0}))
     }
 
     fn check(&self, change: &Change<'_>, at: &At<'_>, errors: &mut Errors) {

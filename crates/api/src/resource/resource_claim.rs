@@ -1,7 +1,7 @@
 //! ResourceClaim: a wish for devices, and what was given.
 
 use base::Time;
-use meta::{At, Change, Column, Errors, Prepare, Rules, Status, Value};
+use meta::{At, Change, Column, Errors, Rules, Value};
 
 use super::requests;
 use crate::check;
@@ -30,11 +30,8 @@ impl Rules for ResourceClaim {
         }
     }
 
-    fn prepare(&self, cx: &mut Prepare<'_>, object: &mut Value) -> Result<(), Status> {
-        if cx.change.is_create() {
-            object.set(&["status"], Value::map());
-        }
-        Ok(())
+    fn first_status(&self) -> Option<Value> {
+        Some(Value::map())
     }
 
     fn check(&self, change: &Change<'_>, at: &At<'_>, errors: &mut Errors) {

@@ -1,7 +1,7 @@
 //! VolumeAttachment: the wish that a volume be attached to a node.
 
 use base::Time;
-use meta::{At, Change, Column, Errors, Prepare, Rules, Status, Value, json, names};
+use meta::{At, Change, Column, Errors, Rules, Value, json, names};
 
 use super::csi_driver::check_driver_name;
 use crate::check;
@@ -26,11 +26,8 @@ impl Default for VolumeAttachment {
 }
 
 impl Rules for VolumeAttachment {
-    fn prepare(&self, cx: &mut Prepare<'_>, object: &mut Value) -> Result<(), Status> {
-        if cx.change.is_create() {
-            object.set(&["status"], json!({"attached": false}));
-        }
-        Ok(())
+    fn first_status(&self) -> Option<Value> {
+        Some(json!({"attached": false}))
     }
 
     fn check(&self, change: &Change<'_>, at: &At<'_>, errors: &mut Errors) {

@@ -73,6 +73,9 @@ async fn attempt(server: &Server, call: &Call<'_>, mut value: Value, applied: bo
     let mut extra = Vec::new();
     let mut prepare =
         Prepare { change, lookup: &lookup, dry_run: call.options.dry_run, companions: &mut extra, rng: &mut rng };
+    if let Some(status) = kind.rules.first_status() {
+        value.set(&["status"], status);
+    }
     kind.rules.prepare(&mut prepare, &mut value)?;
     companions.extend(extra.into_iter().map(super::update::CompanionWrite::of));
     if let Some(generation) = kind.rules.first_generation() {
