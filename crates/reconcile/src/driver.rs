@@ -38,6 +38,9 @@ struct KeyState {
     /// Something changed while it ran.
     dirty: bool,
     again: Option<Time>,
+    /// The view that the generated names of its failed job came from. What failed may have happened, or may happen yet:
+    /// the next decision takes the same names, so that a create is not made up for by a second one.
+    named_at: Option<Revision>,
     /// Why writes of its last job were refused.
     refused: Vec<String>,
 }
@@ -114,7 +117,8 @@ impl Driver {
                 continue;
             }
             state.not_before = Revision::ZERO;
-            let seed = hash64(self.reconciler.name().as_bytes()) ^ hash64(key.as_bytes()).rotate_left(17) ^ view.at().0;
+            let named_at = *state.named_at.get_or_insert(view.at());
+            let seed = hash64(self.reconciler.name().as_bytes()) ^ hash64(key.as_bytes()).rotate_left(17) ^ named_at.0;
             let mut cx = Context::new(now, Rng::new(seed));
             cx.refused = state.refused.clone();
             let outcome = self.reconciler.reconcile(&key, view, &mut cx);
@@ -130,6 +134,7 @@ impl Driver {
                 }
             };
             if cx.effects.is_empty() {
+                state.named_at = None;
                 if state.again.is_none() {
                     state.failures = 0;
                 }
@@ -156,6 +161,7 @@ impl Driver {
         match result {
             Done::Written(revision) => {
                 state.failures = 0;
+                state.named_at = None;
                 state.refused.clear();
                 state.not_before = state.not_before.max(revision);
             }
@@ -273,6 +279,22 @@ mod tests {
         let mut cache = Cache::new([]);
         put(&mut cache, &mut other, &json!({"metadata": {"name": "a"}}), 1);
         assert_eq!(other.next(&cache.view(), Time::ZERO).unwrap().effects, job.effects);
+    }
+
+    #[test]
+    fn a_failed_create_keeps_its_name_whatever_changes_meanwhile() {
+        let (mut cache, mut driver) = (Cache::new([]), Driver::new(Box::new(Pairs)));
+        put(&mut cache, &mut driver, &json!({"metadata": {"name": "a"}}), 1);
+        let failed = driver.next(&cache.view(), Time::ZERO).unwrap();
+        driver.done(failed.key, Done::Failed(Revision::ZERO), Time::ZERO);
+        put(&mut cache, &mut driver, &json!({"metadata": {"name": "c"}}), 2);
+        put(&mut cache, &mut driver, &json!({"metadata": {"name": "d"}}), 3);
+        let again = driver.next(&cache.view(), Time::ZERO).unwrap();
+        assert_eq!(again.effects, failed.effects);
+        driver.done(again.key, Done::Written(Revision(4)), Time::ZERO);
+        put(&mut cache, &mut driver, &json!({"metadata": {"name": "e"}}), 4);
+        put(&mut cache, &mut driver, &json!({"metadata": {"name": "f"}}), 5);
+        assert_ne!(driver.next(&cache.view(), Time::ZERO).unwrap().effects, failed.effects);
     }
 
     #[test]

@@ -5,7 +5,8 @@
 //!
 //! The three rules of [`Driver`]: one job per key at a time; a key waits until the view has reached the key's own last
 //! write (so a controller never acts on a view that lacks what it did itself); generated names come from a random
-//! stream seeded by controller, key and view revision, so that a repeated decision repeats its names.
+//! stream seeded by controller, key and view revision, so that a repeated decision repeats its names; after a failure,
+//! which may have happened all the same, the view of the failed decision stays the seed.
 
 mod driver;
 mod effect;

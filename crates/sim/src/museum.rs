@@ -20,4 +20,10 @@ pub const EXHIBITS: &[Exhibit] = &[
         story: "A disk that failed while the server started was taken for damage. What fails for the medium is tried \
                 again by whoever supervises the server.",
     },
+    Exhibit {
+        seed: 34,
+        profile: "all",
+        story: "A create that failed with the disk happened all the same, later, after another pod had been made up for \
+                it. The decision that follows a failure takes the same names as the one that failed.",
+    },
 ];
