@@ -51,6 +51,12 @@ pub trait Backend: Send + Sync {
 
     /// The newest revision this process knows.
     fn revision(&self) -> Revision;
+
+    /// Ends when the sink was given all that had been committed anywhere when this was called, and tells up to where.
+    /// `None` where that is always so, because there is no other writer than this process.
+    fn catch_up(&self) -> Option<Ticket<Revision>> {
+        None
+    }
 }
 
 /// Answers at once.

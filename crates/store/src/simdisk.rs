@@ -276,8 +276,11 @@ impl DiskFile for Handle {
             }
             inner.change()?;
             inner.syncs += 1;
-            file.durable = file.current.clone();
-            file.pending.clear();
+            let SimFile { durable, current, pending } = file;
+            durable.resize(current.len(), 0);
+            for (offset, len) in pending.drain(..) {
+                durable[offset..offset + len].copy_from_slice(&current[offset..offset + len]);
+            }
             Ok(())
         })
     }

@@ -12,10 +12,7 @@
 
 use crate::lease::Leases;
 use crate::record::{self, Entry, Item};
-use crate::types::{
-    Commit, Error, Event, Invalid, LeaseId, MAX_KEY_BYTES, MAX_OPERATIONS, MAX_TRANSACTION_BYTES, MAX_VALUE_BYTES, Op,
-    Put, Refused, Txn, Version,
-};
+use crate::types::{Commit, Error, Event, Invalid, LeaseId, Op, Put, Refused, Txn, Version};
 use base::{Revision, Time, Tree};
 use bytes::{Bytes, BytesMut};
 use std::collections::{HashMap, VecDeque};
@@ -134,7 +131,7 @@ impl Stage {
     /// # Errors
     /// [`Error::Refused`], [`Error::Invalid`], [`Error::NoSuchLease`]; nothing has changed then.
     pub fn commit(&mut self, txn: Txn, now: Time) -> Result<Commit, Error> {
-        check(&txn).map_err(Error::Invalid)?;
+        txn.check().map_err(Error::Invalid)?;
         for compare in &txn.compares {
             let found = self.keys.get(&compare.key[..]);
             let revision = found.map_or(Revision::ZERO, |version| version.mod_revision);
@@ -410,42 +407,4 @@ fn stamped(value: &[u8], at: usize, revision: Revision) -> Bytes {
     out.extend_from_slice(&digits[first..]);
     out.extend_from_slice(&value[at..]);
     out.freeze()
-}
-
-fn check(txn: &Txn) -> Result<(), Invalid> {
-    if txn.ops.len() > MAX_OPERATIONS {
-        return Err(Invalid::TooManyOperations { operations: txn.ops.len() });
-    }
-    let bytes = txn.bytes();
-    if bytes > MAX_TRANSACTION_BYTES {
-        return Err(Invalid::TransactionTooLong { bytes });
-    }
-    for op in &txn.ops {
-        let key_bytes = op.key().len();
-        if key_bytes == 0 {
-            return Err(Invalid::EmptyKey);
-        }
-        if key_bytes > MAX_KEY_BYTES {
-            return Err(Invalid::KeyTooLong { bytes: key_bytes });
-        }
-        if let Op::Put(put) = op {
-            let value_bytes = put.value.len();
-            if value_bytes > MAX_VALUE_BYTES {
-                return Err(Invalid::ValueTooLong { bytes: value_bytes });
-            }
-            if let Some(stamp) = put.stamp
-                && stamp as usize > value_bytes
-            {
-                return Err(Invalid::StampOutside { stamp, value_bytes });
-            }
-        }
-    }
-    if txn.ops.len() > 1 {
-        let mut keys: Vec<&[u8]> = txn.ops.iter().map(|op| &op.key()[..]).collect();
-        keys.sort_unstable();
-        if keys.windows(2).any(|pair| pair[0] == pair[1]) {
-            return Err(Invalid::KeyTwice);
-        }
-    }
-    Ok(())
 }

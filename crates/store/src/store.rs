@@ -11,9 +11,10 @@ use crate::recover::{Recovered, load};
 use crate::snapshot::{self, SnapshotHead, SnapshotJob};
 use crate::stage::{Lsn, Stage};
 use crate::ticket::Done;
-use crate::types::{Commit, Error, Event, HistoryLimits, LeaseId, Txn};
+use crate::types::{Commit, Error, Event, HistoryLimits, LeaseId, Txn, Version};
 use crate::visible::Visible;
 use base::{Revision, Time};
+use bytes::Bytes;
 use std::io;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -36,6 +37,12 @@ impl Default for Options {
 /// Where the feed goes. One call per batch, in order of revisions, before the batch's commands are answered.
 pub trait Sink: Send {
     fn on_events(&mut self, events: &[Event]);
+
+    /// The history between what was told last and `revision` is lost; this is the whole state there. Only backends
+    /// whose history others can cut short call it, so a sink that follows none of these need not have it.
+    fn on_state(&mut self, revision: Revision, state: Vec<(Bytes, Arc<Version>)>) {
+        unreachable!("{} keys at {revision}: a store in this process never loses the history of its sink", state.len());
+    }
 }
 
 /// Something to be done in the next batch.

@@ -145,6 +145,48 @@ impl Txn {
     pub fn bytes(&self) -> usize {
         self.ops.iter().map(|op| op.key().len() + if let Op::Put(put) = op { put.value.len() } else { 0 }).sum()
     }
+
+    /// Whether the transaction could take effect in some state.
+    ///
+    /// # Errors
+    /// What it has too much of, or twice.
+    pub fn check(&self) -> Result<(), Invalid> {
+        if self.ops.len() > MAX_OPERATIONS {
+            return Err(Invalid::TooManyOperations { operations: self.ops.len() });
+        }
+        let bytes = self.bytes();
+        if bytes > MAX_TRANSACTION_BYTES {
+            return Err(Invalid::TransactionTooLong { bytes });
+        }
+        for op in &self.ops {
+            let key_bytes = op.key().len();
+            if key_bytes == 0 {
+                return Err(Invalid::EmptyKey);
+            }
+            if key_bytes > MAX_KEY_BYTES {
+                return Err(Invalid::KeyTooLong { bytes: key_bytes });
+            }
+            if let Op::Put(put) = op {
+                let value_bytes = put.value.len();
+                if value_bytes > MAX_VALUE_BYTES {
+                    return Err(Invalid::ValueTooLong { bytes: value_bytes });
+                }
+                if let Some(stamp) = put.stamp
+                    && stamp as usize > value_bytes
+                {
+                    return Err(Invalid::StampOutside { stamp, value_bytes });
+                }
+            }
+        }
+        if self.ops.len() > 1 {
+            let mut keys: Vec<&[u8]> = self.ops.iter().map(|op| &op.key()[..]).collect();
+            keys.sort_unstable();
+            if keys.windows(2).any(|pair| pair[0] == pair[1]) {
+                return Err(Invalid::KeyTwice);
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A transaction that took effect.
@@ -190,6 +232,12 @@ pub enum Invalid {
         value_bytes: usize,
     },
     LeaseTooShort,
+    /// More than the backend takes at once; it can be told to take more.
+    BeyondBackend {
+        what: &'static str,
+        found: usize,
+        limit: usize,
+    },
 }
 
 impl fmt::Display for Invalid {
@@ -211,6 +259,9 @@ impl fmt::Display for Invalid {
                 write!(f, "the revision's place {stamp} lies outside a value of {value_bytes} bytes")
             }
             Invalid::LeaseTooShort => f.write_str("a lease lasts at least one millisecond"),
+            Invalid::BeyondBackend { what, found, limit } => {
+                write!(f, "the transaction has {found} {what}, and the backend takes {limit} at once")
+            }
         }
     }
 }
