@@ -54,6 +54,9 @@ pub struct Request {
 #[derive(Clone, Debug)]
 pub enum Action {
     Get,
+    /// Reads the object as a list of all objects with this name shows it, for callers that may list but not get. The
+    /// answer's revision is that of the list.
+    Find,
     Create(Value),
     /// With `metadata.resourceVersion` in the body, only if it is still the stored one.
     Update(Value),
@@ -100,6 +103,10 @@ impl Request {
 
     pub fn get(resource: Resource, namespace: &str, name: &str) -> Request {
         Request::new(Action::Get, resource, namespace, name)
+    }
+
+    pub fn find(resource: Resource, namespace: &str, name: &str) -> Request {
+        Request::new(Action::Find, resource, namespace, name)
     }
 
     /// Creates `object`; its namespace is read from its metadata.

@@ -62,10 +62,10 @@ pub async fn write(
     }
 }
 
-/// For a create, the read of what is there already.
+/// For a create, the read of what is there already. Few roles of controllers may get what they create; all may list it.
 fn existing(request: &Request) -> Option<Request> {
     let Action::Create(object) = &request.action else { return None };
     let name = object.at(&["metadata", "name"]).text();
     (request.subresource.is_empty() && !name.is_empty())
-        .then(|| Request::get(request.resource, &request.namespace, name))
+        .then(|| Request::find(request.resource, &request.namespace, name))
 }

@@ -42,6 +42,7 @@ pub async fn call(server: &Arc<Server>, user: &User, request: Request) -> Result
         .ok_or_else(|| Status::not_found(resource.group(), resource.plural(), &request.name))?;
     let verb = match (&request.action, request.subresource.is_empty()) {
         (Action::Get, _) => "get",
+        (Action::Find, _) => "list",
         (Action::Create(_), _) => "create",
         (Action::Update(_), _) => "update",
         (Action::Patch(..), _) => "patch",
@@ -83,6 +84,11 @@ pub async fn call(server: &Arc<Server>, user: &User, request: Request) -> Result
             let object = object.ok_or_else(|| call.not_found(&request.name))?;
             let revision = object.revision();
             return Ok(Answer { object, revision });
+        }
+        Action::Find => {
+            let view = server.storage.mirror().view();
+            let object = view.one(resource, &request.namespace, &request.name).cloned();
+            return Ok(Answer { object: object.ok_or_else(|| call.not_found(&request.name))?, revision: view.at() });
         }
         Action::Create(value) if request.subresource.is_empty() => {
             subresource::create_or_review(server, &call, complete(value)?).await?

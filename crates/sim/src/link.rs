@@ -206,6 +206,7 @@ fn what(request: &Request) -> String {
     use client::Action;
     let verb = match &request.action {
         Action::Get => "get",
+        Action::Find => "find",
         Action::Create(_) => "create",
         Action::Update(_) => "update",
         Action::Patch(..) => "patch",

@@ -165,7 +165,7 @@ impl HttpApi {
         let resource = request.resource;
         let path = self.path(resource)?;
         let mut url = path.collection(&request.namespace);
-        if !request.name.is_empty() {
+        if !request.name.is_empty() && !matches!(request.action, Action::Find) {
             url.push('/');
             url.push_str(&escape(&request.name));
         }
@@ -176,6 +176,11 @@ impl HttpApi {
         let options = &request.options;
         let (method, content_type, body) = match request.action {
             Action::Get => (Method::GET, "", None),
+            Action::Find => {
+                url.push_str("?fieldSelector=metadata.name%3D");
+                url.push_str(&escape(&request.name));
+                return found(resource, &request, &self.get_raw(&url).await?);
+            }
             Action::Create(mut value) => {
                 if request.subresource.is_empty() {
                     complete(&mut value, &path);
@@ -207,8 +212,7 @@ impl HttpApi {
         }
         let body = body.map_or_else(Bytes::new, |value| value.to_json().into());
         let text = self.raw(method, &url, content_type, body).await?;
-        let value =
-            Value::parse(&text).map_err(|error| Status::internal(format!("the answer is not JSON: {error}")))?;
+        let value = parsed(&text)?;
         Ok(answer(resource, &request.namespace, &request.name, value))
     }
 }
@@ -240,6 +244,20 @@ fn refusal(code: StatusCode, text: &[u8]) -> Status {
             status
         }
     }
+}
+
+fn parsed(text: &[u8]) -> Result<Value, Status> {
+    Value::parse(text).map_err(|error| Status::internal(format!("the answer is not JSON: {error}")))
+}
+
+/// The one object of a list.
+fn found(resource: Resource, request: &Request, text: &[u8]) -> Result<Answer, Status> {
+    let list = parsed(text)?;
+    let Some(value) = list["items"].items().first() else {
+        return Err(Status::not_found(resource.group(), resource.plural(), &request.name));
+    };
+    let revision = list.at(&["metadata", "resourceVersion"]).text().parse().map(Revision).unwrap_or(Revision::ZERO);
+    Ok(Answer { object: Object::new(Facts::of(resource, value), value.to_json().into()), revision })
 }
 
 /// The answer to a call. Where the server answers with a `Status` (most deletions, bindings, evictions), the object has
