@@ -81,6 +81,12 @@ pub async fn answer(server: Arc<Server>, request: Request<Incoming>, certificate
     let incomer = Incomer { method, uri, headers, query, request: Some(request) };
     let uri = incomer.uri.to_string();
     let now = server.now();
+    if rests_on_the_newest(&info, &incomer.query)
+        && let Err(status) = server.storage.fresh().await
+    {
+        server.audit.record(&User::anonymous(), &info, &uri, status.code(), "forbid", now);
+        return body::refusal(&status);
+    }
     let user = match authenticate(&server, &incomer, certificate.as_ref()) {
         Ok(user) => user,
         Err(status) => {
@@ -104,6 +110,13 @@ pub async fn answer(server: Arc<Server>, request: Request<Incoming>, certificate
     };
     server.audit.record(&auth.user, &auth.info, &uri, response.status().as_u16(), "allow", now);
     response
+}
+
+/// Whether the answer must show what any server has answered before. Reads that name a revision wait for that one.
+fn rests_on_the_newest(info: &RequestInfo, query: &Query) -> bool {
+    let reads = matches!(info.verb, "get" | "list" | "watch");
+    let named = !query.text("resourceVersion").is_empty() || !query.text("continue").is_empty();
+    info.is_resource && !(reads && named)
 }
 
 fn authenticate(server: &Server, incomer: &Incomer, certificate: Option<&User>) -> Result<User, Status> {

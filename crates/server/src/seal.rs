@@ -44,7 +44,11 @@ impl Seal {
         Ok((Seal::of(&key)?, key))
     }
 
-    fn of(key: &[u8]) -> Result<Seal, Error> {
+    /// Seals with this key of 32 bytes.
+    ///
+    /// # Errors
+    /// When it has another length.
+    pub fn of(key: &[u8]) -> Result<Seal, Error> {
         let key = UnboundKey::new(&AES_256_GCM, key).map_err(|_| bad_key("it has the wrong length"))?;
         Ok(Seal { key: LessSafeKey::new(key), random: SystemRandom::new() })
     }

@@ -1,7 +1,12 @@
 //! Objects in the store: keys, the revision's place in the bytes, encryption at rest, and the feed into the cache.
 //!
-//! Invariant: a write is answered only after the cache shows it, so whoever was answered reads its own write.
+//! Invariant: a write is answered only after the cache shows it, so whoever was answered reads its own write. Where
+//! other servers write to the same backend, [`Storage::fresh`] makes the cache show what they were answered for.
+//!
+//! Writes may be fenced ([`fenced`]): a condition that every transaction of a task carries. It is how a leader's epoch
+//! gets into all that its parts write, so that the store refuses what a leader of the past still sends.
 
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use base::Revision;
@@ -9,7 +14,8 @@ use bytes::Bytes;
 use cache::Change;
 use client::Mirror;
 use meta::{Facts, Object, Reason, Resource, Status, Str, Value};
-use store::{Attachment, Backend, Error as StoreError, Event, LeaseId, Put, Range, Sink, Txn, Version};
+use store::{Attachment, Backend, Compare, Error as StoreError, Event, LeaseId, Put, Range, Sink, Txn, Version};
+use tokio::sync::watch;
 
 use crate::error::Error;
 use crate::registry::Registry;
@@ -22,6 +28,18 @@ const SEALED: &[Resource] = &[Resource("secrets")];
 
 /// Objects loaded per page at start.
 const LOAD_PAGE: usize = 10_000;
+
+tokio::task_local! {
+    static FENCE: Compare;
+}
+
+/// Runs `work` so that all it commits is committed only while `fence` holds. Tasks that `work` spawns are not fenced.
+pub async fn fenced<T>(fence: Compare, work: impl Future<Output = T>) -> T {
+    FENCE.scope(fence, work).await
+}
+
+/// The keys of the store that hold no objects, as they are now: who leads, which servers there are.
+pub type Side = Arc<BTreeMap<Bytes, Arc<Version>>>;
 
 /// The registry of served kinds as everyone shares it.
 pub type SharedRegistry = Arc<RwLock<Arc<Registry>>>;
@@ -81,6 +99,7 @@ pub struct Storage {
     mirror: Arc<Mirror>,
     registry: SharedRegistry,
     seal: Arc<Seal>,
+    side: Arc<watch::Sender<Side>>,
 }
 
 impl Storage {
@@ -91,16 +110,19 @@ impl Storage {
         registry: SharedRegistry,
         seal: Arc<Seal>,
     ) -> Result<Storage, Error> {
-        let storage = Storage { backend, mirror, registry, seal };
+        let storage = Storage { backend, mirror, registry, seal, side: Arc::new(watch::Sender::default()) };
         let failed = |error: StoreError| Error::Store { what: "read the store", why: error.to_string() };
         let at = storage.backend.revision();
         let mut objects = Vec::new();
+        let mut side = BTreeMap::new();
         let mut after: Option<Bytes> = None;
         loop {
-            let range = Range::prefix(PREFIX.as_bytes().to_vec());
-            let page = storage.backend.range(range, Some(at), after, LOAD_PAGE).await.map_err(failed)?;
+            let page = storage.backend.range(Range::all(), Some(at), after, LOAD_PAGE).await.map_err(failed)?;
             for (key, version) in &page.items {
-                objects.extend(storage.decoder().object(key, version)?);
+                match storage.decoder().object(key, version)? {
+                    Some(object) => objects.push(object),
+                    None => drop(side.insert(key.clone(), version.clone())),
+                }
             }
             match page.items.last() {
                 Some((key, _)) if page.more => after = Some(key.clone()),
@@ -108,7 +130,8 @@ impl Storage {
             }
         }
         storage.mirror.change(|cache| cache.load(at, objects));
-        let sink = Feed { mirror: storage.mirror.clone(), decoder: storage.decoder() };
+        storage.side.send_replace(Arc::new(side));
+        let sink = Feed { mirror: storage.mirror.clone(), decoder: storage.decoder(), side: storage.side.clone() };
         storage.backend.follow(at, Box::new(sink)).await.map_err(failed)?;
         Ok(storage)
     }
@@ -119,6 +142,22 @@ impl Storage {
 
     pub fn mirror(&self) -> &Arc<Mirror> {
         &self.mirror
+    }
+
+    /// The keys that hold no objects; the receiver wakes when one changes.
+    pub fn side(&self) -> watch::Receiver<Side> {
+        self.side.subscribe()
+    }
+
+    /// Makes the cache show all that had been answered anywhere when this was called.
+    ///
+    /// # Errors
+    /// When the backend cannot say what that is.
+    pub async fn fresh(&self) -> Result<(), Status> {
+        match self.backend.catch_up() {
+            None => Ok(()),
+            Some(ticket) => ticket.await.map(|_| ()).map_err(|error| status_of(&error)),
+        }
     }
 
     pub fn backend(&self) -> &Arc<dyn Backend> {
@@ -140,8 +179,13 @@ impl Storage {
         for write in writes {
             txn = self.stage(txn, write, &registry).map_err(WriteError::Failed)?;
         }
+        let fence = FENCE.try_with(Compare::clone).ok();
+        txn.compares.extend(fence.clone());
         match self.backend.txn(txn).await {
             Ok(commit) => Ok(commit.revision),
+            Err(StoreError::Refused(refused)) if fence.is_some_and(|fence| fence.key == refused.key) => {
+                Err(WriteError::Failed(Status::new(Reason::Conflict, "another server leads now")))
+            }
             Err(StoreError::Refused(refused)) => {
                 Err(WriteError::Stale { resource: resource_of(&refused.key), found: refused.found })
             }
@@ -271,6 +315,7 @@ fn stamped(plain: &Bytes, stamp: u32, revision: Revision) -> Bytes {
 struct Feed {
     mirror: Arc<Mirror>,
     decoder: Decoder,
+    side: Arc<watch::Sender<Side>>,
 }
 
 impl Feed {
@@ -285,10 +330,33 @@ impl Feed {
     }
 }
 
+impl Feed {
+    /// Notes changes of keys that hold no objects. They do not move the cache: nobody there would see a difference.
+    fn note_side(&self, changed: &[(&Bytes, Option<&Arc<Version>>)]) {
+        if changed.is_empty() {
+            return;
+        }
+        self.side.send_modify(|side| {
+            let side = Arc::make_mut(side);
+            for (key, version) in changed {
+                match version {
+                    Some(version) => drop(side.insert((*key).clone(), (*version).clone())),
+                    None => drop(side.remove(&key[..])),
+                }
+            }
+        });
+    }
+}
+
 impl Sink for Feed {
     fn on_events(&mut self, events: &[Event]) {
         let mut batches: Vec<(Revision, Vec<Change>)> = Vec::new();
+        let mut side = Vec::new();
         for event in events {
+            if resource_of(&event.key).is_none() {
+                side.push((&event.key, event.new.as_ref()));
+                continue;
+            }
             let new = self.decode(&event.key, event.new.as_ref());
             // The old object is already in the cache; it is needed here only to know what was deleted.
             let old = if new.is_none() { self.decode(&event.key, event.old.as_ref()) } else { None };
@@ -298,11 +366,42 @@ impl Sink for Feed {
                 _ => batches.push((event.revision, vec![change])),
             }
         }
-        self.mirror.change(|cache| {
-            for (revision, changes) in batches {
-                cache.apply(revision, changes);
+        if !batches.is_empty() {
+            self.mirror.change(|cache| {
+                for (revision, changes) in batches {
+                    cache.apply(revision, changes);
+                }
+            });
+        }
+        self.note_side(&side);
+    }
+
+    /// What differs becomes changes at `revision`; history begins anew there, so that watchers list again.
+    fn on_state(&mut self, revision: Revision, state: Vec<(Bytes, Arc<Version>)>) {
+        let (mut changes, mut there, mut side) = (Vec::new(), HashSet::new(), BTreeMap::new());
+        let view = self.mirror.view();
+        for (key, version) in &state {
+            if resource_of(key).is_none() {
+                side.insert(key.clone(), version.clone());
+                continue;
             }
+            there.insert(key.clone());
+            let Some(new) = self.decode(key, Some(version)) else { continue };
+            let old = view.one(new.resource(), new.namespace(), new.name()).cloned();
+            if old.as_ref().is_none_or(|old| old.revision() != new.revision()) {
+                changes.push(Change { revision, new: Some(new), old });
+            }
+        }
+        for resource in view.resources() {
+            let gone = view.list(resource, "");
+            let gone = gone.filter(|old| !there.contains(&key_of(resource, old.namespace(), old.name())));
+            changes.extend(gone.map(|old| Change { revision, new: None, old: Some(old.clone()) }));
+        }
+        self.mirror.change(|cache| {
+            cache.apply(revision, changes);
+            cache.compact(revision);
         });
+        self.side.send_replace(Arc::new(side));
     }
 }
 
@@ -330,5 +429,63 @@ mod tests {
         assert_eq!(key, "/registry/deployments.apps/ns/web");
         assert_eq!(resource_of(&key), Some(Resource("deployments.apps")));
         assert_eq!(resource_of(b"/leader"), None);
+    }
+
+    fn object(name: &str) -> Value {
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": "ns", "uid": name}})
+    }
+
+    async fn storage(dir: &std::path::Path) -> Storage {
+        let (backend, _) = store::Embedded::open(dir, store::Options::default()).unwrap();
+        let registry = Registry::new(api::kinds::kinds().into_iter().map(Arc::new));
+        let mirror = Arc::new(Mirror::new(cache::Cache::new([])));
+        let (seal, _) = Seal::make().unwrap();
+        let registry = Arc::new(RwLock::new(Arc::new(registry)));
+        Storage::open(Arc::new(backend), mirror, registry, Arc::new(seal)).await.unwrap()
+    }
+
+    const MAPS: Resource = Resource("configmaps");
+
+    fn put(name: &str) -> Vec<Write> {
+        vec![Write::Put { resource: MAPS, object: object(name), expect: Revision::ZERO, lease: None }]
+    }
+
+    #[tokio::test]
+    async fn a_fence_that_fell_refuses_all_that_stands_behind_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = storage(dir.path()).await;
+        let lead = |backend: &Arc<dyn Backend>| backend.txn(Txn::new().put(Put::new("/leader", "me")));
+        let epoch = lead(storage.backend()).await.unwrap().revision;
+        let fence = Compare { key: "/leader".into(), mod_revision: epoch };
+        fenced(fence.clone(), storage.commit(put("a"))).await.unwrap();
+        assert_eq!(storage.side().borrow().get(&b"/leader"[..]).unwrap().mod_revision, epoch);
+        lead(storage.backend()).await.unwrap();
+        let late = fenced(fence, storage.commit(put("b"))).await;
+        let Err(WriteError::Failed(status)) = late else { panic!("{late:?}") };
+        assert_eq!(status.message(), "another server leads now");
+        assert!(storage.mirror().one(MAPS, "ns", "b").is_none());
+        storage.commit(put("b")).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_whole_state_takes_the_place_of_a_lost_history() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = storage(dir.path()).await;
+        for name in ["a", "b"] {
+            storage.commit(put(name)).await.unwrap();
+        }
+        let page = storage.backend().range(Range::all(), None, None, 0).await.unwrap();
+        let mut state = page.items;
+        state.retain(|(key, _)| !key.ends_with(b"/a"));
+        let version = Version { value: "x".into(), ..Version::clone(&state[0].1) };
+        state.push(("/leader".into(), Arc::new(version)));
+        let side = storage.side.clone();
+        let mut feed = Feed { mirror: storage.mirror.clone(), decoder: storage.decoder(), side };
+        let since = storage.mirror.revision();
+        feed.on_state(Revision(90), state);
+        assert!(storage.mirror.one(MAPS, "ns", "a").is_none() && storage.mirror.one(MAPS, "ns", "b").is_some());
+        assert_eq!(storage.mirror.revision(), Revision(90));
+        assert!(storage.mirror.since(MAPS, since, 9).is_err());
+        assert!(storage.side().borrow().contains_key(&b"/leader"[..]));
     }
 }
