@@ -93,6 +93,9 @@ pub struct Options {
     pub revision: Option<Revision>,
     pub propagation: Option<Propagation>,
     pub grace_seconds: Option<i64>,
+    /// The view that the call was decided on; zero when it rests on none. No server needs it: it is for whoever judges
+    /// decisions.
+    pub decided_on: Revision,
 }
 
 impl Request {

@@ -55,9 +55,9 @@ pub async fn run(
             finish(&mut driver, finished, &*shell);
         }
         while let Some(job) = driver.next(&view, shell.now()) {
-            let (hands, done) = (hands.clone(), done.clone());
+            let (hands, done, decided_on) = (hands.clone(), done.clone(), view.at());
             shell.spawn(Box::pin(async move {
-                let (result, refused) = carry_out(job.effects, &hands).await;
+                let (result, refused) = carry_out(job.effects, decided_on, &hands).await;
                 // The receiver goes only with the whole task.
                 let _ = done.send((job.key, result, refused));
             }));
@@ -81,7 +81,7 @@ fn finish(driver: &mut Driver, (key, result, refused): Finished, shell: &dyn She
 }
 
 /// Performs all effects of a job at once; the job is done when all are. Records wait for the write they stand behind.
-async fn carry_out(effects: Vec<Effect>, hands: &Arc<Hands>) -> (Done, Vec<String>) {
+async fn carry_out(effects: Vec<Effect>, decided_on: Revision, hands: &Arc<Hands>) -> (Done, Vec<String>) {
     let mut writes = Vec::new();
     let mut effects = effects.into_iter().peekable();
     while let Some(effect) = effects.next() {
@@ -98,7 +98,7 @@ async fn carry_out(effects: Vec<Effect>, hands: &Arc<Hands>) -> (Done, Vec<Strin
         let own = hands.clone();
         hands.shell.spawn(Box::pin(async move {
             let permit = own.calls.acquire().await;
-            let result = perform(effect, &own).await;
+            let result = perform(effect, decided_on, &own).await;
             drop(permit);
             let refusal = result.as_ref().err().map(|status| status.to_string());
             // Whoever asked may have ended.
@@ -141,10 +141,13 @@ async fn announce(records: Vec<EventRecord>, refusal: Option<String>, recorder: 
     }
 }
 
-async fn perform(effect: Effect, hands: &Hands) -> Result<Revision, Status> {
+async fn perform(effect: Effect, decided_on: Revision, hands: &Hands) -> Result<Revision, Status> {
     let (request, tolerated) = request_of(effect);
     let Some(request) = request else { return Ok(Revision::ZERO) };
-    let request = request.with(|options| options.manager = hands.manager.clone());
+    let request = request.with(|options| {
+        options.manager = hands.manager.clone();
+        options.decided_on = decided_on;
+    });
     fate::write(request, tolerated, &*hands.api, &*hands.shell).await
 }
 

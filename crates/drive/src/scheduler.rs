@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use base::Revision;
 use client::{Action, Api, Mirror, PatchType, Request};
 use meta::{Object, Reason, Status, Value, json};
 use reconcile::EventRecord;
@@ -53,8 +54,8 @@ pub async fn run(mirror: Arc<Mirror>, api: Arc<dyn Api>, shell: Arc<dyn Shell>, 
         let Plan { placements, refusals } = scheduler.plan(&view, shell.now(), PLAN_MAX);
         let busy = !placements.is_empty() || !refusals.is_empty();
         for placement in placements {
-            let (hands, lost) = (hands.clone(), lost.clone());
-            shell.spawn(Box::pin(async move { bind(placement, &hands, &lost).await }));
+            let (hands, lost, decided_on) = (hands.clone(), lost.clone(), view.at());
+            shell.spawn(Box::pin(async move { bind(placement, decided_on, &hands, &lost).await }));
         }
         for refusal in refusals {
             let hands = hands.clone();
@@ -86,7 +87,7 @@ fn give_back(scheduler: &mut Scheduler, placement: &Placement, hands: &Hands) {
     scheduler.failed(placement, pod.as_ref(), hands.shell.now());
 }
 
-async fn bind(placement: Placement, hands: &Hands, lost: &mpsc::UnboundedSender<Placement>) {
+async fn bind(placement: Placement, decided_on: Revision, hands: &Hands, lost: &mpsc::UnboundedSender<Placement>) {
     let binding = json!({
         "apiVersion": "v1", "kind": "Binding",
         "metadata": {"name": (&placement.name), "namespace": (&placement.namespace), "uid": (&placement.uid)},
@@ -94,7 +95,10 @@ async fn bind(placement: Placement, hands: &Hands, lost: &mpsc::UnboundedSender<
     });
     let mut request = Request::get(PODS, &placement.namespace, &placement.name).on("binding");
     request.action = Action::Create(binding);
-    let request = request.with(|options| options.manager = NAME.into());
+    let request = request.with(|options| {
+        options.manager = NAME.into();
+        options.decided_on = decided_on;
+    });
     if let Err(status) = fate::settle(request, &*hands.api, &*hands.shell).await {
         // An earlier answer may have got lost; then the pod is where it was to go, and its room is taken.
         if status.reason() != Reason::Conflict || !is_there(&placement, hands).await {

@@ -8,6 +8,8 @@ use std::time::Instant;
 
 use meta::json;
 use sim::fault::profile;
+use sim::minimise::minimise;
+use sim::schedule::Schedule;
 use sim::world::{Report, Settings as World, run as run_world};
 
 use crate::error::Error;
@@ -20,11 +22,17 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
     let (seed, worlds): (u64, u64) = (settings.must("seed"), settings.must("worlds"));
     let name = settings.text("profile").unwrap_or_default();
     let known = || settings.complain("profile", format!("{name:?} is no sort of world"));
-    let world =
-        World { profile: profile(name).ok_or_else(known)?, print: settings.flag("steps"), ..World::quiet(seed) };
+    let only = settings.text("only").unwrap_or_default();
+    let schedule = Schedule::parse(only).map_err(|why| settings.complain("only", why))?;
+    let (profile, print) = (profile(name).ok_or_else(known)?, settings.flag("steps"));
+    let world = World { profile, print, schedule, ..World::quiet(seed) };
     let began = Instant::now();
     let json = settings.flag("json");
-    let reports = all(world, worlds, |report| tell(report, json));
+    let reports = all(&world, worlds, |report| tell(report, json));
+    let first = reports.values().find(|report| report.finding.is_some());
+    if let Some(first) = first.filter(|_| settings.flag("minimise")) {
+        smaller(&World { seed: first.seed, print: false, ..world });
+    }
     let broken = reports.values().filter(|report| report.finding.is_some()).count();
     if !json {
         let virtual_ms: u64 = reports.values().map(|report| report.virtual_ms).sum();
@@ -42,8 +50,16 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
     Err(Error::doing("keep every promise", format!("{broken} of {worlds} worlds broke one")))
 }
 
+/// Looks for the smallest world that breaks the same promise, and tells of it.
+fn smaller(world: &World) {
+    let Some((schedule, report)) = minimise(world) else { return };
+    println!("the smallest schedule that still breaks it:");
+    tell(&report, false);
+    println!("  again: gantry sim --seed {} --profile {} --only '{schedule}' --steps", world.seed, world.profile.name);
+}
+
 /// Runs the worlds on all processors and tells of each as it ends; a world itself has one thread.
-fn all(first: World, worlds: u64, told: impl Fn(&Report) + Sync) -> BTreeMap<u64, Report> {
+fn all(first: &World, worlds: u64, told: impl Fn(&Report) + Sync) -> BTreeMap<u64, Report> {
     let threads = match first.print {
         true => 1,
         false => std::thread::available_parallelism().map_or(1, NonZero::get),
@@ -57,7 +73,7 @@ fn all(first: World, worlds: u64, told: impl Fn(&Report) + Sync) -> BTreeMap<u64
                     if number >= worlds {
                         return;
                     }
-                    let report = run_world(World { seed: first.seed.wrapping_add(number), ..first });
+                    let report = run_world(World { seed: first.seed.wrapping_add(number), ..first.clone() });
                     told(&report);
                     reports.lock().unwrap_or_else(PoisonError::into_inner).insert(number, report);
                 }

@@ -10,22 +10,26 @@ use base::{Clock, Revision, Time};
 use bytes::Bytes;
 use drive::Shell;
 use store::{
-    Backend, Command, Commit, Done, Error, Event, Events, HistoryLimits, LeaseId, OpenError, Options, Page, Range,
+    Backend, Command, Commit, Done, Error, Event, Events, HistoryLimits, LeaseId, OpenError, Options, Page, Put, Range,
     SimDisk, Sink, Store, Ticket, Txn, Visible,
 };
 use tokio::sync::Notify;
 
+use crate::check::Seen;
 use crate::exec::{Author, Exec, Process, lock};
+use crate::mutation::Mutation;
 use crate::truth::Truth;
 
 /// Small files, so that worlds of minutes see segments end and snapshots come.
-const OPTIONS: Options = Options {
+pub const OPTIONS: Options = Options {
     history: HistoryLimits { window_ms: 300_000, max_events: 20_000, max_bytes: 64 << 20 },
     segment_bytes: 512 * 1024,
     snapshot_after_bytes: 1024 * 1024,
 };
 /// How late history may be forgotten, so that a quiet store sleeps.
 const TRIM_SLACK_MS: u64 = 60_000;
+/// How far ahead a planted defect looks.
+const HASTY_MS: u64 = 8_000;
 
 /// How the disk fares; changed by faults.
 #[derive(Clone, Copy, Debug)]
@@ -47,7 +51,7 @@ pub struct Stepped {
     published: Published,
     exec: Exec,
     truth: Arc<Truth>,
-    hasty: bool,
+    mutation: Option<Mutation>,
 }
 
 /// Keeps what is published for the truth, and passes it on.
@@ -64,12 +68,16 @@ impl Sink for Tee {
 }
 
 impl Stepped {
-    /// Opens the store on the disk and tells the truth what was found. `hasty` plants a defect: answers come before the
-    /// disk has what they promise.
+    /// Opens the store on the disk and tells the truth what was found.
     ///
     /// # Errors
     /// A sentence, when the disk holds no sound store.
-    pub fn open(disk: &SimDisk, exec: &Exec, truth: &Arc<Truth>, hasty: bool) -> Result<Arc<Stepped>, OpenError> {
+    pub fn open(
+        disk: &SimDisk,
+        exec: &Exec,
+        truth: &Arc<Truth>,
+        mutation: Option<Mutation>,
+    ) -> Result<Arc<Stepped>, OpenError> {
         let (store, recovered) = Store::open(Arc::new(disk.clone()), OPTIONS, 1, exec.now())?;
         let visible = store.visible();
         exec.note(format!("the store has revision {}, torn: {}", recovered.revision, recovered.torn.is_some()));
@@ -83,7 +91,7 @@ impl Stepped {
             published: Arc::default(),
             exec: exec.clone(),
             truth: truth.clone(),
-            hasty,
+            mutation,
         }))
     }
 
@@ -109,7 +117,7 @@ impl Stepped {
             if idle {
                 let wake = lock(&self.store)
                     .next_wake()
-                    .map_or(TRIM_SLACK_MS, |at| at.ms_since(shell.now()).clamp(1, TRIM_SLACK_MS));
+                    .map_or(TRIM_SLACK_MS, |at| at.ms_since(self.exec.now()).clamp(1, TRIM_SLACK_MS));
                 tokio::select! {
                     biased;
                     () = self.kick.notified() => {}
@@ -126,14 +134,17 @@ impl Stepped {
                 // A failure is tried again when the log has grown; the power may have failed.
                 let _ = lock(&self.store).snapshot_done(job.lsn(), &outcome);
             }
-            lock(&self.store).trim(shell.now());
+            lock(&self.store).trim(self.exec.now());
         }
     }
 
     /// One batch: whatever waits.
     pub fn batch(&self) {
         let commands = std::mem::take(&mut *lock(&self.queue));
-        lock(&self.store).run(commands, self.exec.now());
+        // Leases count on a clock that never jumps, which a host's own is not.
+        let hasty = self.mutation == Some(Mutation::HastyLeases) && commands.is_empty();
+        let ahead_ms = if hasty { HASTY_MS } else { 0 };
+        lock(&self.store).run(commands, self.exec.now().plus_ms(ahead_ms));
         let (events, authors) = std::mem::take(&mut *lock(&self.published));
         self.truth.committed(&events, &authors);
     }
@@ -151,7 +162,7 @@ impl Backend for Stepped {
             }
             done(outcome);
         };
-        if self.hasty {
+        if self.mutation == Some(Mutation::AnswerBeforeSync) {
             let revision = Revision(self.revision().0 + 1 + lock(&self.queue).len() as u64);
             done(Ok(Commit { revision, changed: txn.ops.len() }));
             return self.send(Command::Txn { txn, done: Box::new(|_| {}) });
@@ -179,11 +190,29 @@ impl Backend for Stepped {
     }
 
     fn grant(&self, ttl_ms: u64) -> Ticket<LeaseId> {
-        self.ask(|done| Command::Grant { ttl_ms, done })
+        let (exec, truth) = (self.exec.clone(), self.truth.clone());
+        self.ask(|done| {
+            let done = move |outcome: Result<LeaseId, Error>| {
+                if let Ok(lease) = &outcome {
+                    truth.show(&Seen::Leased { lease: *lease, until: exec.now().plus_ms(ttl_ms) });
+                }
+                done(outcome);
+            };
+            Command::Grant { ttl_ms, done: Box::new(done) }
+        })
     }
 
     fn renew(&self, id: LeaseId) -> Ticket<u64> {
-        self.ask(|done| Command::Renew { id, done })
+        let (exec, truth) = (self.exec.clone(), self.truth.clone());
+        self.ask(|done| {
+            let done = move |outcome: Result<u64, Error>| {
+                if let Ok(ttl_ms) = &outcome {
+                    truth.show(&Seen::Leased { lease: id, until: exec.now().plus_ms(*ttl_ms) });
+                }
+                done(outcome);
+            };
+            Command::Renew { id, done: Box::new(done) }
+        })
     }
 
     fn revoke(&self, id: LeaseId) -> Ticket<Commit> {
@@ -207,4 +236,35 @@ pub fn next_sync_ms(pace: DiskPace, draw: u64) -> u64 {
 /// An instant as the store's files carry it.
 pub fn start() -> Time {
     Time::from_seconds(1_800_000_000)
+}
+
+/// What uses leases as nothing else in a world does: keys on leases of seconds, some renewed, some let go.
+pub async fn tenant(backend: Arc<Stepped>, shell: Process, mut rng: base::Rng) {
+    let mut held: Vec<LeaseId> = Vec::new();
+    let mut number = 0u64;
+    loop {
+        shell.sleep(500 + rng.below(4_000)).await;
+        if held.len() < 3 || rng.chance(300) {
+            let Ok(lease) = backend.grant(5_000 + rng.below(15_000)).await else { continue };
+            number += 1;
+            let key = format!("/tenant/{}/{number}", shell.number());
+            let put = Put { lease: Some(lease), ..Put::new(key, "") };
+            // What the disk refuses is not there.
+            if backend.txn(Txn::new().put(put)).await.is_ok() {
+                held.push(lease);
+            }
+        }
+        let at = rng.below(held.len().max(1) as u64) as usize;
+        match held.get(at) {
+            Some(_) if rng.chance(200) => {
+                held.swap_remove(at);
+            }
+            Some(lease) => {
+                if backend.renew(*lease).await.is_err() {
+                    held.swap_remove(at);
+                }
+            }
+            None => {}
+        }
+    }
 }

@@ -1,9 +1,11 @@
-//! The one heap of events: virtual time, tasks of processes that can be killed, and the trace with its digest.
+//! The one heap of events: virtual time, tasks of processes that can be killed or paused, the clocks of their hosts, and
+//! the trace with its digest.
 //!
 //! Not here: threads, the real clock, any meaning of what runs.
 //!
 //! Invariants: at one instant, tasks run in the order of their numbers, timers in the order in which they were set;
-//! nothing else decides what comes next. What a killed process had under way never runs again.
+//! nothing else decides what comes next. What a killed process had under way never runs again; what a paused one has
+//! runs when it goes on, and it finds that time has passed.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
@@ -12,7 +14,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
-use base::{Clock, Time, hash64};
+use base::{Clock, Revision, Time, hash64};
 use drive::{Shell, Task};
 
 /// Lines of the trace that are kept for the report of a failure.
@@ -31,11 +33,32 @@ pub struct Author {
     pub who: String,
     /// Verb and resource with its subresource: `create pods/eviction`.
     pub what: String,
+    /// Which life of the process it was.
+    pub life: u64,
+    /// The revision of the view that the decision rests on; zero when it rests on none.
+    pub decided_on: Revision,
 }
 
 impl fmt::Display for Author {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.who, self.what)
+    }
+}
+
+/// How the clock of a host goes wrong.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Skew {
+    /// Ahead of the true time, or behind it.
+    pub offset_ms: i64,
+    /// Microseconds gained, or lost, in every second since `since`.
+    pub drift_ppm: i64,
+    pub since: Time,
+}
+
+impl Skew {
+    fn shown(&self, now: Time) -> Time {
+        let passed_us = i64::try_from(now.ms_since(self.since)).unwrap_or(0).saturating_mul(1000);
+        Time(now.0 + self.offset_ms * 1000 + passed_us / 1_000_000 * self.drift_ppm)
     }
 }
 
@@ -51,6 +74,10 @@ struct Inner {
     tasks: BTreeMap<u64, Slot>,
     /// Processes that live.
     alive: BTreeSet<u64>,
+    /// Processes that stand still, and what of them is ready.
+    paused: BTreeMap<u64, BTreeSet<u64>>,
+    /// Clocks that are wrong, by host.
+    skews: BTreeMap<Arc<str>, Skew>,
     numbers: u64,
     author: Arc<Author>,
     digest: u64,
@@ -86,6 +113,8 @@ impl Exec {
             timers: BTreeMap::new(),
             tasks: BTreeMap::new(),
             alive: BTreeSet::new(),
+            paused: BTreeMap::new(),
+            skews: BTreeMap::new(),
             numbers: 0,
             author: Arc::default(),
             digest: 0,
@@ -101,19 +130,45 @@ impl Exec {
         lock(&self.inner)
     }
 
-    /// A new process: its tasks live until it is killed.
-    pub fn process(&self) -> Process {
+    /// A new process on `host`: its tasks live until it is killed.
+    pub fn process(&self, host: &str) -> Process {
         let mut inner = self.inner();
         inner.numbers += 1;
         let number = inner.numbers;
         inner.alive.insert(number);
-        Process { exec: self.clone(), number, author: Arc::default() }
+        Process { exec: self.clone(), number, host: host.into(), author: Arc::default() }
+    }
+
+    /// Lets a process stand still: nothing of it runs until [`Exec::go_on`].
+    pub fn pause(&self, process: &Process) {
+        self.inner().paused.entry(process.number).or_default();
+    }
+
+    /// A paused process goes on, with everything that woke meanwhile.
+    pub fn go_on(&self, process: &Process) {
+        let ready = self.inner().paused.remove(&process.number).unwrap_or_default();
+        lock(&self.ready).extend(ready);
+    }
+
+    /// Sets the clock of a host wrong, or right again with the default.
+    pub fn set_clock(&self, host: &str, skew: Skew) {
+        self.inner().skews.insert(host.into(), skew);
+    }
+
+    /// All clocks are right again, and whoever stood still goes on.
+    pub fn heal(&self) {
+        let mut inner = self.inner();
+        inner.skews.clear();
+        let ready = std::mem::take(&mut inner.paused);
+        drop(inner);
+        lock(&self.ready).extend(ready.into_values().flatten());
     }
 
     /// Ends a process: nothing of it runs any more.
     pub fn kill(&self, process: &Process) {
         let mut inner = self.inner();
         inner.alive.remove(&process.number);
+        inner.paused.remove(&process.number);
         let gone: Vec<u64> =
             inner.tasks.iter().filter(|(_, slot)| slot.process == process.number).map(|(id, _)| *id).collect();
         let tasks: Vec<Slot> = gone.iter().filter_map(|id| inner.tasks.remove(id)).collect();
@@ -197,9 +252,14 @@ impl Exec {
             if inner.failure.is_some() {
                 return false;
             }
-            let Some(slot) = inner.tasks.get_mut(&id) else { continue };
+            let Inner { tasks, paused, author, .. } = &mut *inner;
+            let Some(slot) = tasks.get_mut(&id) else { continue };
+            if let Some(waiting) = paused.get_mut(&slot.process) {
+                waiting.insert(id);
+                continue;
+            }
             let Some(mut task) = slot.task.take() else { continue };
-            inner.author = slot.author.clone();
+            *author = slot.author.clone();
             drop(inner);
             let waker = Waker::from(Arc::new(Bell { task: id, ready: self.ready.clone() }));
             let done = task.as_mut().poll(&mut Context::from_waker(&waker)).is_ready();
@@ -232,6 +292,7 @@ impl Clock for Exec {
 pub struct Process {
     exec: Exec,
     number: u64,
+    host: Arc<str>,
     author: Arc<Author>,
 }
 
@@ -240,11 +301,18 @@ impl Process {
     pub fn on_behalf_of(&self, author: Author) -> Process {
         Process { author: Arc::new(author), ..self.clone() }
     }
+
+    /// Which process this is; no two have the same number.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
 }
 
+/// The time as the clock of the process's host shows it.
 impl Clock for Process {
     fn now(&self) -> Time {
-        self.exec.now()
+        let inner = self.exec.inner();
+        inner.skews.get(&self.host).map_or(inner.now, |skew| skew.shown(inner.now))
     }
 }
 
@@ -305,7 +373,7 @@ mod tests {
     #[test]
     fn time_passes_in_order_and_the_dead_stay_dead() {
         let exec = Exec::new(Time::ZERO, false);
-        let (one, two) = (exec.process(), exec.process());
+        let (one, two) = (exec.process("one"), exec.process("two"));
         for (process, name, ms) in [(&one, "a", 30), (&two, "b", 10), (&one, "c", 20)] {
             let (shell, exec) = (process.clone(), exec.clone());
             process.spawn(Box::pin(async move {
@@ -321,5 +389,23 @@ mod tests {
         let order: String = exec.lines().iter().filter_map(|line| line.chars().last()).collect();
         assert_eq!(order, "bcb");
         assert_eq!(exec.now(), Time::ZERO.plus_ms(1000));
+    }
+
+    #[test]
+    fn the_paused_go_on_later_and_clocks_are_their_hosts_own() {
+        let exec = Exec::new(Time::ZERO, false);
+        let process = exec.process("one");
+        let (shell, heap) = (process.clone(), exec.clone());
+        process.spawn(Box::pin(async move {
+            shell.sleep(10).await;
+            heap.note(format!("{}", shell.now().0 / 1000));
+        }));
+        exec.pause(&process);
+        exec.run_until(Time::ZERO.plus_ms(50));
+        assert!(exec.lines().is_empty());
+        exec.set_clock("one", Skew { offset_ms: 5, drift_ppm: 0, since: Time::ZERO });
+        exec.go_on(&process);
+        exec.run_until(Time::ZERO.plus_ms(60));
+        assert!(exec.lines()[0].ends_with(" 55"), "{:?}", exec.lines());
     }
 }

@@ -1,13 +1,14 @@
 //! What goes wrong: one row per fault in [`FAULTS`], and how much of it a world gets, one row per profile in
 //! [`PROFILES`].
 
-use base::Rng;
+use base::{Clock, Rng};
 
 use crate::backend::DiskPace;
 use crate::check::Seen;
-use crate::link::Weather;
+use crate::exec::Skew;
+use crate::link::{Cut, Weather};
 use crate::machine::Ills;
-use crate::world::World;
+use crate::world::{Settings, World};
 
 /// Something that strikes a world now and ends by itself.
 pub struct Fault {
@@ -54,15 +55,37 @@ pub const FAULTS: &[Fault] = &[
             world.plan(2_000 + rng.below(60_000), move |world| world.start_agent(at));
         },
     },
+    Fault { name: "cut off", strike: |world, rng| cut(world, rng, Cut::BOTH) },
+    Fault { name: "not heard", strike: |world, rng| cut(world, rng, Cut { up: true, down: false }) },
+    Fault { name: "hears nothing", strike: |world, rng| cut(world, rng, Cut { up: false, down: true }) },
     Fault {
-        name: "cut off",
+        name: "someone stands still",
         strike: |world, rng| {
-            let clients = world.clients();
-            let client = clients[rng.below(clients.len() as u64) as usize].clone();
-            world.net.cut(&client, true);
-            world.plan(500 + rng.below(50_000), move |world| world.net.cut(&client, false));
+            let all = world.processes();
+            let Some((name, process)) = all.get(rng.below(all.len() as u64) as usize).cloned() else { return };
+            world.exec.note(format!("{name} stands still"));
+            world.exec.pause(&process);
+            world.plan(500 + rng.below(70_000), move |world| world.exec.go_on(&process));
         },
     },
+    Fault {
+        name: "clock jumps",
+        strike: |world, rng| {
+            let offset_ms = 1_000 + rng.below(300_000) as i64;
+            let offset_ms = if rng.chance(500) { offset_ms } else { -offset_ms };
+            let skew = Skew { offset_ms, drift_ppm: 0, since: world.exec.now() };
+            clock(world, rng, skew);
+        },
+    },
+    Fault {
+        name: "clock drifts",
+        strike: |world, rng| {
+            let drift_ppm = rng.below(40_000) as i64 - 20_000;
+            let skew = Skew { offset_ms: 0, drift_ppm, since: world.exec.now() };
+            clock(world, rng, skew);
+        },
+    },
+    Fault { name: "flipped bit", strike: |world, rng| world.rot(rng) },
     Fault {
         name: "slow disk",
         strike: |world, rng| {
@@ -98,6 +121,29 @@ pub const FAULTS: &[Fault] = &[
     },
 ];
 
+/// Breaks one client's link for a while.
+fn cut(world: &mut World, rng: &mut Rng, how: Cut) {
+    let clients = world.clients();
+    let client = clients[rng.below(clients.len() as u64) as usize].clone();
+    world.exec.note(format!("{client} is cut off: {how:?}"));
+    world.net.cut(&client, how);
+    world.plan(500 + rng.below(50_000), move |world| world.net.cut(&client, Cut::NONE));
+}
+
+/// Sets one host's clock wrong for a while.
+fn clock(world: &mut World, rng: &mut Rng, skew: Skew) {
+    let hosts = world.hosts();
+    let host = hosts[rng.below(hosts.len() as u64) as usize].clone();
+    world.exec.note(format!("the clock of {host}: {} ms, {} ppm", skew.offset_ms, skew.drift_ppm));
+    world.exec.set_clock(&host, skew);
+    world.plan(1_000 + rng.below(60_000), move |world| world.exec.set_clock(&host, Skew::default()));
+}
+
+/// How many faults a world plans.
+pub fn planned_faults(settings: &Settings) -> u64 {
+    crate::world::fault_plan(settings).len() as u64
+}
+
 /// A sort of world.
 #[derive(Debug)]
 pub struct Profile {
@@ -117,8 +163,8 @@ pub struct Profile {
 
 const FINE: Weather = Weather { lost: 0, doubled: 0, late: 0, answer_lost: 0, watch_cut: 0, latency_ms: 3 };
 const ROUGH: Weather = Weather { lost: 15, doubled: 20, late: 20, answer_lost: 15, watch_cut: 15, latency_ms: 40 };
-const HEALTHY: Ills = Ills { crash: 0, hang: 0, pull: 0, stubborn: 0 };
-const SICKLY: Ills = Ills { crash: 60, hang: 60, pull: 60, stubborn: 60 };
+const HEALTHY: Ills = Ills { crash: 0, hang: 0, pull: 0, stall: 0, stubborn: 0, undead: 0 };
+const SICKLY: Ills = Ills { crash: 60, hang: 60, pull: 60, stall: 20, stubborn: 60, undead: 30 };
 
 const CRASHES: &[(&str, u64)] = &[
     ("server crash", 12_000),
@@ -127,20 +173,34 @@ const CRASHES: &[(&str, u64)] = &[
     ("agent crash", 15_000),
     ("history forgotten", 25_000),
 ];
-const DISKS: &[(&str, u64)] =
-    &[("slow disk", 12_000), ("failed sync", 10_000), ("full disk", 20_000), ("server crash", 15_000)];
+const DISKS: &[(&str, u64)] = &[
+    ("slow disk", 12_000),
+    ("failed sync", 10_000),
+    ("full disk", 20_000),
+    ("flipped bit", 8_000),
+    ("server crash", 15_000),
+];
 const NODES: &[(&str, u64)] = &[("machine loses power", 25_000), ("agent crash", 12_000), ("cut off", 15_000)];
+const LINKS: &[(&str, u64)] = &[("cut off", 15_000), ("not heard", 12_000), ("hears nothing", 12_000)];
+const PAUSES: &[(&str, u64)] = &[("someone stands still", 8_000), ("server crash", 25_000), ("cut off", 25_000)];
+const CLOCKS: &[(&str, u64)] = &[("clock jumps", 8_000), ("clock drifts", 15_000), ("server crash", 30_000)];
 const ALL: &[(&str, u64)] = &[
-    ("server crash", 20_000),
-    ("controllers crash", 25_000),
-    ("scheduler crash", 25_000),
-    ("agent crash", 25_000),
-    ("machine loses power", 40_000),
-    ("cut off", 25_000),
-    ("slow disk", 25_000),
-    ("failed sync", 25_000),
-    ("full disk", 40_000),
-    ("history forgotten", 40_000),
+    ("server crash", 25_000),
+    ("controllers crash", 30_000),
+    ("scheduler crash", 30_000),
+    ("agent crash", 30_000),
+    ("machine loses power", 50_000),
+    ("cut off", 40_000),
+    ("not heard", 40_000),
+    ("hears nothing", 40_000),
+    ("someone stands still", 30_000),
+    ("clock jumps", 40_000),
+    ("clock drifts", 50_000),
+    ("slow disk", 30_000),
+    ("failed sync", 30_000),
+    ("full disk", 50_000),
+    ("flipped bit", 30_000),
+    ("history forgotten", 50_000),
 ];
 
 const BASE: Profile = Profile {
@@ -161,10 +221,16 @@ pub const PROFILES: &[Profile] = &[
     Profile { name: "crashes", faults: CRASHES, ..BASE },
     Profile { name: "disks", faults: DISKS, ..BASE },
     Profile { name: "nodes", ills: SICKLY, faults: NODES, ..BASE },
+    Profile { name: "links", faults: LINKS, ..BASE },
+    Profile { name: "pauses", faults: PAUSES, ..BASE },
+    Profile { name: "clocks", faults: CLOCKS, ..BASE },
     Profile { name: "all", weather: ROUGH, ills: SICKLY, faults: ALL, ..BASE },
     // One small node that is always full; nothing comes to rest here, so it shows only what must not happen.
     Profile { name: "tight", nodes: 1, steps: 60, cpu_milli: 600, ..BASE },
     Profile { name: "busy", work_ms: 120_000, steps: 150, ..BASE },
+    // Hundreds of machines, which are what most of such a world is busy with.
+    Profile { name: "hundred", nodes: 100, steps: 100, work_ms: 120_000, ..BASE },
+    Profile { name: "large", nodes: 300, steps: 200, work_ms: 120_000, weather: ROUGH, faults: ALL, ..BASE },
     Profile { name: "long", work_ms: 600_000, steps: 300, weather: ROUGH, ills: SICKLY, faults: ALL, ..BASE },
 ];
 

@@ -3,13 +3,14 @@
 //! A call travels in its own time, so calls overtake each other. It may be lost, come twice, come long after its sender
 //! gave up, and its answer may be lost. What a sender has on the wire is gone when it crashes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use base::{Revision, Rng};
 use cache::{Cache, Change, Source, View};
-use client::{Answer, Api, Mirror, Reply, Request};
+use client::{Action, Answer, Api, Mirror, Reply, Request};
 use drive::Shell;
+use history::Outcome;
 use meta::{Object, Reason, Resource, Status};
 use server::Server;
 use server::identity::User;
@@ -20,6 +21,8 @@ use crate::exec::{Author, Exec, Process, lock};
 use crate::mutation::Mutation;
 use crate::truth::Truth;
 
+/// Sealed in the store, so that the truth does not know them.
+const SECRETS: Resource = Resource("secrets");
 /// How long a caller waits for an answer.
 const CALL_TIMEOUT_MS: u64 = 10_000;
 /// Pause before a client tries to connect again.
@@ -53,14 +56,31 @@ pub struct Net {
     up: Mutex<Up>,
     /// Moves when a server comes or goes.
     lives: tokio::sync::watch::Sender<u64>,
-    cut: Mutex<BTreeSet<String>>,
+    cut: Mutex<BTreeMap<String, Cut>>,
+    calls: Mutex<u64>,
+    /// First answers, for a planted defect.
+    stale: Arc<Mutex<BTreeMap<String, Answer>>>,
+}
+
+/// Which ways of a link are broken: to the server, and from it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cut {
+    pub up: bool,
+    pub down: bool,
+}
+
+impl Cut {
+    pub const BOTH: Cut = Cut { up: true, down: true };
+    pub const NONE: Cut = Cut { up: false, down: false };
 }
 
 impl Net {
     pub fn new(exec: &Exec, truth: &Arc<Truth>, rng: Rng, mutation: Option<Mutation>) -> Arc<Net> {
         let (weather, rng) = (Mutex::default(), Mutex::new(rng));
         let (up, cut, lives) = (Mutex::default(), Mutex::default(), tokio::sync::watch::Sender::new(0));
-        Arc::new(Net { exec: exec.clone(), truth: truth.clone(), mutation, weather, rng, up, lives, cut })
+        let (calls, stale) = (Mutex::default(), Arc::default());
+        let (exec, truth) = (exec.clone(), truth.clone());
+        Arc::new(Net { exec, truth, mutation, weather, rng, up, lives, cut, calls, stale })
     }
 
     pub fn set_weather(&self, weather: Weather) {
@@ -76,18 +96,24 @@ impl Net {
         lock(&self.up).clone()
     }
 
-    /// Cuts a client off, or heals its link.
-    pub fn cut(&self, client: &str, cut: bool) {
-        let mut all = lock(&self.cut);
-        if cut {
-            all.insert(client.to_owned());
-        } else {
-            all.remove(client);
-        }
+    /// Cuts a client off one way or both, or heals its link.
+    pub fn cut(&self, client: &str, cut: Cut) {
+        lock(&self.cut).insert(client.to_owned(), cut);
+    }
+
+    fn cuts(&self, client: &str) -> Cut {
+        lock(&self.cut).get(client).copied().unwrap_or_default()
     }
 
     fn is_cut(&self, client: &str) -> bool {
-        lock(&self.cut).contains(client)
+        self.cuts(client) != Cut::NONE
+    }
+
+    /// The number of the next call.
+    fn number(&self) -> u64 {
+        let mut calls = lock(&self.calls);
+        *calls += 1;
+        *calls
     }
 
     fn chance(&self, of: impl Fn(&Weather) -> u64) -> bool {
@@ -114,6 +140,51 @@ pub struct LinkApi {
     pub shell: Process,
 }
 
+/// What a history keeps of a question.
+struct Asked {
+    resource: Resource,
+    namespace: String,
+    name: String,
+    /// A read, or a write of the object itself.
+    reads: bool,
+    tells: bool,
+}
+
+impl Asked {
+    fn of(request: &Request) -> Asked {
+        let tells =
+            matches!(&*request.subresource, "" | "status") && !request.options.dry_run && request.resource != SECRETS;
+        Asked {
+            resource: request.resource,
+            namespace: request.namespace.to_string(),
+            name: request.name.to_string(),
+            reads: matches!(request.action, Action::Get | Action::Find),
+            tells: tells && !matches!(request.action, Action::Delete),
+        }
+    }
+
+    /// The key, and what the answer says of it.
+    fn outcome(self, answer: &Result<Answer, Status>) -> (String, Outcome) {
+        let outcome = match answer {
+            _ if !self.tells => Outcome::Unknown,
+            Ok(answer) if self.reads => Outcome::Saw(Some(answer.object.revision())),
+            // What goes with its last finalizer is shown as it was.
+            Ok(answer) if answer.object.facts().deleting.is_some() => Outcome::Unknown,
+            Ok(answer) => Outcome::Wrote(answer.object.revision()),
+            // Whoever may only list is refused when there is no such kind; nobody here asks for one.
+            Err(status) if status.reason() == Reason::NotFound && !self.name.is_empty() => Outcome::Saw(None),
+            Err(_) => Outcome::Unknown,
+        };
+        let name = answer.as_ref().map_or(self.name, |answer| answer.object.name().to_owned());
+        (key_of(self.resource, &self.namespace, &name), outcome)
+    }
+}
+
+/// The name of an object in histories.
+pub fn key_of(resource: Resource, namespace: &str, name: &str) -> String {
+    format!("{resource}/{namespace}/{name}")
+}
+
 fn timeout() -> Status {
     Status::new(Reason::Timeout, "no answer came in time")
 }
@@ -122,15 +193,20 @@ impl Api for LinkApi {
     fn call(&self, request: Request) -> Reply<'_, Answer> {
         Box::pin(async move {
             let (tell, heard) = oneshot::channel();
-            let door = self.clone();
+            let (door, asked) = (self.clone(), Asked::of(&request));
+            let call = self.net.number();
+            self.net.truth.show(&Seen::Asked { call });
             self.shell.spawn(Box::pin(async move { door.travel(request, tell).await }));
-            tokio::select! {
+            let answer = tokio::select! {
                 biased;
                 answer = heard => answer.unwrap_or_else(|_| {
                     Err(Status::new(Reason::ServiceUnavailable, "the connection broke off"))
                 }),
                 () = self.shell.sleep(CALL_TIMEOUT_MS) => Err(timeout()),
-            }
+            };
+            let (key, outcome) = asked.outcome(&answer);
+            self.net.truth.show(&Seen::Answered { call, client: &self.client, key: &key, outcome });
+            answer
         })
     }
 }
@@ -139,7 +215,7 @@ impl LinkApi {
     /// Brings a request to the server and its answer back, as far as the weather allows.
     async fn travel(self, request: Request, tell: oneshot::Sender<Result<Answer, Status>>) {
         let net = &self.net;
-        let lost = net.is_cut(&self.client) || net.chance(|weather| weather.lost);
+        let lost = net.cuts(&self.client).up || net.chance(|weather| weather.lost);
         let doubled = net.chance(|weather| weather.doubled);
         let travel_ms = net.travel_ms();
         if lost {
@@ -168,7 +244,7 @@ impl LinkApi {
             answer.revision = Revision::ZERO;
         }
         self.shell.sleep(net.travel_ms()).await;
-        if net.is_cut(&self.client) || net.chance(|weather| weather.answer_lost) {
+        if net.cuts(&self.client).down || net.chance(|weather| weather.answer_lost) {
             self.shell.sleep(CALL_TIMEOUT_MS * 2).await;
             drop(tell);
             return;
@@ -180,9 +256,14 @@ impl LinkApi {
     /// The server takes the request in; its work goes on whatever becomes of the caller.
     fn arrive(&self, request: Request) -> Option<oneshot::Receiver<Result<Answer, Status>>> {
         let (server, process) = self.net.server()?;
-        let author = Author { who: format!("{} {}", self.client, self.user.name), what: what(&request) };
+        let author = Author {
+            who: format!("{} {}", self.client, self.user.name),
+            what: what(&request),
+            life: self.shell.number(),
+            decided_on: request.options.decided_on,
+        };
         let (tell, heard) = oneshot::channel();
-        let (user, exec) = (self.user.clone(), self.net.exec.clone());
+        let (user, exec, stale) = (self.user.clone(), self.net.exec.clone(), self.net.stale.clone());
         let shell = process.on_behalf_of(author.clone());
         let mutation = self.net.mutation;
         shell.spawn(Box::pin(async move {
@@ -190,7 +271,14 @@ impl LinkApi {
                 Some(mutation) => mutation.request(request, &server.storage.mirror().view()),
                 None => request,
             };
+            let asked = matches!(request.action, Action::Get).then(|| what(&request));
             let answer = server::local::call(&server, &user, request).await;
+            let answer = match (asked, answer) {
+                (Some(asked), Ok(answer)) if mutation == Some(Mutation::StaleReads) => {
+                    Ok(lock(&stale).entry(asked).or_insert(answer).clone())
+                }
+                (_, answer) => answer,
+            };
             if let Err(status) = &answer {
                 exec.note(format!("{author} refused: {status}"));
             }
@@ -203,7 +291,6 @@ impl LinkApi {
 
 /// `create pods/eviction default/a`.
 fn what(request: &Request) -> String {
-    use client::Action;
     let verb = match &request.action {
         Action::Get => "get",
         Action::Find => "find",
@@ -247,7 +334,7 @@ impl Follower {
     /// A message is on its way; false when it is lost, and the connection with it.
     async fn travel(&self) -> bool {
         self.shell.sleep(self.net.travel_ms()).await;
-        !self.net.is_cut(&self.client) && !self.net.chance(|weather| weather.watch_cut)
+        !self.net.cuts(&self.client).down && !self.net.chance(|weather| weather.watch_cut)
     }
 
     /// Waits for news; false when the connection broke.
@@ -316,6 +403,12 @@ impl Follower {
             Some(mutation) => mutation.feed(&self.client, batch.changes),
             None => batch.changes,
         };
+        self.net.truth.show(&Seen::Heard {
+            client: &self.client,
+            since: self.mirror.revision(),
+            changes: &changes,
+            to: batch.to,
+        });
         self.mirror.feed(|cache| {
             for (revision, changes) in changes {
                 cache.apply(revision, changes);

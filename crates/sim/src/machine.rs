@@ -30,6 +30,9 @@ const LEASE_MS: u64 = 10_000;
 const STATUS_MS: u64 = 60_000;
 const RETRY_MS: u64 = 1_000;
 const LOOK_MS: u64 = 30_000;
+/// The longest that an image takes to come, and a killed container to go.
+const STALL_MS: u64 = 180_000;
+const UNDEAD_MS: u64 = 60_000;
 
 /// One pod as the machine has it.
 #[derive(Default)]
@@ -50,8 +53,12 @@ pub struct Ills {
     pub hang: u64,
     /// Of 1,000 starts: the image cannot be had just now.
     pub pull: u64,
+    /// Of 1,000 starts: the image comes very slowly.
+    pub stall: u64,
     /// Of 1,000: do not heed the stop signal.
     pub stubborn: u64,
+    /// Of 1,000: do not go even when they are killed, for a while.
+    pub undead: u64,
 }
 
 pub struct Machine {
@@ -73,7 +80,7 @@ impl Machine {
         Arc::new(Machine {
             name: format!("node-{number}"),
             net: net.clone(),
-            process: Mutex::new(net.exec.process()),
+            process: Mutex::new(net.exec.process(&format!("node-{number}"))),
             rng: Mutex::new(rng),
             ills: Mutex::default(),
             sandboxes: Mutex::default(),
@@ -92,7 +99,7 @@ impl Machine {
     /// The power fails: whatever ran here is gone.
     pub fn lose_power(&self) {
         self.net.exec.kill(&lock(&self.process));
-        *lock(&self.process) = self.net.exec.process();
+        *lock(&self.process) = self.net.exec.process(&self.name);
         let sandboxes = std::mem::take(&mut *lock(&self.sandboxes));
         for (uid, sandbox) in &sandboxes {
             for (name, seen) in &sandbox.containers {
@@ -102,6 +109,11 @@ impl Machine {
             }
         }
         self.change();
+    }
+
+    /// The time as this machine's clock shows it.
+    fn clock(&self) -> Time {
+        lock(&self.process).now()
     }
 
     fn change(&self) {
@@ -168,7 +180,7 @@ impl Machine {
             let message = format!("{image}: the registry is not reachable");
             return Err(StartFailure { reason: "ErrImagePull".into(), message });
         }
-        let now = self.net.exec.now();
+        let now = self.clock();
         let id = Str::from(format!("{}-{uid}-{container}-{attempt}", self.name));
         let seen = Seen {
             id: id.clone(),
@@ -194,7 +206,7 @@ impl Machine {
         };
         self.show(uid, &key, container, true);
         if self.chance(ills.hang) {
-            let until = now.plus_ms(5_000 + self.draw(40_000));
+            let until = self.net.exec.now().plus_ms(5_000 + self.draw(40_000));
             lock(&self.hung).insert(id.clone(), until);
         }
         let words: Vec<&str> = image.split('-').collect();
@@ -218,7 +230,7 @@ impl Machine {
     }
 
     fn exit(&self, uid: &str, id: &str, code: i32) {
-        let now = self.net.exec.now();
+        let now = self.clock();
         let mut ended = None;
         if let Some(sandbox) = lock(&self.sandboxes).get_mut(uid) {
             for (name, all) in &mut sandbox.containers {
@@ -238,8 +250,12 @@ impl Machine {
     /// How long a container takes to end when it is asked to, and its code.
     fn stop_ms(&self, image: &str, grace_ms: u64) -> (u64, i32) {
         let stubborn = image.starts_with("stubborn") || self.chance(lock(&self.ills).stubborn);
+        let undead = self.chance(lock(&self.ills).undead);
         let needs = 50 + self.draw(400);
-        if stubborn || needs > grace_ms { (grace_ms, 137) } else { (needs, 143) }
+        match stubborn || undead || needs > grace_ms {
+            true => (grace_ms + if undead { 1_000 + self.draw(UNDEAD_MS) } else { 0 }, 137),
+            false => (needs, 143),
+        }
     }
 
     /// What runs in the sandbox ends, its records stay.
@@ -275,7 +291,7 @@ impl Machine {
         json!({
             "addresses": [{"type": "Hostname", "address": (self.name.as_str())}],
             "capacity": (amounts.clone()), "allocatable": amounts,
-            "conditions": (node::node_object::conditions(self.net.exec.now())),
+            "conditions": (node::node_object::conditions(self.clock())),
         })
     }
 }
@@ -293,7 +309,7 @@ impl Agent {
     /// Starts an agent on `machine`, as a process of its own.
     pub fn start(machine: &Arc<Machine>) -> Process {
         let net = machine.net.clone();
-        let process = net.exec.process();
+        let process = net.exec.process(&machine.name);
         let client = format!("agent {}", machine.name);
         let user = User::new(&format!("system:node:{}", machine.name), &["system:nodes"]);
         let api = LinkApi { net: net.clone(), client: client.clone(), user, shell: process.clone() };
@@ -451,7 +467,9 @@ impl Agent {
             Command::Start { container, attempt } => {
                 let wanted = all_containers(pod).find(|one| one["name"].text() == container.as_str());
                 let image = wanted.map(|one| one["image"].text()).unwrap_or_default();
+                let stalls = machine.chance(lock(&machine.ills).stall);
                 let slow_ms = if image.starts_with("slow") { 8_000 } else { 0 };
+                let slow_ms = if stalls { machine.draw(STALL_MS) } else { slow_ms };
                 self.shell.sleep(50 + machine.draw(700) + slow_ms).await;
                 Outcome::Started(machine.start(uid, container, image, *attempt))
             }

@@ -9,6 +9,8 @@ use client::{Action, Request};
 use meta::{Object, Resource};
 
 const PODS: Resource = Resource("pods");
+const NODES: Resource = Resource("nodes");
+const LEASES: Resource = Resource("leases.coordination.k8s.io");
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mutation {
@@ -36,6 +38,18 @@ pub enum Mutation {
     TooMuchSurge,
     /// Someone writes the same object for ever.
     Chatter,
+    /// Reads are answered with what was read first.
+    StaleReads,
+    /// The controllers' watch brings one change at the next one's revision.
+    LateEvents,
+    /// Leases end before their time.
+    HastyLeases,
+    /// The scheduler's watch does not show that nodes take no more pods.
+    HideCordons,
+    /// A damaged file is taken for a sound one.
+    TrustRot,
+    /// The controllers' watch leaves renewals of leases out.
+    LoseBeats,
 }
 
 /// Every defect, the checker that must find it, and in which sort of world.
@@ -52,6 +66,13 @@ pub const DEFECTS: &[(Mutation, &str, &str)] = &[
     (Mutation::BlindScheduler, "scheduler", "tight"),
     (Mutation::NoDeployments, "liveness", "calm"),
     (Mutation::Chatter, "liveness", "calm"),
+    (Mutation::StaleReads, "history", "calm"),
+    (Mutation::SkipDeletion, "history", "calm"),
+    (Mutation::LateEvents, "history", "calm"),
+    (Mutation::HastyLeases, "leases", "calm"),
+    (Mutation::HideCordons, "scheduler", "busy"),
+    (Mutation::TrustRot, "store", "disks"),
+    (Mutation::LoseBeats, "nodes", "busy"),
 ];
 
 impl Mutation {
@@ -99,12 +120,18 @@ impl Mutation {
             (Mutation::SkipDeletion, "controllers") => {
                 change.new.is_none() && change.old.as_ref().is_some_and(|old| old.resource() == PODS)
             }
+            (Mutation::LoseBeats, "controllers") => {
+                change.old.is_some() && change.new.as_ref().is_some_and(|new| new.resource() == LEASES)
+            }
             _ => false,
         };
         let hides = |change: &Change| {
             let (Some(new), of) = (&change.new, (self, client)) else { return false };
             match of {
                 (Mutation::BlindScheduler, "scheduler") => new.resource() == PODS && !node_of(new).is_empty(),
+                (Mutation::HideCordons, "scheduler") => {
+                    new.resource() == NODES && new.value()["spec"]["unschedulable"].is_true()
+                }
                 (Mutation::LoseOwners, "controllers") => {
                     let replicas = new.value().at(&["status", "replicas"]).as_int().unwrap_or(0);
                     new.resource().0 == "replicasets.apps" && replicas > 0
@@ -114,9 +141,19 @@ impl Mutation {
         };
         for list in changes.values_mut() {
             list.retain(|change| !drops(change));
+            if self == Mutation::HideCordons {
+                list.retain(|change| !hides(change));
+            }
             for change in list.iter_mut().filter(|change| hides(change)) {
                 change.old = change.new.take();
             }
+        }
+        if (self, client) == (Mutation::LateEvents, "controllers")
+            && changes.len() > 1
+            && let Some((_, early)) = changes.pop_first()
+            && let Some(next) = changes.values_mut().next()
+        {
+            next.extend(early);
         }
         changes
     }

@@ -52,6 +52,12 @@ impl Past<'_> {
         self.inner.range(first..).map(|(_, _, view)| view)
     }
 
+    /// When `revision` became visible; `None` when it is too long ago.
+    pub fn time_of(&self, revision: Revision) -> Option<Time> {
+        let index = self.inner.binary_search_by_key(&revision, |(at, _, _)| *at).ok()?;
+        self.inner.get(index).map(|(_, at, _)| *at)
+    }
+
     /// The state at `revision`; `None` when it is too long ago.
     pub fn at(&self, revision: Revision) -> Option<&View> {
         let after = self.inner.partition_point(|(at, _, _)| *at <= revision);
@@ -109,25 +115,24 @@ impl Truth {
             let missed: Vec<Event> = more.events.into_iter().filter(|event| event.revision > known).collect();
             self.committed(&missed, &BTreeMap::new());
         }
-        let stored: BTreeMap<bytes::Bytes, Revision> = visible
-            .newest()
-            .read(&Range::prefix(PREFIX.as_bytes().to_vec()), None, 0)
-            .items
-            .into_iter()
-            .map(|(key, version)| (key, version.mod_revision))
-            .collect();
+        let stored = objects(visible);
         self.show(&Seen::Recovered { found, acknowledged, stored: &stored });
     }
 
     /// Takes in what a batch published.
     pub fn committed(&self, events: &[Event], authors: &BTreeMap<Revision, Arc<Author>>) {
-        let nobody = Arc::new(Author { who: "server".to_owned(), what: String::new() });
+        let nobody = Arc::new(Author { who: "server".to_owned(), ..Author::default() });
         let mut rest = events;
         while let Some(first) = rest.first() {
             let revision = first.revision;
             let many = rest.iter().take_while(|event| event.revision == revision).count();
             let (now, later) = rest.split_at(many);
             rest = later;
+            for event in now.iter().filter(|event| event.new.is_none() && !authors.contains_key(&revision)) {
+                if let Some(lease) = event.old.as_ref().and_then(|old| old.lease) {
+                    self.show(&Seen::Expired { lease, key: &event.key });
+                }
+            }
             self.commit(revision, now, authors.get(&revision).unwrap_or(&nobody));
         }
     }
@@ -181,6 +186,12 @@ impl Truth {
             }
         }
     }
+}
+
+/// Every object that a store shows, with its revision.
+pub fn objects(visible: &Visible) -> BTreeMap<bytes::Bytes, Revision> {
+    let page = visible.newest().read(&Range::prefix(PREFIX.as_bytes().to_vec()), None, 0);
+    page.items.into_iter().map(|(key, version)| (key, version.mod_revision)).collect()
 }
 
 /// Leases and events come and go; a node tells its status every minute.

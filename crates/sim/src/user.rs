@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use base::Rng;
+use base::{Clock, Rng};
 use cache::View;
 use client::{Action, Api, Mirror, PatchType, Propagation, Request};
 use drive::Shell;
@@ -10,6 +10,7 @@ use meta::{Object, Resource, Value, json};
 
 use crate::exec::Process;
 use crate::link::LinkApi;
+use crate::schedule::Schedule;
 
 pub const DEPLOYMENTS: Resource = Resource("deployments.apps");
 pub const REPLICA_SETS: Resource = Resource("replicasets.apps");
@@ -58,13 +59,20 @@ pub const STEPS: &[(&str, u64, Step)] = &[
 ];
 
 impl User {
-    /// Works until `steps` are done, about one every `pace_ms`.
-    pub async fn work(mut self, steps: u64, pace_ms: u64) {
+    /// Works until `steps` are done, about one every `pace_ms`. Each step is chosen by its number and made at its time, so
+    /// that a schedule can leave others out.
+    pub async fn work(mut self, steps: u64, pace_ms: u64, schedule: Schedule) {
         self.spaces().await;
         let total: u64 = STEPS.iter().map(|(_, weight, _)| weight).sum();
-        for _ in 0..steps {
-            let pause_ms = 50 + self.rng.below(pace_ms * 2);
-            self.shell.sleep(pause_ms).await;
+        let (own, began, mut at_ms) = (self.rng.clone(), self.shell.now(), 0);
+        for number in 0..steps {
+            self.rng = own.fork(&format!("step {number}"));
+            at_ms += 50 + self.rng.below(pace_ms * 2);
+            if !schedule.has_step(number) {
+                continue;
+            }
+            let passed_ms = self.shell.now().ms_since(began);
+            self.shell.sleep(at_ms.saturating_sub(passed_ms).max(1)).await;
             let mut draw = self.rng.below(total);
             let row = STEPS.iter().find(|(_, weight, _)| {
                 let hit = draw < *weight;
@@ -74,7 +82,7 @@ impl User {
             let Some((name, _, step)) = row else { continue };
             let view = self.mirror.view();
             let requests = step(&mut self, &view);
-            self.api.net.exec.note(format!("the user: {name}, {} requests", requests.len()));
+            self.api.net.exec.note(format!("the user, step {number}: {name}, {} requests", requests.len()));
             for request in requests {
                 // What is refused, or lost, is left as it is, as a user would who is in a hurry.
                 let _ = self.api.call(request).await;
@@ -89,6 +97,25 @@ impl User {
         for name in SPACES {
             let namespace = json!({"metadata": {"name": name}});
             let _ = self.api.call(Request::create(NAMESPACES, namespace)).await;
+        }
+    }
+
+    /// Reads what there is, or was, over and over: what it is shown goes into the history.
+    pub async fn look_around(mut self) {
+        let kinds = [DEPLOYMENTS, STATEFUL_SETS, JOBS, BUDGETS, PODS, PODS, NODES];
+        let mut known: Option<(Resource, String, String)> = None;
+        loop {
+            let pause_ms = 100 + self.rng.below(900);
+            self.shell.sleep(pause_ms).await;
+            let view = self.mirror.view();
+            if known.is_none() || self.rng.chance(300) {
+                let found = self.any(&view, &kinds);
+                known = found.map(|found| (found.resource(), found.namespace().to_owned(), found.name().to_owned()));
+            }
+            if let Some((resource, namespace, name)) = &known {
+                // What it says is judged where it arrives.
+                let _ = self.api.call(Request::get(*resource, namespace, name)).await;
+            }
         }
     }
 

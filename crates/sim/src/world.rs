@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use base::{Clock, Rng, Time};
 use client::Mirror;
@@ -10,17 +10,18 @@ use drive::Shell;
 use drive::events::Recorder;
 use server::identity::{MASTERS, User as Identity};
 use server::{Keys, Options, Server};
-use store::{OpenError, SimDisk};
+use store::{Disk, OpenError, SimDisk, Store};
 
-use crate::backend::{DiskPace, Stepped, next_sync_ms, start};
+use crate::backend::{DiskPace, OPTIONS, Stepped, next_sync_ms, start};
 use crate::check::{CHECKERS, Seen};
 use crate::desired;
 use crate::exec::{Exec, Process, lock};
-use crate::fault::{FAULTS, Profile};
-use crate::link::{Follower, LinkApi, Net, Weather, empty_cache};
+use crate::fault::{FAULTS, Fault, Profile};
+use crate::link::{Cut, Follower, LinkApi, Net, Weather, empty_cache};
 use crate::machine::{Agent, Ills, Machine, seed_of};
 use crate::mutation::Mutation;
-use crate::truth::Truth;
+use crate::schedule::Schedule;
+use crate::truth::{Truth, objects};
 use crate::user::User;
 
 /// Everything must have come to rest this long after the last fault.
@@ -38,7 +39,7 @@ const CALM_DISK: DiskPace = DiskPace { sync_ms: 1, jitter_ms: 3 };
 const IMAGE_AGE_MS: u64 = 3_600_000;
 
 /// What makes a world.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     pub seed: u64,
     pub profile: &'static Profile,
@@ -47,6 +48,8 @@ pub struct Settings {
     pub only: Option<&'static str>,
     /// Half the work, for tests that are built without optimisation.
     pub brief: bool,
+    /// What of all this happens.
+    pub schedule: Schedule,
     /// Print every step as it happens.
     pub print: bool,
 }
@@ -106,8 +109,32 @@ static IMAGE: LazyLock<SimDisk> = LazyLock::new(|| {
 impl Settings {
     /// A world without anything planted or printed.
     pub fn quiet(seed: u64) -> Settings {
-        Settings { seed, profile: &crate::fault::PROFILES[0], mutation: None, only: None, brief: false, print: false }
+        let (profile, schedule) = (&crate::fault::PROFILES[0], Schedule::default());
+        Settings { seed, profile, mutation: None, only: None, brief: false, schedule, print: false }
     }
+
+    fn work_ms(&self) -> u64 {
+        self.schedule.work_ms.unwrap_or(self.profile.work_ms) >> u32::from(self.brief)
+    }
+}
+
+/// A fault that is to strike: when, which, and where its own choices come from.
+type Planned = (u64, &'static Fault, u64);
+
+/// The faults of a world in the order of their planning, which gives them their numbers.
+pub fn fault_plan(settings: &Settings) -> Vec<Planned> {
+    let rng = Rng::new(settings.seed).fork(settings.profile.name);
+    let mut all = Vec::new();
+    for (name, mean_ms) in settings.profile.faults {
+        let fault = FAULTS.iter().find(|fault| fault.name == *name).expect("profiles name faults of the table");
+        let mut rng = rng.fork(name);
+        let mut at_ms = rng.below(mean_ms * 2);
+        while at_ms < settings.profile.work_ms {
+            all.push((at_ms, fault, rng.next_u64()));
+            at_ms += 1 + rng.below(mean_ms * 2);
+        }
+    }
+    all
 }
 
 /// Runs one world from its first moment to its rest, or to the first finding.
@@ -121,12 +148,13 @@ pub fn run(settings: Settings) -> Report {
     let net = Net::new(&exec, &truth, rng.fork("network"), settings.mutation);
     let machine = |number| Machine::new(&net, number, settings.profile.cpu_milli, seed_of(&rng, number));
     let machines: Vec<Arc<Machine>> = (0..settings.profile.nodes).map(machine).collect();
+    let (seed, profile) = (settings.seed, settings.profile.name);
     let mut world = World::of(exec.clone(), net, truth.clone(), image, settings, machines);
     server::uid::seeded(&mut rng.fork("identities"), || world.live());
     let (digest, events) = exec.digest();
     Report {
-        seed: settings.seed,
-        profile: settings.profile.name,
+        seed,
+        profile,
         finding: exec.failure(),
         virtual_ms: exec.now().ms_since(start()),
         digest,
@@ -145,7 +173,7 @@ impl World {
         settings: Settings,
         machines: Vec<Arc<Machine>>,
     ) -> World {
-        let (user, rng) = (exec.process(), Rng::new(settings.seed).fork(settings.profile.name));
+        let (user, rng) = (exec.process("user"), Rng::new(settings.seed).fork(settings.profile.name));
         let agents = machines.iter().map(|_| None).collect();
         let (pace, planned) = (Arc::new(Mutex::new(CALM_DISK)), BTreeMap::new());
         let (server, controllers, scheduler) = (None, None, None);
@@ -177,14 +205,15 @@ impl World {
             self.start_agent(at);
         }
         self.pass(BOOT_MS);
-        self.net.set_weather(self.settings.profile.weather);
+        let (mut weather, mut ills) = (self.settings.profile.weather, self.settings.profile.ills);
+        self.settings.schedule.calm(&mut weather, &mut ills);
+        self.net.set_weather(weather);
         for machine in &self.machines {
-            machine.set_ills(self.settings.profile.ills);
+            machine.set_ills(ills);
         }
-        let profile = self.settings.profile;
         self.start_user();
-        self.plan_faults(profile);
-        self.pass(profile.work_ms >> u32::from(self.settings.brief));
+        self.plan_faults();
+        self.pass(self.settings.work_ms());
         self.exec.note("faults are over");
         self.heal();
         self.rest();
@@ -211,19 +240,15 @@ impl World {
         self.planned.insert((self.exec.now().plus_ms(ms), self.numbers), Box::new(action));
     }
 
-    fn plan_faults(&mut self, profile: &'static Profile) {
-        for (name, mean_ms) in profile.faults {
-            let fault = FAULTS.iter().find(|fault| fault.name == *name).expect("profiles name faults of the table");
-            let mut rng = self.rng.fork(name);
-            let mut at_ms = rng.below(mean_ms * 2);
-            while at_ms < profile.work_ms {
-                let mut own = Rng::new(rng.next_u64());
-                self.plan(at_ms, move |world| {
-                    world.exec.note(format!("fault: {}", fault.name));
-                    (fault.strike)(world, &mut own);
-                });
-                at_ms += 1 + rng.below(mean_ms * 2);
+    fn plan_faults(&mut self) {
+        for (number, (at_ms, fault, seed)) in fault_plan(&self.settings).into_iter().enumerate() {
+            if !self.settings.schedule.has_fault(number as u64) {
+                continue;
             }
+            self.plan(at_ms, move |world| {
+                world.exec.note(format!("fault {number}: {}", fault.name));
+                (fault.strike)(world, &mut Rng::new(seed));
+            });
         }
     }
 
@@ -238,8 +263,9 @@ impl World {
             machine.set_ills(Ills::default());
         }
         for client in self.clients() {
-            self.net.cut(&client, false);
+            self.net.cut(&client, Cut::NONE);
         }
+        self.exec.heal();
         if self.server.is_none() {
             self.start_server();
         }
@@ -255,8 +281,9 @@ impl World {
             }
         }
         self.exec.kill(&self.user);
-        self.user = self.exec.process();
-        let user = self.user_of("user tidy");
+        self.user = self.exec.process("user");
+        let mirror = self.follower("user tidy", &self.user);
+        let user = self.user_of("user tidy", mirror, "tidy");
         self.user.spawn(Box::pin(user.tidy_up()));
     }
 
@@ -287,15 +314,63 @@ impl World {
     /// All that have a link of their own.
     pub fn clients(&self) -> Vec<String> {
         let agents = self.machines.iter().map(|machine| format!("agent {}", machine.name));
-        ["controllers", "scheduler"].into_iter().map(str::to_owned).chain(agents).collect()
+        ["controllers", "scheduler", "user"].into_iter().map(str::to_owned).chain(agents).collect()
+    }
+
+    /// All that have a clock of their own.
+    pub fn hosts(&self) -> Vec<String> {
+        let machines = self.machines.iter().map(|machine| machine.name.clone());
+        ["server", "controllers", "scheduler"].into_iter().map(str::to_owned).chain(machines).collect()
+    }
+
+    /// Everything that runs and can be made to stand still.
+    pub fn processes(&self) -> Vec<(String, Process)> {
+        let server = self.server.iter().map(|(process, _)| ("the server".to_owned(), process.clone()));
+        let controllers = self.controllers.iter().map(|process| ("controllers".to_owned(), process.clone()));
+        let scheduler = self.scheduler.iter().map(|process| ("the scheduler".to_owned(), process.clone()));
+        let agents = self.agents.iter().zip(&self.machines);
+        let agents = agents.filter_map(|(process, machine)| Some((machine.name.clone(), process.clone()?)));
+        server.chain(controllers).chain(scheduler).chain(agents).collect()
+    }
+
+    /// Flips a bit of what was written long ago, on a copy of the disk as a crash would leave it: a server that starts
+    /// there must refuse, or serve exactly what one would without the flip.
+    pub fn rot(&mut self, rng: &mut Rng) {
+        /// The last records may be the torn end of the log for all that anyone can tell.
+        const RECENT_BYTES: u64 = 64 * 1024;
+        let sound = self.disk.copy();
+        sound.crash(rng);
+        let (sound, rotten) = (sound.copy(), sound);
+        let names: Vec<String> = rotten.list().unwrap_or_default();
+        let Some(name) = names.get(rng.below(names.len() as u64) as usize).cloned() else { return };
+        let bytes = rotten.contents(&name).unwrap_or_default();
+        let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64 + 1);
+        let newest = names.iter().filter(|name| name.starts_with("log-")).max();
+        let limit = if newest == Some(&name) { used.saturating_sub(RECENT_BYTES) } else { used };
+        if limit == 0 {
+            return;
+        }
+        let (offset, bit) = (rng.below(limit), rng.below(8) as u8);
+        rotten.flip(&name, usize::try_from(offset).unwrap_or(0), bit);
+        let open = |disk: &SimDisk| Store::open(Arc::new(disk.clone()), OPTIONS, 1, self.exec.now());
+        let shown = |store: &Store| objects(&store.visible().read().unwrap_or_else(PoisonError::into_inner));
+        let Ok((before, _)) = open(&sound) else { return };
+        let sound = shown(&before);
+        let place = format!("byte {offset} of {name}");
+        let served = match open(&rotten) {
+            Ok((store, _)) => shown(&store),
+            Err(_) if self.settings.mutation == Some(Mutation::TrustRot) => sound.clone().into_iter().skip(1).collect(),
+            Err(why) => return self.exec.note(format!("{place} rotted, and was refused: {why}")),
+        };
+        self.exec.note(format!("{place} rotted, and was not needed or repaired"));
+        self.truth.show(&Seen::Rotten { place: &place, stored: &served, sound: &sound });
     }
 
     pub fn start_server(&mut self) {
         if self.server.is_some() {
             return;
         }
-        let hasty = self.settings.mutation == Some(Mutation::AnswerBeforeSync);
-        let stepped = match Stepped::open(&self.disk, &self.exec, &self.truth, hasty) {
+        let stepped = match Stepped::open(&self.disk, &self.exec, &self.truth, self.settings.mutation) {
             Ok(stepped) => stepped,
             // A disk that fails now may work later: a supervisor starts the server again.
             Err(why @ OpenError::Io { .. }) => {
@@ -304,7 +379,9 @@ impl World {
             }
             Err(why) => return self.exec.fail(format!("store: it does not open after a crash: {why}")),
         };
-        let process = self.exec.process();
+        let process = self.exec.process("server");
+        let tenant = Rng::new(self.rng.next_u64());
+        process.spawn(Box::pin(crate::backend::tenant(stepped.clone(), process.clone(), tenant)));
         let (pace, mut rng) = (self.pace.clone(), Rng::new(self.rng.next_u64()));
         let next = move || next_sync_ms(*lock(&pace), rng.next_u64());
         process.spawn(Box::pin(stepped.clone().turn(process.clone(), next)));
@@ -357,11 +434,11 @@ impl World {
         if self.controllers.is_some() {
             return;
         }
-        let process = self.exec.process();
+        let process = self.exec.process("controllers");
         let mirror = self.follower("controllers", &process);
         let settings = controllers::Settings {
             root_ca_pem: "PEM".to_owned(),
-            started: self.exec.now(),
+            started: process.now(),
             ..controllers::Settings::default()
         };
         let shell: Arc<dyn Shell> = Arc::new(process.clone());
@@ -397,7 +474,7 @@ impl World {
         if self.scheduler.is_some() {
             return;
         }
-        let process = self.exec.process();
+        let process = self.exec.process("scheduler");
         let mirror = self.follower("scheduler", &process);
         let api: Arc<dyn client::Api> = Arc::new(self.door("scheduler", "system:kube-scheduler", &[], &process));
         let recorder = Recorder::new(api.clone(), Arc::new(process.clone()));
@@ -424,21 +501,22 @@ impl World {
         }
     }
 
-    fn user_of(&self, client: &str) -> User {
-        let mirror = self.follower(client, &self.user);
+    fn user_of(&self, client: &str, mirror: Arc<Mirror>, stream: &str) -> User {
         let api = self.door(client, "the-user", &[MASTERS], &self.user);
-        User { api, mirror, shell: self.user.clone(), rng: self.rng.fork("user") }
+        User { api, mirror, shell: self.user.clone(), rng: self.rng.fork(stream) }
     }
 
     fn start_user(&mut self) {
         let profile = self.settings.profile;
-        let user = self.user_of("user");
-        self.user.spawn(Box::pin(
-            user.work(profile.steps >> u32::from(self.settings.brief), profile.work_ms / profile.steps.max(1)),
-        ));
+        let mirror = self.follower("user", &self.user);
+        let user = self.user_of("user", mirror.clone(), "user");
+        let (steps, pace_ms) =
+            (profile.steps >> u32::from(self.settings.brief), profile.work_ms / profile.steps.max(1));
+        self.user.spawn(Box::pin(user.work(steps, pace_ms, self.settings.schedule.clone())));
+        self.user.spawn(Box::pin(self.user_of("user", mirror, "reader").look_around()));
         if self.settings.mutation == Some(Mutation::Chatter) {
             let api = self.door("user", "the-chatterer", &[MASTERS], &self.user);
-            let process = self.exec.process();
+            let process = self.exec.process("user");
             let shell = process.clone();
             process.spawn(Box::pin(crate::mutation::chatter(LinkApi { shell: process.clone(), ..api }, shell)));
         }

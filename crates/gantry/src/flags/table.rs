@@ -127,6 +127,7 @@ pub const COMMANDS: &[CommandRow] = &[
             ("a hundred worlds with every sort of fault", "gantry sim --worlds 100"),
             ("one of them again, step by step", "gantry sim --seed 17 --steps"),
             ("only crashes", "gantry sim --profile crashes --worlds 20"),
+            ("the smallest world that breaks as seed 17 does", "gantry sim --seed 17 --minimise"),
         ],
     },
     CommandRow {
@@ -420,10 +421,29 @@ pub const FLAGS: &[FlagRow] = &[
     FlagRow {
         name: "profile",
         commands: &["sim"],
-        kind: Kind::Word(&["calm", "lossy", "crashes", "disks", "nodes", "all", "busy", "tight", "long"]),
+        kind: Kind::Word(&[
+            "calm", "lossy", "crashes", "disks", "nodes", "links", "pauses", "clocks", "all", "tight", "busy", "hundred",
+            "large", "long",
+        ]),
         many: false,
         default: "all",
         help: "What goes wrong in them",
+    },
+    FlagRow {
+        name: "only",
+        commands: &["sim"],
+        kind: Kind::Text,
+        many: false,
+        default: "",
+        help: "What of a world happens: 'steps=0,4 faults=2 work=12000 without=lost,late'",
+    },
+    FlagRow {
+        name: "minimise",
+        commands: &["sim"],
+        kind: Kind::Switch,
+        many: false,
+        default: "",
+        help: "Look for the smallest schedule with which the first broken world still breaks",
     },
     FlagRow {
         name: "steps",

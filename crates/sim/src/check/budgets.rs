@@ -8,13 +8,12 @@ use meta::{Object, Selector};
 
 use super::{Checker, Seen};
 use crate::desired::facts;
+use crate::exec::Author;
 use crate::truth::Past;
 use crate::user::{BUDGETS, PODS};
 
 /// An eviction looks at pod and budget this long before it deletes, at most.
 const LOOK_MS: u64 = 15_000;
-/// What a controller writes may rest on what was this long ago.
-const LATE_MS: u64 = 60_000;
 
 #[derive(Default)]
 pub struct Budgets {
@@ -60,7 +59,7 @@ impl Budgets {
         Err(format!("pod {} was evicted without leave of its budget {budget}", path(pod)))
     }
 
-    fn allowance(&self, budget: &Object, past: &Past<'_>) -> Result<(), String> {
+    fn allowance(&self, budget: &Object, author: &Author, past: &Past<'_>) -> Result<(), String> {
         let value = budget.value();
         let number = |field: &str| value.at(&["status", field]).as_int().unwrap_or(0);
         let allowed = number("disruptionsAllowed");
@@ -70,13 +69,16 @@ impl Budgets {
         if allowed == 0 {
             return Ok(());
         }
-        let most = past.lately(LATE_MS).map(|view| healthy(budget, view) - number("desiredHealthy")).max();
-        match most {
-            Some(most) if allowed > most => {
-                Err(format!("budget {} allows {allowed} disruptions, {most} is the most there was", path(budget)))
-            }
-            _ => Ok(()),
+        // An eviction takes from what the controller allowed, and never adds.
+        if !author.who.ends_with(":disruption-controller") {
+            return Ok(());
         }
+        let Some(view) = past.at(author.decided_on) else { return Ok(()) };
+        let most = healthy(budget, view) - number("desiredHealthy");
+        if allowed <= most {
+            return Ok(());
+        }
+        Err(format!("budget {} allows {allowed} disruptions, where its controller saw {most}", path(budget)))
     }
 }
 
@@ -92,7 +94,7 @@ impl Checker for Budgets {
                 for (pod, _) in new.value().at(&["status", "disruptedPods"]).entries().iter() {
                     self.granted.insert((path(new), pod.to_owned()));
                 }
-                self.allowance(new, past)?;
+                self.allowance(new, author, past)?;
             }
             let Some(old) = change.old.as_ref().filter(|old| old.resource() == PODS) else { continue };
             let going = change.new.as_ref().is_none_or(|new| new.facts().deleting.is_some());

@@ -5,8 +5,11 @@
 
 mod agents;
 mod budgets;
+mod history;
 mod identity;
 mod jobs;
+mod leases;
+mod nodes;
 mod ownership;
 mod replicas;
 mod scheduler;
@@ -15,7 +18,9 @@ mod watch;
 
 use std::collections::BTreeMap;
 
-use base::Revision;
+use ::history::Outcome;
+use ::store::LeaseId;
+use base::{Revision, Time};
 use bytes::Bytes;
 use cache::{Cache, Change, View};
 
@@ -34,6 +39,18 @@ pub enum Seen<'a> {
     Mirror { client: &'a str, cache: &'a Cache, whole: bool },
     /// A container began to run (`true`) or ended on a node.
     Container { node: &'a str, pod: &'a str, uid: &'a str, container: &'a str, runs: bool },
+    /// A client asks something of the server.
+    Asked { call: u64 },
+    /// The answer came, or none will; with what it says of an object.
+    Answered { call: u64, client: &'a str, key: &'a str, outcome: Outcome },
+    /// A client that follows everything is brought the changes after `since` up to `to`.
+    Heard { client: &'a str, since: Revision, changes: &'a BTreeMap<Revision, Vec<Change>>, to: Revision },
+    /// A lease was granted or renewed: it lives at least until then.
+    Leased { lease: LeaseId, until: Time },
+    /// A key went with its lease.
+    Expired { lease: LeaseId, key: &'a [u8] },
+    /// A bit of old data flipped, and the store opened all the same: what it would serve.
+    Rotten { place: &'a str, stored: &'a BTreeMap<Bytes, Revision>, sound: &'a BTreeMap<Bytes, Revision> },
     /// Faults are over, everybody says to be done.
     Quiet { view: &'a View },
 }
@@ -52,6 +69,8 @@ type Make = fn() -> Box<dyn Checker>;
 pub const CHECKERS: &[Make] = &[
     || Box::new(store::Store::default()),
     || Box::new(watch::Watch::default()),
+    || Box::new(history::History::default()),
+    || Box::new(leases::Leases::default()),
     || Box::new(replicas::Replicas::default()),
     || Box::new(identity::Identity::default()),
     || Box::new(agents::Agents::default()),
@@ -59,4 +78,5 @@ pub const CHECKERS: &[Make] = &[
     || Box::new(jobs::Jobs::default()),
     || Box::new(budgets::Budgets::default()),
     || Box::new(scheduler::Scheduler),
+    || Box::new(nodes::Nodes),
 ];

@@ -1,38 +1,114 @@
-//! Replicas: a controller never makes more pods than are asked for and the stated surge, and never takes a deployment
-//! below its stated minimum by its own doing.
+//! Replicas: every decision of a controller, judged on the very view that it rests on. It makes no more pods than that
+//! view asks for and lacks, takes no more than are too many, keeps a deployment within its stated surge and minimum, and
+//! its view shows what it wrote itself before.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use base::Time;
+use base::Revision;
 use cache::View;
 use meta::quantity::int_or_percent;
-use meta::{Object, Resource, Str};
+use meta::{Object, Owner, Str, Value};
 
 use super::{Checker, Seen};
 use crate::desired::facts;
+use crate::exec::Author;
 use crate::truth::Past;
-use crate::user::{DEPLOYMENTS, PODS, REPLICA_SETS};
+use crate::user::{DAEMON_SETS, DEPLOYMENTS, JOBS, PODS, REPLICA_SETS, STATEFUL_SETS};
 
-/// A write may rest on what was asked for this long ago.
-const LATE_MS: u64 = 120_000;
-
-/// Least and most that were asked for, over time.
-type Asked = Vec<(Time, i64, i64)>;
+/// What one decision about one owner has written so far.
+#[derive(Default)]
+struct Decision {
+    life: u64,
+    on: Revision,
+    made: BTreeSet<Str>,
+    taken: BTreeSet<Str>,
+    /// New sizes of sets, by uid.
+    sizes: BTreeMap<Str, i64>,
+    /// The newest revision that it wrote.
+    last: Revision,
+}
 
 #[derive(Default)]
 pub struct Replicas {
-    asked: BTreeMap<Str, Asked>,
+    /// The latest decision about each owner, by uid.
+    decisions: BTreeMap<Str, Decision>,
 }
 
-/// The fewest and the most pods that an object states.
-fn limits(object: &Object) -> (i64, i64) {
-    let value = object.value();
-    let spec = &value["spec"];
-    let replicas = spec["replicas"].as_int().unwrap_or(1);
-    if object.resource() == REPLICA_SETS {
-        return (replicas, replicas);
+/// What a pod of an owner is judged by: the pod, the owner and the view of the decision, and what it has made so far.
+type Rule = fn(&Object, &Object, &View, &Decision) -> Result<(), String>;
+
+/// Controller, its kind, and the rule for pods that it makes.
+const MAKERS: &[(&str, &str, meta::Resource, Rule)] = &[
+    (":replicaset-controller", "ReplicaSet", REPLICA_SETS, for_replica_set),
+    (":job-controller", "Job", JOBS, for_job),
+    (":daemon-set-controller", "DaemonSet", DAEMON_SETS, for_daemon_set),
+    (":statefulset-controller", "StatefulSet", STATEFUL_SETS, for_stateful_set),
+];
+
+fn active<'a>(owner: &'a str, view: &'a View) -> impl Iterator<Item = &'a Object> {
+    view.owned(PODS, owner).filter(move |pod| {
+        pod.facts().controller().is_some_and(|one| one.uid == owner)
+            && pod.facts().deleting.is_none()
+            && !facts(pod).phase.is_final()
+    })
+}
+
+fn number(value: &Value, path: &[&str], default: i64) -> i64 {
+    value.at(path).as_int().unwrap_or(default)
+}
+
+fn at_most(had: usize, decision: &Decision, most: i64) -> Result<(), String> {
+    let (had, made) = (had as i64, decision.made.len() as i64);
+    if had + made <= most {
+        return Ok(());
     }
-    let strategy = &spec["strategy"];
+    Err(format!("{made} pods were made beside {had}, where {most} were asked for"))
+}
+
+fn for_replica_set(_: &Object, set: &Object, view: &View, decision: &Decision) -> Result<(), String> {
+    at_most(active(set.uid(), view).count(), decision, number(&set.value(), &["spec", "replicas"], 1))
+}
+
+fn for_job(_: &Object, job: &Object, view: &View, decision: &Decision) -> Result<(), String> {
+    at_most(active(job.uid(), view).count(), decision, number(&job.value(), &["spec", "parallelism"], 1))
+}
+
+/// A daemon's pod says by its affinity which node it is for; a set of the user's states no surge.
+fn for_daemon_set(pod: &Object, set: &Object, view: &View, decision: &Decision) -> Result<(), String> {
+    let place = |pod: &Object| pod.value().at(&["spec", "affinity", "nodeAffinity"]).clone();
+    let wanted = place(pod);
+    let there = active(set.uid(), view).filter(|other| place(other) == wanted).count();
+    if there == 0 || decision.made.is_empty() {
+        return Ok(());
+    }
+    Err(format!("a pod was made for a node that has {there} of them"))
+}
+
+/// Ordinals below what is asked for; in order, each after all before it serve.
+fn for_stateful_set(pod: &Object, set: &Object, view: &View, _: &Decision) -> Result<(), String> {
+    let value = set.value();
+    let ordinal = |name: &str| name.rsplit_once('-').and_then(|(_, number)| number.parse::<i64>().ok());
+    let Some(wanted) = ordinal(pod.name()) else { return Err("its pod has no ordinal".to_owned()) };
+    let start = number(&value, &["spec", "ordinals", "start"], 0);
+    let end = start + number(&value, &["spec", "replicas"], 1);
+    if !(start..end).contains(&wanted) {
+        return Err(format!("pod {wanted} was made, where {start} to {end} were asked for"));
+    }
+    if value["spec"]["podManagementPolicy"].text() == "Parallel" {
+        return Ok(());
+    }
+    let serving: BTreeSet<i64> =
+        active(set.uid(), view).filter(|pod| facts(pod).ready).filter_map(|pod| ordinal(pod.name())).collect();
+    match (start..wanted).find(|before| !serving.contains(before)) {
+        Some(before) => Err(format!("pod {wanted} was made while {before} does not serve")),
+        None => Ok(()),
+    }
+}
+
+/// The fewest and the most pods that a deployment states.
+fn limits(deployment: &Object) -> (i64, i64) {
+    let value = deployment.value();
+    let (replicas, strategy) = (number(&value, &["spec", "replicas"], 1), &value["spec"]["strategy"]);
     if strategy["type"].text() == "Recreate" {
         return (0, replicas);
     }
@@ -42,72 +118,104 @@ fn limits(object: &Object) -> (i64, i64) {
     ((replicas - unavailable).max(0), replicas + surge)
 }
 
-/// The sets of a deployment: pods asked for, and those that serve.
-fn sets(view: &View, owner: &meta::Owner) -> String {
-    let one = |set: &Object| {
-        let available = set.value().at(&["status", "availableReplicas"]).as_int().unwrap_or(0);
-        format!("{} {} of which {available} serve", set.name(), limits(set).1)
-    };
-    view.owned(REPLICA_SETS, &owner.uid).map(one).collect::<Vec<_>>().join(", ")
+fn size(set: &Object) -> i64 {
+    number(&set.value(), &["spec", "replicas"], 1)
 }
 
 impl Replicas {
-    fn note(&mut self, object: &Object, now: Time) {
-        let (least, most) = limits(object);
-        self.asked.entry(object.uid().into()).or_default().push((now, least, most));
-    }
-
-    /// The least and the most that may have been read lately.
-    fn lately(&self, uid: &str, now: Time) -> Option<(i64, i64)> {
-        let asked = self.asked.get(uid)?;
-        let from = asked.partition_point(|(at, _, _)| now.ms_since(*at) > LATE_MS).saturating_sub(1);
-        let recent = &asked[from..];
-        Some((recent.iter().map(|row| row.1).min()?, recent.iter().map(|row| row.2).max()?))
-    }
-
-    /// A pod was made for a set.
-    fn check_pod(&self, pod: &Object, after: &View, now: Time) -> Result<(), String> {
-        let Some(owner) = pod.facts().controller().filter(|owner| owner.kind == "ReplicaSet") else { return Ok(()) };
-        let active = after.owned(PODS, &owner.uid).filter(|pod| {
-            pod.facts().controller().is_some_and(|one| one.uid == owner.uid)
-                && pod.facts().deleting.is_none()
-                && !facts(pod).phase.is_final()
-        });
-        let active = active.count() as i64;
-        match self.lately(&owner.uid, now) {
-            Some((_, most)) if active > most => Err(format!(
-                "replica set {}/{} has {active} pods by its controller's doing, {most} were asked for",
-                pod.namespace(),
-                owner.name
-            )),
-            _ => Ok(()),
+    /// The decision that a write belongs to; a new one must show what its owner's last one wrote. `None` for a message
+    /// that comes again, long after its decision was carried out.
+    fn decision(&mut self, owner: &str, author: &Author, revision: Revision) -> Result<Option<&mut Decision>, String> {
+        let decision = self.decisions.entry(owner.into()).or_default();
+        if author.life < decision.life || author.life == decision.life && author.decided_on < decision.on {
+            return Ok(None);
         }
+        if (decision.life, decision.on) != (author.life, author.decided_on) {
+            if decision.life == author.life && decision.last > author.decided_on {
+                return Err(format!(
+                    "{} decided on revision {}, which lacks its own write {}",
+                    author.who, author.decided_on, decision.last
+                ));
+            }
+            *decision = Decision { life: author.life, on: author.decided_on, ..Decision::default() };
+        }
+        decision.last = revision;
+        Ok(Some(decision))
+    }
+
+    fn made(&mut self, pod: &Object, author: &Author, past: &Past<'_>) -> Result<(), String> {
+        let Some((_, kind, resource, rule)) = MAKERS.iter().find(|row| author.who.ends_with(row.0)) else {
+            return Ok(());
+        };
+        let Some(owner) = pod.facts().controller().filter(|owner| owner.kind == *kind) else { return Ok(()) };
+        let named =
+            |why: String| format!("{kind} {}/{}, by its controller's doing: {why}", pod.namespace(), owner.name);
+        let Some(decision) = self.decision(&owner.uid, author, pod.revision()).map_err(named)? else { return Ok(()) };
+        decision.made.insert(pod.name().into());
+        let Some(view) = past.at(author.decided_on) else { return Ok(()) };
+        let found = view.one(*resource, pod.namespace(), &owner.name).filter(|found| found.uid() == owner.uid);
+        match found {
+            Some(found) => rule(pod, found, view, decision).map_err(named),
+            None => Err(named("it is not in the view that was decided on".to_owned())),
+        }
+    }
+
+    /// A replica set's controller took a pod away.
+    fn taken(&mut self, pod: &Object, author: &Author, revision: Revision, past: &Past<'_>) -> Result<(), String> {
+        let Some(owner) = pod.facts().controller().filter(|owner| owner.kind == "ReplicaSet") else { return Ok(()) };
+        let name = format!("ReplicaSet {}/{}", pod.namespace(), owner.name);
+        let named = |why| format!("{name}, by its controller's doing: {why}");
+        let Some(decision) = self.decision(&owner.uid, author, revision).map_err(named)? else { return Ok(()) };
+        decision.taken.insert(pod.name().into());
+        let Some(view) = past.at(author.decided_on) else { return Ok(()) };
+        let Some(set) = view.one(REPLICA_SETS, pod.namespace(), &owner.name) else { return Ok(()) };
+        let (had, taken) = (active(set.uid(), view).count(), decision.taken.len());
+        if had as i64 - taken as i64 >= size(set) {
+            return Ok(());
+        }
+        Err(format!("{name}: of {had} pods {taken} were taken, though {} are asked for", size(set)))
     }
 
     /// A deployment's set was made or resized.
-    fn check_set(
-        &self,
-        set: &Object,
-        old: Option<&Object>,
-        before: &View,
-        after: &View,
-        now: Time,
-    ) -> Result<(), String> {
+    fn sized(&mut self, set: &Object, old: Option<&Object>, author: &Author, past: &Past<'_>) -> Result<(), String> {
         let Some(owner) = set.facts().controller().filter(|owner| owner.kind == "Deployment") else { return Ok(()) };
-        let sum = |view: &View| -> i64 { view.owned(REPLICA_SETS, &owner.uid).map(|set| limits(set).1).sum() };
-        let (was, is) = (sum(before), sum(after));
-        // What was merely taken over is no doing of the controller's.
-        let (had, has) = (old.map_or(0, |old| limits(old).1), limits(set).1);
-        let Some((least, most)) = self.lately(&owner.uid, now) else { return Ok(()) };
-        let name = format!("deployment {}/{}", set.namespace(), owner.name);
+        let (had, has) = (old.map_or(0, size), size(set));
+        if had == has {
+            return Ok(());
+        }
+        let name = format!("Deployment {}/{}", set.namespace(), owner.name);
+        let named = |why| format!("{name}, by its controller's doing: {why}");
+        let Some(decision) = self.decision(&owner.uid, author, set.revision()).map_err(named)? else { return Ok(()) };
+        let Some(view) = past.at(author.decided_on) else { return Ok(()) };
+        let (was, _) = sum(owner, view, &decision.sizes);
+        decision.sizes.insert(set.uid().into(), has);
+        let (is, told) = sum(owner, view, &decision.sizes);
+        let found = view.one(DEPLOYMENTS, set.namespace(), &owner.name).filter(|found| found.uid() == owner.uid);
+        let Some((least, most)) = found.map(limits) else {
+            return Err(format!("{name} is not in the view that was decided on"));
+        };
         if has > had && is > was && is > most {
-            return Err(format!("{name} asks for {is} pods, its limit with surge is {most}: {}", sets(before, owner)));
+            return Err(format!("{name} asks for {is} pods, its limit with surge is {most}: {told}"));
         }
         if has < had && is < was && is < least {
-            return Err(format!("{name} asks for {is} pods only, its least is {least}: {}", sets(before, owner)));
+            return Err(format!("{name} asks for {is} pods only, its least is {least}: {told}"));
         }
         Ok(())
     }
+}
+
+/// What all sets of a deployment ask for in a view with these sizes changed, and a sentence about it.
+fn sum(owner: &Owner, view: &View, sizes: &BTreeMap<Str, i64>) -> (i64, String) {
+    let mut all: BTreeMap<Str, (i64, String)> = BTreeMap::new();
+    for set in view.owned(REPLICA_SETS, &owner.uid) {
+        let serve = number(&set.value(), &["status", "availableReplicas"], 0);
+        all.insert(set.uid().into(), (size(set), format!("{} {} of which {serve} serve", set.name(), size(set))));
+    }
+    for (uid, size) in sizes {
+        all.entry(uid.clone()).or_insert_with(|| (0, "a new one".to_owned())).0 = *size;
+    }
+    let told: Vec<String> = all.values().map(|(_, told)| told.clone()).collect();
+    (all.values().map(|(size, _)| size).sum(), told.join(", "))
 }
 
 impl Checker for Replicas {
@@ -116,18 +224,26 @@ impl Checker for Replicas {
     }
 
     fn see(&mut self, seen: &Seen<'_>, past: &Past<'_>) -> Result<(), String> {
-        let Seen::Commit { changes, author, before, after, .. } = seen else { return Ok(()) };
+        let Seen::Commit { revision, changes, author, .. } = seen else { return Ok(()) };
+        if author.decided_on == Revision::ZERO {
+            return Ok(());
+        }
         for change in *changes {
-            let Some(new) = &change.new else { continue };
-            let resource: Resource = new.resource();
-            if resource == REPLICA_SETS || resource == DEPLOYMENTS {
-                self.note(new, past.now);
+            let Some(object) = change.new.as_ref().or(change.old.as_ref()) else { continue };
+            if object.resource() == PODS && change.old.is_none() {
+                self.made(object, author, past)?;
             }
-            if resource == PODS && change.old.is_none() && author.who.ends_with(":replicaset-controller") {
-                self.check_pod(new, after, past.now)?;
+            if object.resource() == PODS && author.who.ends_with(":replicaset-controller") {
+                let goes = change.new.as_ref().is_none_or(|new| new.facts().deleting.is_some());
+                if goes && change.old.as_ref().is_some_and(|old| old.facts().deleting.is_none()) {
+                    self.taken(object, author, *revision, past)?;
+                }
             }
-            if resource == REPLICA_SETS && author.who.ends_with(":deployment-controller") {
-                self.check_set(new, change.old.as_ref(), before, after, past.now)?;
+            if object.resource() == REPLICA_SETS
+                && author.who.ends_with(":deployment-controller")
+                && let Some(new) = &change.new
+            {
+                self.sized(new, change.old.as_ref(), author, past)?;
             }
         }
         Ok(())

@@ -8,8 +8,6 @@ use crate::desired::facts;
 use crate::truth::Past;
 use crate::user::{NODES, PODS};
 
-/// A binding may rest on what was this long ago.
-const LATE_MS: u64 = 60_000;
 const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 
 pub struct Scheduler;
@@ -44,14 +42,11 @@ fn check_room(node: &Object, after: &View) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether the node took this pod at some moment that the scheduler may have seen.
-fn was_open(node: &str, pod: &Object, past: &Past<'_>) -> bool {
+/// Whether the node took this pod in the view that the binding was decided on.
+fn was_open(node: &str, pod: &Object, view: &View) -> bool {
     let value = pod.value();
     let bears = value.at(&["spec", "tolerations"]).items().iter().any(|one| one["key"].text() == UNSCHEDULABLE);
-    bears
-        || past
-            .lately(LATE_MS)
-            .any(|view| view.one(NODES, "", node).is_some_and(|node| !node.value()["spec"]["unschedulable"].is_true()))
+    bears || view.one(NODES, "", node).is_some_and(|node| !node.value()["spec"]["unschedulable"].is_true())
 }
 
 impl Checker for Scheduler {
@@ -60,7 +55,7 @@ impl Checker for Scheduler {
     }
 
     fn see(&mut self, seen: &Seen<'_>, past: &Past<'_>) -> Result<(), String> {
-        let Seen::Commit { changes, after, .. } = seen else { return Ok(()) };
+        let Seen::Commit { changes, after, author, .. } = seen else { return Ok(()) };
         for change in *changes {
             let Some(new) = change.new.as_ref().filter(|new| new.resource() == PODS) else { continue };
             let node = facts(new).node;
@@ -76,8 +71,11 @@ impl Checker for Scheduler {
                 return Err(format!("{name} is bound to {node}, which does not exist"));
             };
             check_room(found, after)?;
-            if !was_open(&node, new, past) {
-                return Err(format!("{name} is bound to {node}, which takes no pods"));
+            if past.at(author.decided_on).is_some_and(|view| !was_open(&node, new, view)) {
+                return Err(format!(
+                    "{name} is bound to {node}, which took no pods at revision {}, which that rests on",
+                    author.decided_on
+                ));
             }
         }
         Ok(())

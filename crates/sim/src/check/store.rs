@@ -1,4 +1,5 @@
-//! The store: revisions are unique and without holes, what was answered survives every crash, and nothing comes back.
+//! The store: revisions are unique and without holes, what was answered survives every crash, nothing comes back, and
+//! nothing is served of files that rotted.
 
 use std::collections::BTreeMap;
 
@@ -82,6 +83,9 @@ impl Checker for Store {
                     Some(key) => Err(format!("{key} was deleted and came back in a crash")),
                     None => Ok(()),
                 }
+            }
+            Seen::Rotten { place, stored, sound } if stored != sound => {
+                Err(format!("{place}: a bit flipped, and the store serves other objects than before"))
             }
             _ => Ok(()),
         }

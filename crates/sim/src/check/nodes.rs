@@ -1,0 +1,47 @@
+//! Nodes: whoever renews is not doubted, whatever anybody's clock shows.
+
+use meta::{Object, Resource};
+
+use super::{Checker, Seen};
+use crate::truth::Past;
+use crate::user::NODES;
+
+const LEASES: Resource = Resource("leases.coordination.k8s.io");
+const LEASE_NAMESPACE: &str = "kube-node-lease";
+/// A node is silent after this long without a renewal.
+const GRACE_MS: u64 = 40_000;
+/// A drifting clock counts this much less, at most.
+const DRIFT_MS: u64 = 2_000;
+
+pub struct Nodes;
+
+fn is_doubted(node: &Object) -> bool {
+    let value = node.value();
+    let conditions = value.at(&["status", "conditions"]).items();
+    conditions.iter().any(|one| one["type"].text() == "Ready" && one["status"].text() == "Unknown")
+}
+
+impl Checker for Nodes {
+    fn name(&self) -> &'static str {
+        "nodes"
+    }
+
+    fn see(&mut self, seen: &Seen<'_>, past: &Past<'_>) -> Result<(), String> {
+        let Seen::Commit { changes, author, .. } = seen else { return Ok(()) };
+        for change in *changes {
+            let (Some(new), Some(old)) = (&change.new, &change.old) else { continue };
+            let doubts = new.resource() == NODES && is_doubted(new) && !is_doubted(old);
+            if !doubts || !author.who.ends_with(":node-controller") {
+                continue;
+            }
+            let Some(view) = past.at(author.decided_on) else { continue };
+            let lease = view.one(LEASES, LEASE_NAMESPACE, new.name());
+            let Some(renewed) = lease.and_then(|lease| past.time_of(lease.revision())) else { continue };
+            let silent_ms = past.now.ms_since(renewed);
+            if silent_ms + DRIFT_MS < GRACE_MS {
+                return Err(format!("node {} is doubted {silent_ms} ms after it renewed its lease", new.name()));
+            }
+        }
+        Ok(())
+    }
+}
