@@ -38,3 +38,6 @@ pub type IndexRow = (Resource, &'static str, fn(&Object) -> Option<Str>);
 /// The indexes that readers may count on.
 pub const INDEXES: &[IndexRow] =
     &[(Resource("pods"), "node", core::pod_facts::node_of), (Resource("pods"), "orphans", core::pod_facts::orphan_of)];
+
+/// The indexes that file under the value of a selectable field: resource, field, index. An empty value is not filed.
+pub const INDEXED_FIELDS: &[(Resource, &str, &str)] = &[(Resource("pods"), "spec.nodeName", "node")];

@@ -21,22 +21,41 @@ pub struct Compacted {
 
 pub(crate) struct History {
     events: VecDeque<Event>,
+    /// The place of the first event: places count all events that ever were.
+    first: u64,
     /// Everything after this revision is in `events`.
     complete_after: Revision,
 }
 
 impl History {
     pub fn starting_after(revision: Revision) -> History {
-        History { events: VecDeque::new(), complete_after: revision }
+        History { events: VecDeque::new(), first: 0, complete_after: revision }
     }
 
-    pub fn push(&mut self, event: Event, max: usize) {
+    /// Appends, and forgets what is more than `max`; returns the event's place.
+    pub fn push(&mut self, event: Event, max: usize) -> u64 {
         self.events.push_back(event);
         while self.events.len() > max {
             if let Some(event) = self.events.pop_front() {
+                self.first += 1;
                 self.complete_after = event.revision;
             }
         }
+        self.first + self.events.len() as u64 - 1
+    }
+
+    /// The place of the oldest event that is kept.
+    pub fn first(&self) -> u64 {
+        self.first
+    }
+
+    /// The event at a place, while it is kept.
+    pub fn at(&self, place: u64) -> Option<&Event> {
+        self.events.get(usize::try_from(place.checked_sub(self.first)?).ok()?)
+    }
+
+    pub fn complete_after(&self) -> Revision {
+        self.complete_after
     }
 
     pub fn since(&self, since: Revision, max: usize) -> Result<Vec<Event>, Compacted> {
@@ -55,6 +74,7 @@ impl History {
     pub fn compact(&mut self, at: Revision) {
         while self.events.front().is_some_and(|event| event.revision <= at) {
             self.events.pop_front();
+            self.first += 1;
         }
         self.complete_after = self.complete_after.max(at);
     }

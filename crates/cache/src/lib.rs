@@ -8,10 +8,11 @@
 //! event silently: a cursor that is older than the kept history gets [`Compacted`].
 
 mod history;
+mod lanes;
 mod source;
 mod view;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use base::Revision;
@@ -19,6 +20,8 @@ use meta::{Object, Resource, Str};
 
 use history::History;
 pub use history::{Compacted, Event};
+use lanes::Lanes;
+pub use lanes::{Bell, Bells, Part};
 pub use source::Source;
 pub use view::{Key, View};
 
@@ -41,6 +44,11 @@ pub struct Cache {
     view: View,
     indexes: Arc<[Index]>,
     histories: BTreeMap<Resource, History>,
+    lanes: HashMap<Resource, Lanes>,
+    /// Listeners to all resources.
+    everything: Bells,
+    /// Bells of changes whose feeder has not rung them yet.
+    rung: Vec<Bells>,
     /// Where it is fed from, unless there is one feed for all.
     sources: BTreeMap<Source, source::Feed>,
     /// Where history begins for resources that have had no change yet.
@@ -64,6 +72,9 @@ impl Cache {
             view: View::empty(),
             indexes: indexes.into(),
             histories: BTreeMap::new(),
+            lanes: HashMap::new(),
+            everything: Bells::default(),
+            rung: Vec::new(),
             sources: BTreeMap::new(),
             floor: Revision::ZERO,
             history_events_max: HISTORY_EVENTS_MAX,
@@ -109,12 +120,43 @@ impl Cache {
                 continue;
             }
             let floor = self.floor;
-            self.histories
-                .entry(resource)
-                .or_insert_with(|| History::starting_after(floor))
-                .push(Event { revision, old, new: change.new }, self.history_events_max);
+            let history = self.histories.entry(resource).or_insert_with(|| History::starting_after(floor));
+            let place = history.push(Event { revision, old, new: change.new }, self.history_events_max);
+            if let (Some(lanes), Some(event)) = (self.lanes.get_mut(&resource), history.at(place)) {
+                lanes.note(event, place, history.first(), &self.indexes, &mut self.rung);
+            }
         }
         self.view.advance(revision);
+    }
+
+    /// Has `bell` rung after every change of a part of `resource`, until [`Cache::unlisten`] with the same `id`.
+    pub fn listen(&mut self, resource: Resource, part: &Part, id: u64, bell: Bell) {
+        let at = self.view.at();
+        self.lanes.entry(resource).or_default().listen(part, id, bell, at);
+    }
+
+    pub fn unlisten(&mut self, resource: Resource, part: &Part, id: u64) {
+        if let Some(lanes) = self.lanes.get_mut(&resource) {
+            lanes.unlisten(part, id);
+        }
+    }
+
+    /// Has `bell` rung after every change of any resource.
+    pub fn listen_to_everything(&mut self, id: u64, bell: Bell) {
+        self.everything.hang(id, bell);
+    }
+
+    pub fn unlisten_to_everything(&mut self, id: u64) {
+        self.everything.take_down(id);
+    }
+
+    /// The bells to be rung for the changes since the last call; one bell can stand several times.
+    pub fn rung(&mut self) -> Vec<Bells> {
+        if !self.everything.is_empty() {
+            self.rung.push(self.everything.clone());
+        }
+        self.lanes.values_mut().for_each(Lanes::ring_again);
+        std::mem::take(&mut self.rung)
     }
 
     /// Replaces a resource's objects by what a fresh list showed at `revision`. Differences become events, so that
@@ -165,6 +207,22 @@ impl Cache {
             Some(history) => history.since(since, max),
             None if since < self.floor => Err(Compacted { at: self.floor }),
             None => Ok(Vec::new()),
+        }
+    }
+
+    /// Like [`Cache::since`] for a reader who wants a part only and listens to it: changes of other parts are mostly left
+    /// out, but may be among them.
+    pub fn since_in(
+        &self,
+        resource: Resource,
+        part: &Part,
+        since: Revision,
+        max: usize,
+    ) -> Result<Vec<Event>, Compacted> {
+        let lanes = self.lanes.get(&resource).zip(self.histories.get(&resource));
+        match lanes.and_then(|(lanes, history)| lanes.since(part, since, max, history)) {
+            Some(events) => Ok(events),
+            None => self.since(resource, since, max),
         }
     }
 
@@ -243,6 +301,48 @@ mod tests {
         cache.compact(Revision(5));
         assert!(cache.since(PODS, Revision(4), 1).is_err());
         assert_eq!(cache.since(PODS, Revision(5), 9).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_lane_rings_for_its_own_and_reads_its_own() {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        let mut cache = cache();
+        put(&mut cache, pod("a", 1, "n1"));
+        let rings = [(); 4].map(|()| Arc::new(AtomicUsize::new(0)));
+        let parts = [
+            Part::Indexed("node", "n1".into()),
+            Part::Named(Key::of("ns", "b")),
+            Part::Namespace("ns".into()),
+            Part::All,
+        ];
+        for (id, (part, rings)) in parts.iter().zip(&rings).enumerate() {
+            let rings = rings.clone();
+            let bell: Bell = Arc::new(move || {
+                rings.fetch_add(1, Ordering::Relaxed);
+            });
+            cache.listen(PODS, part, id as u64, bell);
+        }
+        put(&mut cache, pod("b", 2, "n2"));
+        put(&mut cache, pod("a", 3, "n2"));
+        put(&mut cache, pod("c", 4, "n1"));
+        cache.rung().iter().for_each(Bells::ring);
+        assert_eq!(rings.each_ref().map(|rings| rings.load(Ordering::Relaxed)), [2, 1, 3, 1]);
+        let read = |cache: &Cache, part: &Part, since: u64, max| -> Vec<u64> {
+            cache.since_in(PODS, part, Revision(since), max).unwrap().iter().map(|event| event.revision.0).collect()
+        };
+        assert_eq!(read(&cache, &parts[0], 1, 9), [3, 4]);
+        assert_eq!(read(&cache, &parts[0], 3, 9), [4]);
+        assert_eq!(read(&cache, &parts[0], 1, 1), [3]);
+        assert_eq!(read(&cache, &parts[1], 1, 9), [2]);
+        // Before the lane was opened there is the history itself.
+        assert_eq!(read(&cache, &parts[0], 0, 9), [1, 2, 3, 4]);
+        for revision in 5..9 {
+            put(&mut cache, pod("d", revision, "n3"));
+        }
+        assert!(cache.since_in(PODS, &parts[0], Revision(2), 9).is_err(), "forgotten with the history");
+        assert_eq!(read(&cache, &parts[0], 4, 9), Vec::<u64>::new());
+        cache.unlisten(PODS, &parts[0], 0);
+        assert_eq!(read(&cache, &parts[0], 4, 9), [5, 6, 7, 8]);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use meta::{Object, Resource, Status, Str, Value};
 
 pub use follow::{OwnFacts, Wish, follow, follow_one};
 pub use http::{HttpApi, Identity, Path, Paths};
-pub use mirror::Mirror;
+pub use mirror::{Interest, Listener, Mirror};
 
 /// What comes back when the future is done.
 pub type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, Status>> + Send + 'a>>;

@@ -8,7 +8,7 @@ use meta::{Reason, Resource, Status, Str, Value, json};
 use reconcile::{Done, Driver, Effect, EventRecord, Reconciler};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use crate::cursor::Cursor;
+use crate::cursor::{Cursor, interest};
 use crate::events::Recorder;
 use crate::{Shell, fate};
 
@@ -39,13 +39,12 @@ pub async fn run(
     let calls = Semaphore::new(CALLS_MAX);
     let hands = Hands { manager: reconciler.name().into(), api, shell: shell.clone(), recorder, calls };
     let hands = Arc::new(hands);
-    let mut changed = mirror.subscribe();
+    let changed = mirror.listen(interest(&resources));
     let mut cursor = Cursor::new(&resources, mirror.revision());
     let mut driver = Driver::new(reconciler);
     driver.start(&mirror.view());
     let (done, mut results) = mpsc::unbounded_channel::<Finished>();
     loop {
-        changed.borrow_and_update();
         let (events, view) = cursor.pull(&mirror);
         match events {
             Some(events) => events.iter().for_each(|(resource, event)| driver.observe(*resource, event, &view)),
@@ -65,7 +64,7 @@ pub async fn run(
         let wake_ms = driver.wake_at().map_or(IDLE_MS, |at| at.ms_since(shell.now()).max(1));
         tokio::select! {
             biased;
-            _ = changed.changed() => {}
+            () = changed.changed() => {}
             Some(finished) = results.recv() => finish(&mut driver, finished, &*shell),
             () = shell.sleep(wake_ms) => {}
         }

@@ -1,10 +1,18 @@
 //! A reader of several resources' histories, in the order of their revisions.
 
 use base::Revision;
-use cache::{Event, View};
-use client::Mirror;
+use cache::{Event, Part, View};
+use client::{Interest, Mirror};
 use meta::Resource;
 use reconcile::EVERYTHING;
+
+/// What a reader of `resources` listens to.
+pub fn interest(resources: &[Resource]) -> Interest {
+    if resources.contains(&EVERYTHING) {
+        return Interest::Everything;
+    }
+    Interest::Parts(resources.iter().map(|resource| (*resource, Part::All)).collect())
+}
 
 pub struct Cursor {
     resources: Vec<Resource>,

@@ -8,6 +8,7 @@ use client::{Api, Mirror, PatchType, Request};
 use meta::{Resource, json};
 
 use crate::Shell;
+use crate::cursor::interest;
 
 const NODES: Resource = Resource("nodes");
 /// Bits of one node's range: 254 pods.
@@ -17,9 +18,8 @@ const RETRY_MS: u64 = 1_000;
 
 /// Runs for as long as the process lives.
 pub async fn run(cluster: Cidr, mirror: Arc<Mirror>, api: Arc<dyn Api>, shell: Arc<dyn Shell>) {
-    let mut changed = mirror.subscribe();
+    let changed = mirror.listen(interest(&[NODES]));
     loop {
-        changed.borrow_and_update();
         let view = mirror.view();
         let mut taken: BTreeSet<String> = BTreeSet::new();
         let mut without = Vec::new();
@@ -51,8 +51,8 @@ pub async fn run(cluster: Cidr, mirror: Arc<Mirror>, api: Arc<dyn Api>, shell: A
         }
         if failed {
             shell.sleep(RETRY_MS).await;
-        } else if changed.changed().await.is_err() {
-            return;
+        } else {
+            changed.changed().await;
         }
     }
 }

@@ -10,7 +10,7 @@ use scheduler::{NAME, PODS, Placement, Plan, Refusal, Scheduler, WATCHES};
 use tokio::sync::mpsc;
 
 use crate::controllers::about;
-use crate::cursor::Cursor;
+use crate::cursor::{Cursor, interest};
 use crate::events::Recorder;
 use crate::{Shell, fate};
 
@@ -31,13 +31,12 @@ struct Hands {
 /// Runs for as long as the process lives.
 pub async fn run(mirror: Arc<Mirror>, api: Arc<dyn Api>, shell: Arc<dyn Shell>, recorder: Recorder) {
     let hands = Arc::new(Hands { mirror: mirror.clone(), api, shell: shell.clone(), recorder });
-    let mut changed = mirror.subscribe();
+    let changed = mirror.listen(interest(WATCHES));
     let mut cursor = Cursor::new(WATCHES, mirror.revision());
     let mut scheduler = Scheduler::new();
     scheduler.start(&mirror.view(), shell.now());
     let (lost, mut losses) = mpsc::unbounded_channel::<Placement>();
     loop {
-        changed.borrow_and_update();
         let (events, view) = cursor.pull(&mirror);
         match events {
             Some(events) => {

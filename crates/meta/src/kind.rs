@@ -261,6 +261,11 @@ pub trait Rules: Send + Sync {
         None
     }
 
+    /// The same for an object whose facts tell it without decoding; `None` when they do not.
+    fn projected(&self, _object: &Object, _field: &str) -> Option<Str> {
+        None
+    }
+
     /// The kind's own projection, kept beside the bytes.
     fn facts(&self, _object: &Value) -> Option<Arc<dyn Any + Send + Sync>> {
         None

@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use client::Request;
+use cache::Part;
+use client::{Interest, Request};
 use meta::{Kind, Object, Reason, Resource, Status, Value, json};
 
 use crate::Server;
@@ -18,14 +19,21 @@ const FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
 
 /// Follows the definitions until the future is dropped.
 pub async fn follow(server: Arc<Server>) {
-    let mut changed = server.storage.mirror().subscribe();
+    let mirror = server.storage.mirror().clone();
+    let definitions_only = || Interest::Parts(vec![(DEFINITIONS, Part::All)]);
     let mut known: BTreeMap<String, base::Revision> = BTreeMap::new();
+    let (mut changed, mut waited) = (mirror.listen(definitions_only()), false);
     loop {
-        changed.borrow_and_update();
-        let definitions: Vec<Object> = server.storage.mirror().view().list(DEFINITIONS, "").cloned().collect();
+        let definitions: Vec<Object> = mirror.view().list(DEFINITIONS, "").cloned().collect();
         let now: BTreeMap<String, base::Revision> =
             definitions.iter().map(|definition| (definition.name().to_owned(), definition.revision())).collect();
         let waiting = definitions.iter().any(|definition| definition.facts().deleting.is_some());
+        if waiting != waited {
+            // A definition that goes waits for its last object, whichever that is.
+            changed = mirror.listen(if waiting { Interest::Everything } else { definitions_only() });
+            waited = waiting;
+            continue;
+        }
         if now != known || waiting {
             known = now;
             serve(&server, &definitions);
@@ -41,9 +49,7 @@ pub async fn follow(server: Arc<Server>) {
                 }
             }
         }
-        if changed.changed().await.is_err() {
-            return;
-        }
+        changed.changed().await;
     }
 }
 

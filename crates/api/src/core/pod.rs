@@ -4,8 +4,9 @@ use std::any::Any;
 use std::sync::Arc;
 
 use base::Time;
-use meta::{At, Change, Column, Errors, Prepare, Quantity, Rules, Status, Str, Value};
+use meta::{At, Change, Column, Errors, Object, Prepare, Quantity, Rules, Status, Str, Value};
 
+use super::pod_facts::PodFacts;
 use super::pod_spec::{self, Context, defaults};
 use super::{pod_cells, pod_facts, pod_update};
 use crate::columns::column;
@@ -150,6 +151,15 @@ impl Rules for Pod {
             "status.nominatedNodeName" => status["nominatedNodeName"].text().into(),
             _ => return None,
         })
+    }
+
+    fn projected(&self, object: &Object, field: &str) -> Option<Str> {
+        let facts: &PodFacts = object.own()?;
+        match field {
+            "spec.nodeName" => Some(facts.node.clone()),
+            "spec.schedulerName" => Some(facts.scheduler.clone()),
+            _ => None,
+        }
     }
 
     fn facts(&self, object: &Value) -> Option<Arc<dyn Any + Send + Sync>> {

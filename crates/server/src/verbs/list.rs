@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use base::Revision;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use cache::View;
+use cache::{Key, Part, View};
 use meta::{FieldSelector, Kind, Object, Reason, Selector, Status, Value, json};
 
 use crate::request::Query;
@@ -59,12 +59,56 @@ impl Filter {
                 "metadata.name" => object.name() == term.value,
                 "metadata.namespace" => object.namespace() == term.value,
                 field => {
-                    let value = decoded.get_or_insert_with(|| object.value());
-                    kind.rules.selectable(value, field).is_some_and(|found| found == term.value)
+                    let found = kind.rules.projected(object, field).or_else(|| {
+                        let value = decoded.get_or_insert_with(|| object.value());
+                        kind.rules.selectable(value, field)
+                    });
+                    found.is_some_and(|found| found == term.value)
                 }
             };
             equal == term.equal
         })
+    }
+}
+
+/// The smallest known part of the resource that holds everything that can match.
+pub fn part_of(kind: &Kind, namespace: &str, filter: &Filter) -> Part {
+    if let Some(name) = filter.fields.exact("metadata.name")
+        && (!namespace.is_empty() || !kind.names.namespaced)
+    {
+        return Part::Named(Key::of(namespace, name));
+    }
+    let indexed = api::INDEXED_FIELDS.iter().filter(|(resource, _, _)| *resource == kind.resource).find_map(
+        |(_, field, index)| {
+            let value = filter.fields.exact(field).filter(|value| !value.is_empty())?;
+            Some(Part::Indexed(index, value.into()))
+        },
+    );
+    match indexed {
+        Some(part) => part,
+        None if namespace.is_empty() => Part::All,
+        None => Part::Namespace(namespace.into()),
+    }
+}
+
+/// The objects of a part of `kind` that match.
+pub fn matching<'a>(
+    kind: &'a Kind,
+    part: &Part,
+    namespace: &'a str,
+    filter: &'a Filter,
+    view: &'a View,
+) -> Vec<Object> {
+    let inside =
+        |object: &&Object| (namespace.is_empty() || object.namespace() == namespace) && filter.matches(kind, object);
+    match part {
+        Part::All => view.list(kind.resource, "").filter(inside).cloned().collect(),
+        Part::Namespace(namespace) => view.list(kind.resource, namespace).filter(inside).cloned().collect(),
+        Part::Named(key) => {
+            let (namespace, name) = key.0.split_once('/').unwrap_or(("", &key.0));
+            view.one(kind.resource, namespace, name).filter(inside).into_iter().cloned().collect()
+        }
+        Part::Indexed(index, value) => view.by(kind.resource, index, value).filter(inside).cloned().collect(),
     }
 }
 
@@ -102,12 +146,17 @@ impl Snapshots {
 struct Token {
     revision: Revision,
     after: String,
+    /// How many are left, where it is known.
+    left: Option<i64>,
 }
 
 impl Token {
     fn encode(&self) -> String {
-        let token =
-            json!({"v": "meta.k8s.io/v1", "rv": (i64::try_from(self.revision.0).unwrap_or(0)), "start": (&self.after)});
+        let revision = i64::try_from(self.revision.0).unwrap_or(0);
+        let mut token = json!({"v": "meta.k8s.io/v1", "rv": revision, "start": (&self.after)});
+        if let Some(left) = self.left {
+            token.set(&["left"], left);
+        }
         URL_SAFE_NO_PAD.encode(token.to_json())
     }
 
@@ -117,7 +166,8 @@ impl Token {
         let value = Value::parse(&bytes).map_err(|_| bad())?;
         let revision = value["rv"].as_int().and_then(|number| u64::try_from(number).ok()).ok_or_else(bad)?;
         let after = value["start"].as_str().ok_or_else(bad)?.to_owned();
-        Ok(Token { revision: Revision(revision), after })
+        let left = value["left"].as_int().filter(|left| *left > 0);
+        Ok(Token { revision: Revision(revision), after, left })
     }
 }
 
@@ -242,14 +292,12 @@ pub fn page(
         (None, Wanted::AtLeast(revision)) if revision > view.at() => return Err(too_new(revision, view.at())),
         _ => view.clone(),
     };
-    let after = token.as_ref().map(|token| token.after.as_str());
-    if let Some(name) = filter.fields.exact("metadata.name")
-        && (!namespace.is_empty() || !kind.names.namespaced)
-    {
-        let found = view.one(kind.resource, namespace, name).filter(|object| filter.matches(kind, object));
-        let objects = found.cloned().into_iter().collect();
+    let part = part_of(kind, namespace, filter);
+    if matches!(part, Part::Named(_)) || limit == 0 && token.is_none() {
+        let objects = matching(kind, &part, namespace, filter, &view);
         return Ok(Page { revision: view.at(), objects, next: String::new(), remaining: None });
     }
+    let after = token.as_ref().map(|token| token.after.as_str());
     let mut objects = Vec::new();
     let mut last = String::new();
     let mut rest = view.list_from(kind.resource, namespace, after).filter(|(_, object)| filter.matches(kind, object));
@@ -267,16 +315,21 @@ pub fn page(
     if !more {
         return Ok(Page { revision: view.at(), objects, next: String::new(), remaining: None });
     }
-    // With a selector the number left is not known without reading all, so upstream does not tell it.
-    let remaining = filter.is_everything().then(|| 1 + rest.count() as i64);
+    // With a selector the number left is not known without reading all, so upstream does not tell it. Later pages of the
+    // same state subtract.
+    let known = token.as_ref().filter(|token| token.revision == view.at()).and_then(|token| token.left);
+    let remaining = filter.is_everything().then(|| match known {
+        Some(left) => left - i64::try_from(objects.len()).unwrap_or(i64::MAX),
+        None => 1 + i64::try_from(rest.count()).unwrap_or(i64::MAX - 1),
+    });
     snapshots.keep(&view);
-    let next = Token { revision: view.at(), after: last }.encode();
+    let next = Token { revision: view.at(), after: last, left: remaining }.encode();
     Ok(Page { revision: view.at(), objects, next, remaining })
 }
 
 /// 410, with a token that goes on at the newest state.
 fn expired(after: &str) -> Status {
-    let token = Token { revision: Revision::ZERO, after: after.to_owned() }.encode();
+    let token = Token { revision: Revision::ZERO, after: after.to_owned(), left: None }.encode();
     let message = "The provided continue parameter is too old to display a consistent list result. You can start a \
                    new list without the continue parameter, or use the continue token in this response to retrieve \
                    the remainder of the results.";

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use base::Revision;
 use bytes::Bytes;
-use cache::{Compacted, Event, View};
-use client::Mirror;
+use cache::{Compacted, Event, Part, View};
+use client::{Interest, Listener, Mirror};
 use futures_util::Stream;
 use meta::{Kind, Object, Reason, Status, Value, json};
 
-use super::list::Filter;
+use super::list::{Filter, matching, part_of};
 
 /// Events taken from the history at once.
 const PULL_MAX: usize = 256;
@@ -70,7 +70,8 @@ struct Watch {
     wish: Wish,
     mirror: Arc<Mirror>,
     cursor: Revision,
-    changed: tokio::sync::watch::Receiver<Revision>,
+    part: Part,
+    changed: Listener,
     deadline: tokio::time::Instant,
     next_bookmark: tokio::time::Instant,
     initial: VecDeque<Object>,
@@ -81,16 +82,15 @@ struct Watch {
 /// The frames of a watch, until its time is over.
 pub fn frames(wish: Wish, mirror: Arc<Mirror>) -> impl Stream<Item = Bytes> + Send {
     let now = tokio::time::Instant::now();
+    let part = part_of(&wish.kind, &wish.namespace, &wish.filter);
     let initial: VecDeque<Object> = match &wish.initial {
-        Some(view) => {
-            let objects = view.list(wish.kind.resource, &wish.namespace);
-            objects.filter(|object| wish.filter.matches(&wish.kind, object)).cloned().collect()
-        }
+        Some(view) => matching(&wish.kind, &part, &wish.namespace, &wish.filter, view).into(),
         None => VecDeque::new(),
     };
     let watch = Watch {
         cursor: wish.initial.as_ref().map_or(wish.since, View::at),
-        changed: mirror.subscribe(),
+        changed: mirror.listen(Interest::Parts(vec![(wish.kind.resource, part.clone())])),
+        part,
         deadline: now + wish.timeout,
         next_bookmark: now + BOOKMARK_EVERY,
         initial,
@@ -125,8 +125,8 @@ impl Watch {
         }
         loop {
             // Noted before the pull, so that a change right after it wakes us again.
-            let at = *self.changed.borrow_and_update();
-            match self.mirror.since(self.wish.kind.resource, self.cursor, PULL_MAX) {
+            let at = self.mirror.revision();
+            match self.mirror.since_in(self.wish.kind.resource, &self.part, self.cursor, PULL_MAX) {
                 Err(Compacted { .. }) => {
                     self.ended = true;
                     let status = too_old(self.cursor);
@@ -155,7 +155,7 @@ impl Watch {
                 }
             }
             tokio::select! {
-                changed = self.changed.changed() => changed.ok()?,
+                () = self.changed.changed() => {}
                 () = tokio::time::sleep_until(self.next_bookmark), if self.wish.bookmarks => {
                     self.next_bookmark += BOOKMARK_EVERY;
                     self.bookmark(false, &mut out);
