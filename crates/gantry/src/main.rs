@@ -2,6 +2,7 @@
 
 mod agent;
 mod apply;
+mod bench;
 mod error;
 mod flags;
 mod folder;
@@ -61,6 +62,7 @@ fn run(settings: &Settings) -> Result<(), Error> {
         "store dump" => stores::dump(settings),
         "store restore" => stores::restore(settings),
         "sim" => sim::run(settings),
+        "bench" => bench::run(settings),
         "completion" => {
             let script = flags::completion(settings.argument());
             std::io::stdout().write_all(&script).map_err(|error| Error::doing("print the script", error))

@@ -1,0 +1,32 @@
+//! The benches, one file each, and their table.
+
+mod api;
+mod dns;
+mod idle;
+mod latency;
+mod list;
+mod pack;
+mod pods;
+mod scale;
+mod schedule;
+mod services;
+mod store;
+mod watch;
+
+use crate::frame::Bench;
+
+/// All benches.
+pub const BENCHES: &[Bench] = &[
+    store::BENCH,
+    api::BENCH,
+    schedule::BENCH,
+    list::BENCH,
+    watch::BENCH,
+    latency::BENCH,
+    scale::BENCH,
+    pack::BENCH,
+    idle::BENCH,
+    pods::BENCH,
+    dns::BENCH,
+    services::BENCH,
+];

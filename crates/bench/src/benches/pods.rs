@@ -1,0 +1,255 @@
+//! One real node: from a pod's creation through the API to the watch that shows it ready, one after another and many at
+//! once; and single containers on the runtime, crun and runc beside with the same root file system.
+
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Instant;
+
+use meta::json;
+use runtime::testing::{Compression, TestImage};
+use runtime::{Config, ContainerSpec, Embedded, NetworkNamespace, Runtime, SandboxSpec, State};
+
+use crate::error::Error;
+use crate::frame::{Bench, Run, Want, figure, option};
+use crate::load::{self, Maker, Until};
+use crate::machine::program;
+use crate::numbers::{median, percentile};
+use crate::real::{IMAGE, Readiness, Up, creation, deletion};
+
+const NAMESPACE: &str = "bench";
+
+pub const BENCH: Bench = Bench {
+    name: "pods",
+    about: "Pods on a real node, from creation to ready; containers on the runtime, crun and runc beside",
+    options: &[
+        option("serial", "30", "2", "Pods one after another"),
+        option("pods", "90", "4", "Pods at once"),
+        option("containers", "40", "2", "Containers one after another, for each runtime"),
+    ],
+    figures: &[
+        figure("p50_ms", Want::AtMost(500.0, 50.0)),
+        figure("p99_ms", Want::AtMost(500.0, 50.0)),
+        figure("pods_per_s", Want::AtLeast(30.0, 150.0)),
+        figure("container_ms", Want::OfPeer(1.0, 0.5)),
+    ],
+    peer: Some("crun"),
+    needs_root: true,
+    run,
+};
+
+fn run(run: &mut Run) -> Result<(), Error> {
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let tokio = tokio.map_err(Error::while_doing("start the client"))?;
+    tokio.block_on(async {
+        through_the_api(run).await?;
+        containers(run).await
+    })
+}
+
+async fn through_the_api(run: &mut Run) -> Result<(), Error> {
+    let up = Up::start(run, "up").await?;
+    up.ready().await?;
+    up.server.door.namespace(NAMESPACE).await?;
+    let agent = up.agent()?;
+    let (pods, _watch) = Readiness::watch(&up.server, NAMESPACE).await?;
+    let mut line = up.server.door.two().await?;
+    let (mut waits, mut ends) = (Vec::new(), Vec::new());
+    for number in 0..run.count("serial")? {
+        let names = [format!("serial-{number}")];
+        let sent = Instant::now();
+        line.ask(&creation(NAMESPACE, &names[0])).await?;
+        pods.wait(&names, "ready", |seen| seen.ready.is_some()).await?;
+        let ready = pods.of(&names[0]).ready.unwrap_or(sent);
+        waits.push(load::micros(ready.duration_since(sent)));
+        let sent = Instant::now();
+        line.ask(&deletion(NAMESPACE, &names[0])).await?;
+        pods.wait(&names, "gone", |seen| seen.gone).await?;
+        ends.push(load::micros(sent.elapsed()));
+    }
+    run.figure("p50_ms", percentile(&mut waits, 0.5) / 1e3);
+    run.figure("p99_ms", percentile(&mut waits, 0.99) / 1e3);
+    run.figure("end_p50_ms", percentile(&mut ends, 0.5) / 1e3);
+
+    let count = run.count("pods")?;
+    let names: Vec<String> = (0..count).map(|number| format!("burst-{number}")).collect();
+    let make: Maker = Arc::new(|number| creation(NAMESPACE, &format!("burst-{number}")));
+    let cpu = (up.server.process().cpu_us(), agent.cpu_us());
+    let began = Instant::now();
+    let lines = load::lines(&up.server.door, 16, true).await?;
+    load::closed(up.server.process(), lines, make, Until::Requests(count)).await?;
+    pods.wait(&names, "ready", |seen| seen.ready.is_some()).await?;
+    let mut waits: Vec<u32> = names
+        .iter()
+        .filter_map(|name| pods.of(name).ready.map(|ready| load::micros(ready.duration_since(began))))
+        .collect();
+    run.figure("pods_per_s", count as f64 / (percentile(&mut waits, 1.0) / 1e6));
+    run.figure("burst_p99_ms", percentile(&mut waits, 0.99) / 1e3);
+    run.figure("server_cpu_ms_per_pod", (up.server.process().cpu_us() - cpu.0) as f64 / 1e3 / count as f64);
+    run.figure("agent_cpu_ms_per_pod", (agent.cpu_us() - cpu.1) as f64 / 1e3 / count as f64);
+    run.figure("agent_rss_mb", agent.rss_mb());
+    let shims = agent.children();
+    let shims: Vec<f64> = shims.iter().map(|shim| shim.rss_mb()).collect();
+    run.figure("shim_rss_mb", median(&shims));
+    let began = Instant::now();
+    let make: Maker = Arc::new(|number| deletion(NAMESPACE, &format!("burst-{number}")));
+    let lines = load::lines(&up.server.door, 16, true).await?;
+    load::closed(up.server.process(), lines, make, Until::Requests(count)).await?;
+    pods.wait(&names, "gone", |seen| seen.gone).await?;
+    run.figure("ends_per_s", count as f64 / began.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// Create, start, wait for the end, delete: ours in a pod's sandbox that is there, with the machine's network; the others
+/// with the same namespaces.
+async fn containers(run: &mut Run) -> Result<(), Error> {
+    let count = run.count("containers")?;
+    let image = TestImage { compression: Compression::None, ..TestImage::busybox() };
+    let archive = run.dir().join("busybox.tar");
+    image.write_oci(&archive, IMAGE).map_err(Error::while_doing("make an image"))?;
+    let runtime = Embedded::open(Config::new(run.dir().join("rt"), run.dir().join("rt-state")));
+    let runtime = runtime.map_err(Error::while_doing("open the runtime"))?;
+    runtime.found().await.map_err(Error::while_doing("open the runtime"))?;
+    runtime.load(archive).await.map_err(Error::while_doing("load the image"))?;
+    let bundle = Bundle::make(run, &image)?;
+    let peers: Vec<&str> = ["crun", "runc"].into_iter().filter(|name| !run.alone && program(name).is_some()).collect();
+    run.note("crun and runc run with their handling of control groups as on this machine: crun without, runc with");
+    let mut sandbox = SandboxSpec::new(NAMESPACE, "one", "uid-one");
+    sandbox.cgroup_parent = format!("/gantry-bench-{}/pod-one", std::process::id());
+    sandbox.network = NetworkNamespace::Host;
+    sandbox.hostname = None;
+    let status = runtime.run_sandbox(sandbox.clone()).await.map_err(Error::while_doing("make a sandbox"))?;
+    let mut own = Vec::new();
+    let mut others: Vec<Vec<f64>> = vec![Vec::new(); peers.len()];
+    for number in 0..count {
+        own.push(one(&runtime, &status.id, number).await?);
+        for (peer, times) in peers.iter().zip(&mut others) {
+            times.push(bundle.once(peer, number)?);
+        }
+    }
+    run.figure("container_ms", median(&own));
+    for (peer, times) in peers.iter().zip(&others) {
+        match *peer {
+            "crun" => run.peer_figure("crun", "container_ms", median(times)),
+            peer => run.peer_figure("crun", &format!("{peer}_container_ms"), median(times)),
+        }
+    }
+    let removed = runtime.remove_sandbox(&status.id).await;
+    removed.map_err(Error::while_doing("remove the sandbox"))?;
+    let mut whole = Vec::new();
+    for number in 0..count {
+        let mut spec = sandbox.clone();
+        (spec.name, spec.uid) = (format!("s{number}"), format!("uid-s{number}"));
+        spec.cgroup_parent = format!("/gantry-bench-{}/pod-{number}", std::process::id());
+        spec.network = NetworkNamespace::New;
+        let began = Instant::now();
+        let status = runtime.run_sandbox(spec).await.map_err(Error::while_doing("make a sandbox"))?;
+        one(&runtime, &status.id, number).await?;
+        runtime.remove_sandbox(&status.id).await.map_err(Error::while_doing("remove a sandbox"))?;
+        whole.push(began.elapsed().as_secs_f64() * 1e3);
+    }
+    run.figure("sandbox_and_container_ms", median(&whole));
+    clean(&format!("gantry-bench-{}", std::process::id()));
+    Ok(())
+}
+
+/// One container from nothing to nothing, in milliseconds.
+async fn one(runtime: &Embedded, sandbox: &str, number: usize) -> Result<f64, Error> {
+    let mut spec = ContainerSpec::new(sandbox, &format!("c{number}"), IMAGE);
+    spec.command = vec!["true".into()];
+    let began = Instant::now();
+    let failed = || Error::while_doing::<runtime::Error>("run a container");
+    let id = runtime.create(spec).await.map_err(failed())?;
+    runtime.start(&id).await.map_err(failed())?;
+    let mut version = 0;
+    loop {
+        let status = runtime.container(&id).await.map_err(failed())?;
+        if !matches!(status.state, State::Created | State::Running) {
+            break;
+        }
+        version = runtime.changed(version).await.version;
+    }
+    runtime.remove(&id).await.map_err(failed())?;
+    Ok(began.elapsed().as_secs_f64() * 1e3)
+}
+
+/// Control groups that are empty now.
+fn clean(name: &str) {
+    let Ok(hierarchies) = std::fs::read_dir("/sys/fs/cgroup") else { return };
+    for hierarchy in hierarchies.flatten().map(|entry| entry.path()).chain(["/sys/fs/cgroup".into()]) {
+        let root = hierarchy.join(name);
+        if let Ok(pods) = std::fs::read_dir(&root) {
+            for pod in pods.flatten() {
+                // What is no folder, or not ours, stays.
+                let _ = std::fs::remove_dir(pod.path());
+            }
+            let _ = std::fs::remove_dir(&root);
+        }
+    }
+}
+
+/// An OCI bundle for the others.
+struct Bundle {
+    folder: std::path::PathBuf,
+    state: std::path::PathBuf,
+}
+
+impl Bundle {
+    fn make(run: &Run, image: &TestImage) -> Result<Bundle, Error> {
+        let (folder, state) = (run.dir().join("bundle"), run.dir().join("oci-state"));
+        let root = folder.join("rootfs");
+        let failed = || Error::while_doing::<std::io::Error>("make a bundle");
+        std::fs::create_dir_all(&root).map_err(failed())?;
+        std::fs::create_dir_all(&state).map_err(failed())?;
+        for (number, layer) in image.layers.iter().enumerate() {
+            let archive = run.dir().join(format!("layer-{number}.tar"));
+            std::fs::write(&archive, layer).map_err(failed())?;
+            let status = Command::new("tar").arg("-xf").arg(&archive).arg("-C").arg(&root).status().map_err(failed())?;
+            if !status.success() {
+                return Err(Error::doing("make a bundle", "tar failed"));
+            }
+        }
+        std::fs::write(folder.join("config.json"), config().to_json()).map_err(failed())?;
+        Ok(Bundle { folder, state })
+    }
+
+    /// One container from nothing to nothing, in milliseconds.
+    fn once(&self, peer: &str, number: usize) -> Result<f64, Error> {
+        let mut command = Command::new(peer);
+        command.arg("--root").arg(self.state.join(peer));
+        if peer == "crun" {
+            command.arg("--cgroup-manager=disabled");
+        }
+        command.args(["run", "--bundle"]).arg(&self.folder).arg(format!("bench-{number}"));
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        let began = Instant::now();
+        let output = command.output().map_err(|error| Error::doing(format!("run {peer}"), error))?;
+        let ms = began.elapsed().as_secs_f64() * 1e3;
+        if !output.status.success() {
+            return Err(Error::doing(format!("run {peer}"), String::from_utf8_lossy(&output.stderr)));
+        }
+        Ok(ms)
+    }
+}
+
+/// What the others run: the same process in the same namespaces.
+fn config() -> meta::Value {
+    let mount = |destination: &str, of_type: &str, options: &[&str]| {
+        let options: Vec<meta::Value> = options.iter().map(|option| meta::Value::from(*option)).collect();
+        json!({"destination": destination, "type": of_type, "source": of_type, "options": options})
+    };
+    let capabilities: Vec<meta::Value> =
+        ["CAP_CHOWN", "CAP_KILL", "CAP_SETUID", "CAP_SETGID"].map(meta::Value::from).into();
+    json!({
+        "ociVersion": "1.0.2",
+        "process": {
+            "terminal": false, "user": {"uid": 0, "gid": 0}, "args": ["true"], "env": ["PATH=/bin:/usr/bin"], "cwd": "/",
+            "capabilities": {"bounding": (capabilities.clone()), "effective": (capabilities.clone()), "permitted": capabilities},
+        },
+        "root": {"path": "rootfs", "readonly": false},
+        "mounts": [
+            (mount("/proc", "proc", &["nosuid", "noexec", "nodev"])),
+            (mount("/dev", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"])),
+        ],
+        "linux": {"namespaces": [{"type": "pid"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}]},
+    })
+}

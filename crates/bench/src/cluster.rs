@@ -1,0 +1,309 @@
+//! A cluster without machines: node objects that are well, their leases renewed as kubelets do it, and a watch of all
+//! pods that notes what becomes of them.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use http_body_util::BodyExt;
+use memchr::memmem::Finder;
+use tokio::task::JoinHandle;
+
+use crate::child::Server;
+use crate::door::{Ask, Line};
+use crate::error::Error;
+use crate::frame::now;
+use crate::load::{self, Maker, Until};
+use crate::shapes;
+
+/// How often a kubelet renews its lease.
+const LEASE_EVERY: Duration = Duration::from_secs(10);
+/// Slices in which the renewals of one period are sent.
+const LEASE_SLICES: usize = 50;
+const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
+
+/// Ends a task with its owner.
+pub struct Task(JoinHandle<()>);
+
+impl Task {
+    pub fn spawn(work: impl Future<Output = ()> + Send + 'static) -> Task {
+        Task(tokio::spawn(work))
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Nodes without machines.
+pub struct Nodes {
+    pub count: usize,
+    /// Those that renew nothing any more.
+    dead: Arc<Mutex<HashSet<usize>>>,
+    _renewing: Task,
+}
+
+impl Nodes {
+    /// Makes `count` nodes with their leases, and renews those from here on.
+    ///
+    /// # Errors
+    /// The server refused one.
+    pub async fn start(server: &Server, count: usize, zones: usize, outstanding: usize) -> Result<Nodes, Error> {
+        let make: Maker = Arc::new(move |number| Ask::post(shapes::NODES, &shapes::node(number, zones, now())));
+        Nodes::made(server, count, make, outstanding).await
+    }
+
+    /// The same with node objects of one's own.
+    ///
+    /// # Errors
+    /// The server refused one.
+    pub async fn made(server: &Server, count: usize, node: Maker, outstanding: usize) -> Result<Nodes, Error> {
+        let make: Maker = Arc::new(move |number| {
+            if number < count {
+                node(number)
+            } else {
+                Ask::post(LEASES, &shapes::lease(&shapes::node_name(number - count), now()))
+            }
+        });
+        let lines = load::lines(&server.door, outstanding, true).await?;
+        load::closed(server.process(), lines, make, Until::Requests(2 * count)).await?;
+        let (line, dead) = (server.door.two().await?, Arc::<Mutex<HashSet<usize>>>::default());
+        let renewing = Task::spawn(renew(line, count, dead.clone()));
+        Ok(Nodes { count, dead, _renewing: renewing })
+    }
+
+    /// These nodes fall silent.
+    pub fn kill(&self, nodes: impl IntoIterator<Item = usize>) {
+        lock(&self.dead).extend(nodes);
+    }
+
+    pub fn dead(&self) -> Arc<Mutex<HashSet<usize>>> {
+        self.dead.clone()
+    }
+}
+
+async fn renew(line: Line, count: usize, dead: Arc<Mutex<HashSet<usize>>>) {
+    let mut ticks = tokio::time::interval(LEASE_EVERY / u32::try_from(LEASE_SLICES).unwrap_or(1));
+    for slice in (0..LEASE_SLICES).cycle() {
+        ticks.tick().await;
+        for number in (slice..count).step_by(LEASE_SLICES) {
+            let Some(mut line) = line.share() else { return };
+            if lock(&dead).contains(&number) {
+                continue;
+            }
+            let name = shapes::node_name(number);
+            let ask = Ask::put(&format!("{LEASES}/{name}"), &shapes::lease(&name, now()));
+            // A renewal that failed is made up for by the next one.
+            tokio::spawn(async move { line.pass(&ask).await.is_ok() });
+        }
+    }
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Opens a watch and gives each line of it to `take`, until the task is dropped or the stream ends.
+///
+/// # Errors
+/// The watch is refused.
+pub async fn watch(
+    line: Option<Line>,
+    path: &str,
+    mut take: impl FnMut(&[u8]) + Send + 'static,
+) -> Result<Task, Error> {
+    let Some(mut line) = line else { return Err(Error::doing("watch", "the connection cannot be shared")) };
+    let response = line.open(&Ask::get(path)).await?;
+    if !response.status().is_success() {
+        return Err(Error::doing("watch", response.status()));
+    }
+    let mut body = response.into_body();
+    Ok(Task::spawn(async move {
+        // The connection lives as long as a hand on it.
+        let _line = line;
+        let mut lines = Lines::default();
+        while let Some(Ok(frame)) = body.frame().await {
+            if let Some(bytes) = frame.data_ref() {
+                lines.feed(bytes, &mut take);
+            }
+        }
+    }))
+}
+
+/// Makes pods that run: each is created on a node and its status told, as a scheduler and a kubelet would.
+///
+/// # Errors
+/// The server refused one.
+pub async fn running_pods(server: &Server, pods: usize, nodes: usize, outstanding: usize) -> Result<(), Error> {
+    let path = shapes::pods_path(shapes::NAMESPACE);
+    let make: Maker = Arc::new(move |number| {
+        let name = shapes::pod_name("pod", number / 2);
+        if number % 2 == 1 {
+            let patch = shapes::running_status(number / 2, now());
+            return Ask::patch(&format!("{path}/{name}/status?fieldManager=kubelet"), shapes::MERGE, &patch);
+        }
+        let mut pod = shapes::usual_pod(&name);
+        pod.set(&["spec", "nodeName"], shapes::node_name(number / 2 % nodes.max(1)));
+        Ask::post(&path, &pod)
+    });
+    // A pod and its status go over one hand, one after the other.
+    let lines = load::lines(&server.door, outstanding, true).await?;
+    load::pairs(lines, make, pods).await
+}
+
+/// Parts a stream into lines.
+#[derive(Default)]
+pub struct Lines(BytesMut);
+
+impl Lines {
+    /// Gives each whole line to `take`.
+    pub fn feed(&mut self, bytes: &[u8], mut take: impl FnMut(&[u8])) {
+        let mut rest = bytes;
+        while let Some(end) = memchr::memchr(b'\n', rest) {
+            if self.0.is_empty() {
+                take(&rest[..end]);
+            } else {
+                self.0.extend_from_slice(&rest[..end]);
+                take(&self.0);
+                self.0.clear();
+            }
+            rest = &rest[end + 1..];
+        }
+        self.0.extend_from_slice(rest);
+    }
+}
+
+/// The text that follows `after` up to the next quote.
+pub fn quoted<'a>(line: &'a [u8], after: &Finder<'_>) -> Option<&'a str> {
+    let start = after.find(line)? + after.needle().len();
+    let end = memchr::memchr(b'"', line.get(start..)?)?;
+    std::str::from_utf8(&line[start..start + end]).ok()
+}
+
+/// What a watch of all pods saw.
+pub struct Pods {
+    began: Instant,
+    /// By name: when it was first seen bound, in microseconds after the beginning.
+    bound: Mutex<HashMap<String, u64>>,
+    /// Those whose name begins with the prefix that is counted.
+    counted: AtomicUsize,
+    prefix: Mutex<String>,
+    last_us: AtomicU64,
+    pub events: AtomicU64,
+}
+
+impl Pods {
+    /// Watches all pods until the task is dropped.
+    ///
+    /// # Errors
+    /// The watch is refused.
+    pub async fn watch(server: &Server) -> Result<(Arc<Pods>, Task), Error> {
+        let pods = Arc::new(Pods {
+            began: Instant::now(),
+            bound: Mutex::default(),
+            counted: AtomicUsize::new(0),
+            prefix: Mutex::default(),
+            last_us: AtomicU64::new(0),
+            events: AtomicU64::new(0),
+        });
+        let seen = pods.clone();
+        let (name, node) = (Finder::new(br#""name":""#), Finder::new(br#""nodeName":""#));
+        let namespace = Finder::new(br#""namespace":""#);
+        let take = move |line: &[u8]| seen.take(line, (&name, &node, &namespace));
+        let task = watch(Some(server.door.two().await?), "/api/v1/pods?watch=true", take).await?;
+        Ok((pods, task))
+    }
+
+    fn take(&self, line: &[u8], finders: (&Finder<'_>, &Finder<'_>, &Finder<'_>)) {
+        self.events.fetch_add(1, Ordering::Relaxed);
+        let (name, node, namespace) = finders;
+        if quoted(line, node).is_none_or(str::is_empty) {
+            return;
+        }
+        // Keys are sorted: the pod's own name stands right before its namespace.
+        let Some(end) = namespace.find(line) else { return };
+        let head = &line[..end];
+        let Some(at) = memchr::memmem::rfind(head, name.needle()) else { return };
+        let Some(found) = quoted(&head[at..], name) else { return };
+        let now_us = self.now_us();
+        let mut bound = lock(&self.bound);
+        if bound.contains_key(found) {
+            return;
+        }
+        bound.insert(found.to_owned(), now_us);
+        drop(bound);
+        if found.starts_with(lock(&self.prefix).as_str()) {
+            self.counted.fetch_add(1, Ordering::Relaxed);
+            self.last_us.store(now_us, Ordering::Relaxed);
+        }
+    }
+
+    /// Microseconds since the watch began.
+    pub fn now_us(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// From now on, pods whose name begins with `prefix` are counted.
+    pub fn count(&self, prefix: &str) {
+        prefix.clone_into(&mut lock(&self.prefix));
+        self.counted.store(0, Ordering::Relaxed);
+    }
+
+    /// Waits until `count` pods of the prefix are bound.
+    ///
+    /// # Errors
+    /// Nothing more was bound for `patience`.
+    pub async fn await_bound(&self, count: usize, patience: Duration) -> Result<(), Error> {
+        let (mut known, mut since) = (0, Instant::now());
+        loop {
+            let counted = self.counted.load(Ordering::Relaxed);
+            if counted >= count {
+                return Ok(());
+            }
+            if counted > known {
+                (known, since) = (counted, Instant::now());
+            }
+            if since.elapsed() > patience {
+                let why = format!("{counted} of {count} are, and no more for {} s", patience.as_secs());
+                return Err(Error::doing("see all pods bound", why));
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// How many pods of the prefix are bound.
+    pub fn counted(&self) -> usize {
+        self.counted.load(Ordering::Relaxed)
+    }
+
+    /// When the pod was first seen bound.
+    pub fn bound_us(&self, name: &str) -> Option<u64> {
+        lock(&self.bound).get(name).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_come_whole() {
+        let (mut lines, mut seen) = (Lines::default(), Vec::new());
+        for part in ["ab\nc", "", "d\n\ne", "f"] {
+            lines.feed(part.as_bytes(), |line| seen.push(String::from_utf8_lossy(line).into_owned()));
+        }
+        assert_eq!(seen, ["ab", "cd", ""]);
+    }
+
+    #[test]
+    fn quotes_end() {
+        let finder = Finder::new(br#""a":""#);
+        assert_eq!(quoted(br#"{"a":"b","c":1}"#, &finder), Some("b"));
+        assert_eq!(quoted(br#"{"a":"b"#, &finder), None);
+        assert_eq!(quoted(br#"{"c":"b"}"#, &finder), None);
+    }
+}

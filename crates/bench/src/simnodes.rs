@@ -1,0 +1,430 @@
+//! Agents without machines: the real pod machine for every pod, on a runtime whose containers start and end at once.
+//!
+//! One thread follows all pods over one watch, where real kubelets have a watch each, and sends what the pod machine
+//! wants told over a few connections. Containers do what their image says: all run until they are stopped.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use base::Time;
+use bytes::Bytes;
+use memchr::memmem::Finder;
+use meta::{Facts, Object, Reason, Resource, Status, Str, Value};
+use node::pod::{Command, Observed, Outcome, Seen, SeenState, Worker, decide::all_containers, worker};
+use tokio::sync::mpsc;
+
+use crate::cluster::{Task, lock, watch};
+use crate::door::{Ask, Door, Line};
+use crate::error::Error;
+use crate::frame::now;
+use crate::numbers::percentile;
+
+const PODS: Resource = Resource("pods");
+/// Looks at one pod in a row; more would be a circle.
+const LOOKS_MAX: usize = 32;
+/// Connections over which statuses are told.
+const CONNECTIONS: usize = 4;
+/// After a refusal.
+const RETRY_MS: u64 = 1_000;
+
+/// What the nodes did, for whoever waits for it.
+#[derive(Default)]
+pub struct Counts {
+    /// Pods whose Running status the server has taken, and that still are.
+    pub running: AtomicUsize,
+    /// Pods that the nodes have something of.
+    pub present: AtomicUsize,
+    pub statuses: AtomicU64,
+    pub refused: AtomicU64,
+    /// Of writes to the API, in microseconds.
+    latencies_us: Mutex<Vec<u32>>,
+    /// When each pod, by name, was first told to run.
+    pub started: Mutex<HashMap<String, Instant>>,
+}
+
+impl Counts {
+    /// The 99th percentile of the nodes' own writes since the last call, in milliseconds.
+    pub fn write_p99_ms(&self) -> f64 {
+        percentile(&mut std::mem::take(&mut *lock(&self.latencies_us)), 0.99) / 1e3
+    }
+
+    /// Waits until `pods` pods run.
+    ///
+    /// # Errors
+    /// Nothing changed for `patience`.
+    pub async fn await_running(&self, pods: usize, patience: Duration) -> Result<(), Error> {
+        self.await_count(&self.running, pods, patience).await
+    }
+
+    /// Waits until `count` is `wanted`.
+    ///
+    /// # Errors
+    /// Nothing changed for `patience`.
+    pub async fn await_count(&self, count: &AtomicUsize, wanted: usize, patience: Duration) -> Result<(), Error> {
+        let (mut known, mut since) = (usize::MAX, Instant::now());
+        loop {
+            let found = count.load(Ordering::Relaxed);
+            if found == wanted {
+                return Ok(());
+            }
+            if found != known {
+                (known, since) = (found, Instant::now());
+            }
+            if since.elapsed() > patience {
+                let refused = self.refused.load(Ordering::Relaxed);
+                let why = format!("{found} of {wanted} for {} s; {refused} writes refused", patience.as_secs());
+                return Err(Error::doing("see all pods run", why));
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+/// The running nodes; they end when this is dropped.
+pub struct SimNodes {
+    pub counts: Arc<Counts>,
+    stop: Option<mpsc::UnboundedSender<Word>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+/// What the thread hears.
+enum Word {
+    Line(Bytes),
+    Told(Str, Value, Result<(), Status>, u32),
+    Deleted(Str, Command, Result<(), Status>),
+    Stop,
+}
+
+impl SimNodes {
+    /// Starts the agents of all nodes; pods on `dead` nodes are left alone.
+    ///
+    /// # Errors
+    /// The watch is refused.
+    pub async fn start(door: &Door, dead: Arc<Mutex<HashSet<usize>>>) -> Result<SimNodes, Error> {
+        let counts = Arc::new(Counts::default());
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let (ready, started) = tokio::sync::oneshot::channel();
+        let (door, shared, words) = (door.clone(), counts.clone(), sender.clone());
+        let work = move || {
+            let Ok(tokio) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
+            tokio.block_on(async move {
+                match Agents::connect(&door, shared, words, dead).await {
+                    Ok(agents) => {
+                        // Whoever waits is there: it is the caller.
+                        let _ = ready.send(Ok(()));
+                        agents.run(receiver).await;
+                    }
+                    Err(error) => drop(ready.send(Err(error))),
+                }
+            });
+        };
+        let thread = std::thread::Builder::new().name("sim-nodes".into()).spawn(work);
+        let thread = thread.map_err(Error::while_doing("start the nodes"))?;
+        started.await.map_err(Error::while_doing("start the nodes"))??;
+        Ok(SimNodes { counts, stop: Some(sender), thread: Some(thread) })
+    }
+}
+
+impl Drop for SimNodes {
+    fn drop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            // A thread that ended hears nothing.
+            let _ = stop.send(Word::Stop);
+        }
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// One pod on its node.
+#[derive(Default)]
+struct Pod {
+    name: String,
+    worker: Worker,
+    sandbox: bool,
+    ready: bool,
+    address: Str,
+    /// The newest attempt of each.
+    containers: BTreeMap<Str, Seen>,
+    /// A status is on its way.
+    telling: bool,
+    /// The status that was told last says that it runs.
+    runs: bool,
+    wake: Option<Time>,
+}
+
+impl Pod {
+    fn observed(&self) -> Observed {
+        Observed {
+            sandbox: self.sandbox,
+            sandbox_ready: self.ready,
+            addresses: if self.sandbox { vec![self.address.clone()] } else { Vec::new() },
+            containers: self.containers.clone(),
+            previous: BTreeMap::new(),
+        }
+    }
+
+    fn end(&mut self, now: Time) {
+        self.ready = false;
+        for seen in self.containers.values_mut().filter(|seen| seen.state == SeenState::Running) {
+            (seen.state, seen.finished, seen.exit_code) = (SeenState::Exited, Some(now), 137);
+        }
+    }
+
+    /// Carries out what needs no server; `None` for what does.
+    fn carry(&mut self, uid: &str, command: &Command, now: Time) -> Option<Outcome> {
+        match command {
+            Command::Prepare => (self.sandbox, self.ready) = (true, true),
+            Command::Start { container, attempt } => {
+                let wanted = all_containers(self.worker.pod()).find(|one| one["name"].text() == container.as_str());
+                let image = Str::from(wanted.map(|one| one["image"].text()).unwrap_or_default());
+                let seen = Seen {
+                    id: format!("{uid}-{container}-{attempt}").into(),
+                    attempt: *attempt,
+                    state: SeenState::Running,
+                    image: image.clone(),
+                    image_id: image,
+                    started: Some(now),
+                    finished: None,
+                    exit_code: 0,
+                    signal: 0,
+                    reason: Str::default(),
+                    message: Str::default(),
+                };
+                self.containers.insert(container.clone(), seen);
+                return Some(Outcome::Started(Ok(())));
+            }
+            Command::Stop { container, .. } => {
+                if let Some(seen) = self.containers.get_mut(container) {
+                    (seen.state, seen.finished, seen.exit_code) = (SeenState::Exited, Some(now), 143);
+                    seen.reason = "Error".into();
+                }
+            }
+            Command::Probe { .. } => return Some(Outcome::Probed(true, String::new())),
+            Command::End => self.end(now),
+            Command::Remove => {
+                self.end(now);
+                self.containers.clear();
+                self.sandbox = false;
+            }
+            Command::Delete => return None,
+        }
+        Some(Outcome::Done(Ok(())))
+    }
+}
+
+struct Agents {
+    pods: HashMap<Str, Pod>,
+    wakes: BTreeSet<(Time, Str)>,
+    lines: Vec<Line>,
+    turn: usize,
+    addresses: u64,
+    words: mpsc::UnboundedSender<Word>,
+    counts: Arc<Counts>,
+    dead: Arc<Mutex<HashSet<usize>>>,
+    _watch: Task,
+}
+
+impl Agents {
+    async fn connect(
+        door: &Door,
+        counts: Arc<Counts>,
+        words: mpsc::UnboundedSender<Word>,
+        dead: Arc<Mutex<HashSet<usize>>>,
+    ) -> Result<Agents, Error> {
+        let mut lines = Vec::new();
+        for _ in 0..CONNECTIONS {
+            lines.push(door.two().await?);
+        }
+        let (sender, node) = (words.clone(), Finder::new(br#""nodeName":""#));
+        let take = move |line: &[u8]| {
+            if node.find(line).is_some() {
+                // The receiver ends with the whole thread.
+                let _ = sender.send(Word::Line(Bytes::copy_from_slice(line)));
+            }
+        };
+        let watch = watch(Some(door.two().await?), "/api/v1/pods?watch=true", take).await?;
+        let (pods, wakes) = (HashMap::new(), BTreeSet::new());
+        Ok(Agents { pods, wakes, lines, turn: 0, addresses: 0, words, counts, dead, _watch: watch })
+    }
+
+    async fn run(mut self, mut words: mpsc::UnboundedReceiver<Word>) {
+        loop {
+            let next = self.wakes.first().map(|(at, _)| at.ms_since(now()).max(1));
+            let word = tokio::select! {
+                biased;
+                word = words.recv() => word,
+                () = tokio::time::sleep(Duration::from_millis(next.unwrap_or(60_000))) => {
+                    self.wake();
+                    continue;
+                }
+            };
+            match word {
+                None | Some(Word::Stop) => return,
+                Some(Word::Line(line)) => self.see(&line),
+                Some(Word::Told(uid, status, answer, us)) => self.told(&uid, status, &answer, us),
+                Some(Word::Deleted(uid, command, answer)) => {
+                    let outcome = match answer {
+                        Err(status) if status.reason() != Reason::NotFound => Err(status.message().to_owned()),
+                        _ => Ok(()),
+                    };
+                    if let Some(pod) = self.pods.get_mut(&uid) {
+                        pod.worker.take(&command, Outcome::Done(outcome), now());
+                    }
+                    self.look(&uid);
+                }
+            }
+        }
+    }
+
+    /// Pods whose time has come.
+    fn wake(&mut self) {
+        let now = now();
+        while let Some((at, uid)) = self.wakes.first().cloned() {
+            if at > now {
+                return;
+            }
+            self.wakes.remove(&(at, uid.clone()));
+            if let Some(pod) = self.pods.get_mut(&uid) {
+                pod.wake = None;
+            }
+            self.look(&uid);
+        }
+    }
+
+    /// Takes one event of the watch.
+    fn see(&mut self, line: &[u8]) {
+        let Ok(mut event) = Value::parse(line) else { return };
+        let deleted = event["type"].text() == "DELETED";
+        let Some(value) = event.take(&["object"]) else { return };
+        let node = value["spec"]["nodeName"].text();
+        let number = node.strip_prefix("node-").and_then(|text| text.parse::<usize>().ok());
+        if number.is_none_or(|number| lock(&self.dead).contains(&number)) {
+            return;
+        }
+        let object = Object::new(Facts::of(PODS, &value), value.to_json().into());
+        let uid = Str::from(object.uid());
+        if deleted && !self.pods.contains_key(&uid) {
+            return;
+        }
+        let pod = self.pods.entry(uid.clone()).or_insert_with(|| {
+            self.addresses += 1;
+            self.counts.present.fetch_add(1, Ordering::Relaxed);
+            let number = self.addresses;
+            let address = format!("10.{}.{}.{}", 128 + number / 65_536 % 64, number / 256 % 256, number % 256);
+            Pod { name: object.name().to_owned(), address: address.into(), ..Pod::default() }
+        });
+        pod.worker.see((!deleted).then_some(&object), now());
+        self.look(&uid);
+    }
+
+    /// Lets the pod machine decide until it has nothing to say.
+    fn look(&mut self, uid: &Str) {
+        let at = now();
+        let Some(pod) = self.pods.get_mut(uid) else { return };
+        let mut calls = Vec::new();
+        for _ in 0..LOOKS_MAX {
+            let Some(commands) = pod.worker.decide(&pod.observed(), at) else {
+                self.forget(uid);
+                return;
+            };
+            if commands.is_empty() {
+                break;
+            }
+            for command in commands {
+                match pod.carry(uid, &command, at) {
+                    Some(outcome) => drop(pod.worker.take(&command, outcome, at)),
+                    None => calls.push(command),
+                }
+            }
+        }
+        let status = if pod.telling { None } else { pod.worker.status(&pod.observed(), &["192.168.0.1".into()], at) };
+        let farewell = (!calls.is_empty()).then(|| worker::farewell(pod.worker.pod()));
+        let telling = status.map(|status| {
+            pod.telling = true;
+            (pod.worker.telling(&status), status)
+        });
+        if let Some(wake) = pod.worker.wake().filter(|wake| *wake > at && pod.wake.is_none_or(|known| known > *wake)) {
+            if let Some(known) = pod.wake.replace(wake) {
+                self.wakes.remove(&(known, uid.clone()));
+            }
+            self.wakes.insert((wake, uid.clone()));
+        }
+        if let Some((request, status)) = telling {
+            self.tell(uid, &request, status);
+        }
+        for command in calls {
+            if let (Some(request), Some(mut line)) = (&farewell, self.line())
+                && let Ok(ask) = Ask::of(request)
+            {
+                let (words, uid) = (self.words.clone(), uid.clone());
+                tokio::spawn(async move {
+                    let answer = answered(&mut line, &ask).await;
+                    let _ = words.send(Word::Deleted(uid, command, answer));
+                });
+            }
+        }
+    }
+
+    fn line(&mut self) -> Option<Line> {
+        self.turn += 1;
+        self.lines[self.turn % CONNECTIONS].share()
+    }
+
+    fn tell(&mut self, uid: &Str, request: &client::Request, status: Value) {
+        let (Some(mut line), Ok(ask)) = (self.line(), Ask::of(request)) else { return };
+        let (words, uid) = (self.words.clone(), uid.clone());
+        tokio::spawn(async move {
+            let sent = Instant::now();
+            let answer = answered(&mut line, &ask).await;
+            if answer.is_err() {
+                tokio::time::sleep(Duration::from_millis(RETRY_MS)).await;
+            }
+            let _ = words.send(Word::Told(uid, status, answer, crate::load::micros(sent.elapsed())));
+        });
+    }
+
+    fn told(&mut self, uid: &Str, status: Value, answer: &Result<(), Status>, us: u32) {
+        self.counts.statuses.fetch_add(1, Ordering::Relaxed);
+        lock(&self.counts.latencies_us).push(us);
+        if answer.is_err() {
+            self.counts.refused.fetch_add(1, Ordering::Relaxed);
+        }
+        let Some(pod) = self.pods.get_mut(uid) else { return };
+        let runs = status["phase"].text() == "Running" && pod.ready;
+        pod.telling = false;
+        pod.worker.told(status, answer.as_ref().copied());
+        if answer.is_ok() && runs != pod.runs {
+            pod.runs = runs;
+            if runs {
+                self.counts.running.fetch_add(1, Ordering::Relaxed);
+                lock(&self.counts.started).insert(pod.name.clone(), Instant::now());
+            } else {
+                self.counts.running.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        self.look(uid);
+    }
+
+    fn forget(&mut self, uid: &Str) {
+        let Some(pod) = self.pods.remove(uid) else { return };
+        self.counts.present.fetch_sub(1, Ordering::Relaxed);
+        if pod.runs {
+            self.counts.running.fetch_sub(1, Ordering::Relaxed);
+        }
+        if let Some(wake) = pod.wake {
+            self.wakes.remove(&(wake, uid.clone()));
+        }
+    }
+}
+
+/// Sends; a connection that broke is a refusal like others.
+async fn answered(line: &mut Line, ask: &Ask) -> Result<(), Status> {
+    match line.exchange(ask).await {
+        Ok(answer) => answer.map(|_| ()),
+        Err(error) => Err(Status::new(Reason::ServiceUnavailable, error.to_string())),
+    }
+}
