@@ -66,6 +66,26 @@ impl<K: Ord + Clone, V: Clone> Tree<K, V> {
         }
     }
 
+    /// The value to be changed in place.
+    pub fn get_mut<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<&mut V>
+    where
+        K: Borrow<Q>,
+    {
+        let mut node = Arc::make_mut(&mut self.root);
+        loop {
+            match node {
+                Node::Leaf(entries) => {
+                    let at = entries.binary_search_by(|(k, _)| k.borrow().cmp(key)).ok()?;
+                    return Some(&mut entries[at].1);
+                }
+                Node::Branch(children) => {
+                    let at = child_of(children, key);
+                    node = Arc::make_mut(&mut children[at].1);
+                }
+            }
+        }
+    }
+
     /// Puts `value` at `key` and returns what was there.
     pub fn insert(&mut self, key: K, value: V) -> Option<V> {
         let (old, split) = insert(Arc::make_mut(&mut self.root), key, value);

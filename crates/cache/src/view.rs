@@ -47,14 +47,15 @@ pub struct View {
     at: Revision,
     /// Up to where resources are known that have feeds of their own.
     known: Arc<BTreeMap<Resource, Revision>>,
-    shelves: Arc<BTreeMap<Resource, Shelf>>,
+    /// A tree, too: who holds a view must not make the next change copy all shelves.
+    shelves: Tree<Resource, Arc<Shelf>>,
     /// Over all resources, keyed `owner uid NUL resource NUL key`.
     owned: Tree<Str, Object>,
 }
 
 impl View {
     pub fn empty() -> View {
-        View { at: Revision::ZERO, known: Arc::default(), shelves: Arc::default(), owned: Tree::new() }
+        View { at: Revision::ZERO, known: Arc::default(), shelves: Tree::new(), owned: Tree::new() }
     }
 
     /// The revision that the view shows. In a cache with several [`Source`](crate::Source)s it is a place in the order
@@ -121,7 +122,7 @@ impl View {
 
     /// The resources that have had objects.
     pub fn resources(&self) -> impl Iterator<Item = Resource> + '_ {
-        self.shelves.keys().copied()
+        self.shelves.iter().map(|(resource, _)| *resource)
     }
 
     pub(crate) fn note_known(&mut self, resource: Resource, known: Option<Revision>) {
@@ -149,7 +150,10 @@ impl View {
         indexes: &[Index],
     ) -> Option<Object> {
         let key = Key::of(namespace, name);
-        let shelf = Arc::make_mut(&mut self.shelves).entry(resource).or_default();
+        if self.shelves.get(&resource).is_none() {
+            self.shelves.insert(resource, Arc::default());
+        }
+        let shelf = Arc::make_mut(self.shelves.get_mut(&resource)?);
         let old = match &new {
             Some(object) => shelf.objects.insert(key.clone(), object.clone()),
             None => shelf.objects.remove(key.0.as_str()),

@@ -7,11 +7,11 @@
 //! gets into all that its parts write, so that the store refuses what a leader of the past still sends.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use base::Revision;
 use bytes::Bytes;
-use cache::Change;
+use cache::{Cache, Change};
 use client::Mirror;
 use meta::{Facts, Object, Reason, Resource, Status, Str, Value};
 use store::{Attachment, Backend, Compare, Error as StoreError, Event, LeaseId, Put, Range, Sink, Txn, Version};
@@ -64,8 +64,19 @@ fn resource_of(key: &[u8]) -> Option<Resource> {
     rest.split_once('/').map(|(resource, _)| Resource::intern(resource))
 }
 
-/// What travels with a put, so that the feed need not decode the object again.
-struct Pending {
+/// The object of a key as the cache shows it.
+fn found(cache: &Cache, key: &[u8]) -> Option<Object> {
+    let rest = std::str::from_utf8(key).ok()?.strip_prefix(PREFIX)?;
+    let (resource, rest) = rest.split_once('/')?;
+    let (namespace, name) = rest.split_once('/').unwrap_or(("", rest));
+    cache.one(Resource::intern(resource), namespace, name).cloned()
+}
+
+/// What travels with a put, so that the feed need not decode the object again. The feed takes it out: the store keeps
+/// the attachment for as long as the value.
+type Pending = Mutex<Option<Made>>;
+
+struct Made {
     facts: Facts,
     /// For sealed values: the plain bytes and where the revision goes.
     plain: Option<(Bytes, u32)>,
@@ -208,10 +219,11 @@ impl Storage {
                     encode(&object).ok_or_else(|| Status::internal("an object without a place for its revision"))?;
                 let mut put = if SEALED.contains(&resource) {
                     let sealed = self.seal.seal(&key, &bytes).map_err(Status::internal)?;
-                    let attachment: Attachment = Arc::new(Pending { facts, plain: Some((bytes, stamp)) });
+                    let attachment: Attachment =
+                        Arc::new(Pending::new(Some(Made { facts, plain: Some((bytes, stamp)) })));
                     Put { attachment: Some(attachment), ..Put::new(key.clone(), sealed) }
                 } else {
-                    let attachment: Attachment = Arc::new(Pending { facts, plain: None });
+                    let attachment: Attachment = Arc::new(Pending::new(Some(Made { facts, plain: None })));
                     Put { attachment: Some(attachment), stamp: Some(stamp), ..Put::new(key.clone(), bytes) }
                 };
                 put.lease = lease;
@@ -286,11 +298,12 @@ impl Decoder {
     fn object(&self, key: &Bytes, version: &Version) -> Result<Option<Object>, Error> {
         let Some(resource) = resource_of(key) else { return Ok(None) };
         let pending = version.attachment.as_deref().and_then(|attachment| attachment.downcast_ref::<Pending>());
-        if let Some(pending) = pending {
-            let facts = Facts { revision: version.mod_revision, ..pending.facts.clone() };
-            let bytes = match &pending.plain {
+        let made = pending.and_then(|pending| pending.lock().unwrap_or_else(PoisonError::into_inner).take());
+        if let Some(Made { facts, plain }) = made {
+            let facts = Facts { revision: version.mod_revision, ..facts };
+            let bytes = match plain {
                 None => version.value.clone(),
-                Some((plain, stamp)) => stamped(plain, *stamp, version.mod_revision),
+                Some((plain, stamp)) => stamped(&plain, stamp, version.mod_revision),
             };
             return Ok(Some(Object::new(facts, bytes)));
         }
@@ -350,17 +363,15 @@ impl Feed {
 
 impl Sink for Feed {
     fn on_events(&mut self, events: &[Event]) {
-        let mut batches: Vec<(Revision, Vec<Change>)> = Vec::new();
+        type Changed<'a> = Vec<(&'a Bytes, Option<Object>)>;
+        let mut batches: Vec<(Revision, Changed<'_>)> = Vec::new();
         let mut side = Vec::new();
         for event in events {
             if resource_of(&event.key).is_none() {
                 side.push((&event.key, event.new.as_ref()));
                 continue;
             }
-            let new = self.decode(&event.key, event.new.as_ref());
-            // The old object is already in the cache; it is needed here only to know what was deleted.
-            let old = if new.is_none() { self.decode(&event.key, event.old.as_ref()) } else { None };
-            let change = Change { revision: event.revision, new, old };
+            let change = (&event.key, self.decode(&event.key, event.new.as_ref()));
             match batches.last_mut() {
                 Some((revision, changes)) if *revision == event.revision => changes.push(change),
                 _ => batches.push((event.revision, vec![change])),
@@ -369,6 +380,14 @@ impl Sink for Feed {
         if !batches.is_empty() {
             self.mirror.change(|cache| {
                 for (revision, changes) in batches {
+                    let changes: Vec<Change> = changes
+                        .into_iter()
+                        .map(|(key, new)| {
+                            // What is deleted is in the cache as it was last.
+                            let old = if new.is_none() { found(cache, key) } else { None };
+                            Change { revision, new, old }
+                        })
+                        .collect();
                     cache.apply(revision, changes);
                 }
             });

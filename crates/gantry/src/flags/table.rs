@@ -433,8 +433,8 @@ pub const FLAGS: &[FlagRow] = &[
         name: "profile",
         commands: &["sim"],
         kind: Kind::Word(&[
-            "calm", "lossy", "crashes", "disks", "nodes", "links", "pauses", "clocks", "all", "tight", "busy", "hundred",
-            "large", "long",
+            "calm", "lossy", "crashes", "disks", "nodes", "links", "pauses", "clocks", "all", "tight", "busy",
+            "hundred", "large", "long",
         ]),
         many: false,
         default: "all",
