@@ -32,6 +32,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn no_message_has_more_fields_than_the_writer_holds() {
+        let messages = builtin().structs().iter().filter(|found| found.numbered().len() > 0);
+        let most = messages.map(|found| found.fields().len()).max().unwrap();
+        assert!(most > 10 && most <= meta::proto::FIELDS_MAX, "{most} fields");
+    }
+
+    #[test]
     fn the_table_is_read_and_small() {
         assert!(builtin().size_bytes() < 1_500_000, "{}", builtin().size_bytes());
         assert!(kind("", "v1", "Pod").is_some() && kind("apps", "v1", "DeploymentList").is_some());

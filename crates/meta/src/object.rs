@@ -3,10 +3,13 @@
 use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use base::{Revision, Time};
 use bytes::Bytes;
 
+use crate::proto::{Encoder, ProtoError};
+use crate::schema::TypeRef;
 use crate::value::{Str, Value};
 
 /// A resource by group and plural: `pods`, `deployments.apps`. Interned, so it is one word and compares as text.
@@ -155,6 +158,8 @@ pub struct Object(Arc<Inner>);
 struct Inner {
     facts: Facts,
     body: Body,
+    /// Bytes of its protobuf message; 0 while nobody has asked.
+    protobuf_len: AtomicU32,
 }
 
 /// How an object's text is held. Behind this type, and nowhere else, cold texts may one day be packed.
@@ -163,7 +168,7 @@ struct Body(Bytes);
 impl Object {
     /// `bytes` are the object's canonical JSON, complete with `resourceVersion`.
     pub fn new(facts: Facts, bytes: Bytes) -> Object {
-        Object(Arc::new(Inner { facts, body: Body(bytes) }))
+        Object(Arc::new(Inner { facts, body: Body(bytes), protobuf_len: AtomicU32::new(0) }))
     }
 
     pub fn facts(&self) -> &Facts {
@@ -173,6 +178,21 @@ impl Object {
     /// The canonical JSON.
     pub fn bytes(&self) -> Bytes {
         self.0.body.0.clone()
+    }
+
+    /// The length of its message in protobuf, without envelope, in the version in which it is stored. It is made once: a
+    /// list must know the lengths of all its items before it can begin.
+    ///
+    /// # Errors
+    /// As [`Encoder::message`].
+    pub fn protobuf_len(&self, encoder: &mut Encoder, of: TypeRef<'_>) -> Result<usize, ProtoError> {
+        let known = self.0.protobuf_len.load(Ordering::Relaxed);
+        if known > 0 {
+            return Ok(known as usize);
+        }
+        let length = encoder.message(&self.0.body.0, of)?.len();
+        self.0.protobuf_len.store(u32::try_from(length).unwrap_or(0), Ordering::Relaxed);
+        Ok(length)
     }
 
     /// The object as a tree, decoded now.

@@ -10,6 +10,7 @@ use client::Mirror;
 use http::{HeaderMap, Method, Request, header};
 use hyper::body::Incoming;
 use meta::decode::Media;
+use meta::proto::Encoder;
 use meta::{Kind, Object, Reason, Status, Str, Value, Verb, json};
 
 use crate::Server;
@@ -280,6 +281,13 @@ pub fn show(server: &Server, kind: &Kind, accept: Accept, object: &Object) -> By
     {
         return object.bytes();
     }
+    if accept.media == Media::Protobuf
+        && accept.shape == Shape::Object
+        && codec::is_stored_version(kind, object)
+        && let Ok(bytes) = Encoder::default().enveloped(&object.bytes(), kind.of())
+    {
+        return Bytes::copy_from_slice(bytes);
+    }
     let mut value = object.value();
     kind.rules.present(&mut value);
     codec::encode(kind, accept, &value, server.now())
@@ -325,7 +333,7 @@ async fn list(server: &Server, auth: &Authorized, kind: &Arc<Kind>, incomer: &In
                 names.list_kind,
                 String::from_utf8_lossy(&metadata.to_json())
             );
-            Ok(parts(json_parts(kind.clone(), head, objects, tail)))
+            Ok(parts("application/json", json_parts(kind.clone(), head, objects, tail)))
         }
         (Shape::Table, _) => {
             let values: Vec<Value> = objects.iter().map(presented).collect();
@@ -340,9 +348,12 @@ async fn list(server: &Server, auth: &Authorized, kind: &Arc<Kind>, incomer: &In
             let of = api::schema::builtin().named("io.k8s.apimachinery.pkg.apis.meta.v1.PartialObjectMetadataList");
             Ok(body::answer(200, content_type(accept.media), codec::write(accept, &list, of)))
         }
+        (Shape::Object, Media::Protobuf) if meta::proto::has_form(kind.of()) => {
+            protobuf_list(kind.clone(), objects, metadata).await
+        }
         (Shape::Object, _) => {
             let mut items: Vec<Value> = objects.iter().map(presented).collect();
-            if is_built_in(kind) && accept.media != Media::Protobuf {
+            if is_built_in(kind) {
                 for item in &mut items {
                     item.take(&["apiVersion"]);
                     item.take(&["kind"]);
@@ -357,8 +368,8 @@ async fn list(server: &Server, auth: &Authorized, kind: &Arc<Kind>, incomer: &In
     }
 }
 
-fn parts(parts: impl Iterator<Item = Bytes> + Send + 'static) -> Response {
-    let mut response = body::answer(200, "application/json", Bytes::new());
+fn parts(content_type: &'static str, parts: impl Iterator<Item = Bytes> + Send + 'static) -> Response {
+    let mut response = body::answer(200, content_type, Bytes::new());
     *response.body_mut() = Body::Parts(Box::new(parts));
     response
 }
@@ -406,6 +417,63 @@ fn json_parts(kind: Arc<Kind>, head: String, objects: Vec<Object>, tail: String)
         part.extend_from_slice(tail.take()?.as_bytes());
         Some(part.into())
     })
+}
+
+/// The text of an object in `kind`'s version.
+fn text_of(kind: &Kind, object: &Object) -> Bytes {
+    if codec::is_stored_version(kind, object) {
+        return object.bytes();
+    }
+    let mut value = object.value();
+    kind.rules.present(&mut value);
+    value.to_json().into()
+}
+
+/// A list in protobuf, some objects at a time. The envelope says first how long all of it is, so the lengths are made (and
+/// noted at the objects) before the first part.
+async fn protobuf_list(kind: Arc<Kind>, objects: Vec<Object>, metadata: Value) -> Result<Response, Status> {
+    let measure = move || -> Result<_, meta::proto::ProtoError> {
+        let mut encoder = Encoder::default();
+        let of = kind.of();
+        let mut lengths = Vec::with_capacity(objects.len());
+        for object in &objects {
+            let length = match codec::is_stored_version(&kind, object) {
+                true => object.protobuf_len(&mut encoder, of)?,
+                false => encoder.message(&text_of(&kind, object), of)?.len(),
+            };
+            lengths.push(length);
+        }
+        let meta_of = api::schema::meta_v1("ListMeta");
+        let names = &kind.names;
+        let lengths = lengths.into_iter();
+        let head = meta::proto::list_head(&names.api_version(), &names.list_kind, &metadata, meta_of, lengths)?;
+        Ok((kind, objects, encoder, head))
+    };
+    // Long lists take their time: other requests must not wait for it.
+    let measured = tokio::task::spawn_blocking(measure).await.map_err(Status::internal)?;
+    let (kind, objects, mut encoder, head) = measured.map_err(Status::internal)?;
+    let (mut objects, mut head, mut ended) = (objects.into_iter(), Some(head), false);
+    let made = std::iter::from_fn(move || {
+        if ended {
+            return None;
+        }
+        let mut part = Vec::with_capacity(LIST_PART_BYTES + 16 * 1024);
+        part.extend_from_slice(&head.take().unwrap_or_default());
+        for object in objects.by_ref() {
+            // What was measured is written again; a failure would have shown there.
+            let message = encoder.message(&text_of(&kind, &object), kind.of()).unwrap_or_default();
+            let (head, length) = meta::proto::item_head(message.len());
+            part.extend_from_slice(&head[..length]);
+            part.extend_from_slice(message);
+            if part.len() >= LIST_PART_BYTES {
+                return Some(part.into());
+            }
+        }
+        ended = true;
+        part.extend_from_slice(meta::proto::LIST_END);
+        Some(part.into())
+    });
+    Ok(parts(content_type(Media::Protobuf), made))
 }
 
 /// Waits a little for a revision that another server or a fast client has already seen.

@@ -6,15 +6,15 @@
 //! Invariants: any bytes give a value or an error; encoding what was decoded gives the same object.
 
 mod read;
+mod tape;
 mod write;
 
 use std::fmt;
 
 use crate::schema::TypeRef;
-use crate::value::Value;
 
 pub use read::{decode, decode_message, split_envelope};
-pub use write::{encode, encode_list, encode_message, envelope, watch_frame};
+pub use write::{Encoder, FIELDS_MAX, LIST_END, encode, envelope, item_head, list_head, watch_frame};
 
 /// Stands before every object.
 pub const MAGIC: &[u8; 4] = b"k8s\0";
@@ -62,16 +62,12 @@ pub fn has_form(of: TypeRef<'_>) -> bool {
     !of.schema.is_custom() && of.as_struct().is_some_and(|found| found.numbered().len() > 0)
 }
 
-/// The `apiVersion` and `kind` of an object.
-fn type_meta(value: &Value) -> (&str, &str) {
-    (value["apiVersion"].text(), value["kind"].text())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::normalise::normalise;
     use crate::schema::Schema;
+    use crate::value::Value;
 
     const TABLE: &str = "package io.k8s.api.core.v1
 Pod /v1
@@ -125,9 +121,7 @@ Pod /v1
         let schema =
             Schema::parse("package io.k8s.api.core.v1\nA /v1\n a 1 str o\n b 2.1 *i32 o\n c 3 time o\n").unwrap();
         let of = schema.kind("", "v1", "A").unwrap();
-        let mut bytes = Vec::new();
-        encode_message(&Value::map(), of, &mut bytes).unwrap();
-        assert_eq!(bytes, [0x0a, 0, 0x12, 0, 0x1a, 0]);
+        assert_eq!(Encoder::default().message(b"{}", of).unwrap(), [0x0a, 0, 0x12, 0, 0x1a, 0]);
         let value = crate::json!({"apiVersion": "v1", "kind": "A", "b": 300});
         assert_eq!(encode(&value, of).unwrap()[..6], [b'k', b'8', b's', 0, 0x0a, 7]);
     }
@@ -138,19 +132,41 @@ Pod /v1
         let schema = Schema::parse(table).unwrap();
         let (of, list_of) = (schema.kind("", "v1", "A").unwrap(), schema.kind("", "v1", "AList").unwrap());
         let items = [crate::json!({"a": "x"}), crate::json!({"a": "y"})];
-        let messages: Vec<Vec<u8>> = items
-            .iter()
-            .map(|item| {
-                let mut message = Vec::new();
-                encode_message(item, of, &mut message).unwrap();
-                message
-            })
-            .collect();
+        let mut encoder = Encoder::default();
+        let messages = items.each_ref().map(|item| encoder.message(&item.to_json(), of).unwrap().to_vec());
         let metadata = crate::json!({"c": "d"});
         let list = crate::json!({"apiVersion": "v1", "kind": "AList", "metadata": (metadata.clone()), "items": (items.to_vec())});
         let meta_of = list_of.member("metadata").unwrap();
-        let made = encode_list("v1", "AList", &metadata, meta_of, messages.iter().map(Vec::as_slice)).unwrap();
+        let mut made = list_head("v1", "AList", &metadata, meta_of, messages.iter().map(Vec::len)).unwrap();
+        for message in &messages {
+            let (head, length) = item_head(message.len());
+            made.extend_from_slice(&head[..length]);
+            made.extend_from_slice(message);
+        }
+        made.extend_from_slice(LIST_END);
         assert_eq!(made, encode(&list, list_of).unwrap());
+    }
+
+    #[test]
+    fn hostile_text_is_refused_or_written() {
+        let schema = Schema::parse(TABLE).unwrap();
+        let of = schema.kind("", "v1", "Pod").unwrap();
+        let start = br#"{"apiVersion":"v1","kind":"Pod","name":"a\u00e9\"b","labels":{"a":"b"},"next":{"all":[{"cpu":"1"}]},"count":1}"#;
+        let (mut rng, mut encoder) = (base::Rng::new(5), Encoder::default());
+        for _ in 0..20_000 {
+            let mut text = start.to_vec();
+            for _ in 0..1 + rng.below(6) {
+                let at = rng.below(text.len() as u64) as usize;
+                match rng.below(4) {
+                    0 => text[at] = rng.next_u64() as u8,
+                    1 => text.truncate(at.max(5)),
+                    2 => text.insert(at, br#"{}[]",:\"#[rng.below(8) as usize]),
+                    _ => drop(text.remove(at)),
+                }
+            }
+            let _ = encoder.enveloped(&text, of);
+        }
+        assert!(encoder.message(&b"[".repeat(100_000), of).is_err());
     }
 
     #[test]
