@@ -1,5 +1,6 @@
 //! DaemonSets: one pod on every node that fits.
 
+use api::core::node_facts::NodeFacts;
 use std::collections::BTreeMap;
 
 use api::core::pod_facts::{Phase, PodFacts};
@@ -73,7 +74,7 @@ impl Reconciler for DaemonSets {
                     (Some(old), Some(new)) => {
                         old.labels() == new.labels()
                             && old.facts().generation == new.facts().generation
-                            && old.value()["spec"] == new.value()["spec"]
+                            && NodeFacts::read(old).spec == NodeFacts::read(new).spec
                     }
                     _ => false,
                 };

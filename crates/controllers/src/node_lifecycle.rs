@@ -1,6 +1,7 @@
 //! Nodes: without a heartbeat their conditions become unknown; conditions become taints; pods on nodes that are not
 //! ready are not ready.
 
+use api::core::node_facts::NodeFacts;
 use base::Time;
 use cache::{Event, View};
 use meta::{Object, Resource, Str, Value, json};
@@ -50,8 +51,7 @@ impl Reconciler for NodeLifecycle {
                 if event.old.is_none() || event.new.is_none() {
                     return;
                 }
-                let ready =
-                    |node: &Option<Object>| node.as_ref().is_some_and(|node| readiness(&node.value()) == "True");
+                let ready = |node: &Option<Object>| node.as_ref().is_some_and(is_ready);
                 if ready(&event.old) != ready(&event.new) {
                     out.extend(view.list(NODES, "").map(key_of));
                 }
@@ -59,7 +59,7 @@ impl Reconciler for NodeLifecycle {
             LEASES if object.namespace() == LEASE_NAMESPACE => {
                 // A node that is known to be well looks at its lease when its time has come.
                 let node = view.one(NODES, "", object.name());
-                if event.old.is_none() || node.is_some_and(|node| readiness(&node.value()) != "True") {
+                if event.old.is_none() || node.is_some_and(|node| !is_ready(node)) {
                     out.push(object.name().into());
                 }
             }
@@ -70,7 +70,7 @@ impl Reconciler for NodeLifecycle {
                 });
                 if let Some(pod) = placed {
                     let node = pod_facts(pod).node;
-                    if view.one(NODES, "", &node).is_some_and(is_tainted) {
+                    if view.one(NODES, "", &node).is_some_and(|node| NodeFacts::read(node).unwell) {
                         out.push(node);
                     }
                 }
@@ -88,7 +88,7 @@ impl Reconciler for NodeLifecycle {
         if silent && self.doubt(node, &value, cx) {
             return Outcome::Settled;
         }
-        let any_ready = view.list(NODES, "").any(|node| readiness(&node.value()) == "True");
+        let any_ready = view.list(NODES, "").any(is_ready);
         taint(node, &value, any_ready, cx);
         let ready = readiness(&value);
         if ready != "True" && !condition(&value["status"], "Ready").is_null() {
@@ -102,9 +102,8 @@ fn readiness(node: &Value) -> &str {
     condition(&node["status"], "Ready")["status"].text()
 }
 
-fn is_tainted(node: &Object) -> bool {
-    let value = node.value();
-    value["spec"]["taints"].items().iter().any(|taint| matches!(taint["key"].text(), NOT_READY | UNREACHABLE))
+fn is_ready(node: &Object) -> bool {
+    NodeFacts::read(node).ready == "True"
 }
 
 impl NodeLifecycle {

@@ -2,6 +2,7 @@
 //! `endpoint_slice`.
 
 use api::core::pod_facts::PodFacts;
+use api::core::service_facts::selects;
 use base::Time;
 use cache::{Event, View};
 use meta::{Object, Selector, Str, Value};
@@ -96,17 +97,13 @@ pub fn services_of(event: &Event, view: &View, out: &mut Vec<Str>) {
         && old.facts().deleting.is_some() == new.facts().deleting.is_some()
     {
         let (a, b) = (pod_facts(old), pod_facts(new));
-        if a.ready == b.ready && a.phase == b.phase && a.node == b.node {
-            let (a, b) = (old.value(), new.value());
-            if a["status"]["podIPs"] == b["status"]["podIPs"] {
-                return;
-            }
+        if a.ready == b.ready && a.phase == b.phase && a.node == b.node && a.ips == b.ips {
+            return;
         }
     }
     let Some(any) = event.new.as_ref().or(event.old.as_ref()) else { return };
     for service in view.list(SERVICES, any.namespace()) {
-        let selector = Selector::of_map(&service.value()["spec"]["selector"]);
-        if sides(event).any(|pod| selector.matches(pod.labels())) {
+        if sides(event).any(|pod| selects(service, pod)) {
             out.push(key_of(service));
         }
     }

@@ -1,5 +1,6 @@
 //! Removes pods from nodes whose `NoExecute` taints they do not bear, or no longer.
 
+use api::core::node_facts::NodeFacts;
 use base::Time;
 use cache::{Event, View};
 use meta::{Object, Resource, Str, Value, json};
@@ -27,26 +28,23 @@ impl Reconciler for TaintEviction {
     fn keys(&self, resource: Resource, event: &Event, view: &View, out: &mut Vec<Str>) {
         let Some(object) = &event.new else { return };
         if resource == NODES {
-            let taints = |node: &Object| node.value()["spec"]["taints"].clone();
-            let changed = event.old.as_ref().is_none_or(|old| taints(old) != taints(object));
+            let now = NodeFacts::read(object);
+            let before = event.old.as_ref().map(NodeFacts::read);
+            let changed = before.as_ref().is_none_or(|before| before.taints != now.taints);
             if changed {
                 out.extend(view.by(PODS, "node", object.name()).map(key_of));
             }
             // Only to tell of it: pods whose time was running are safe again.
-            let evicting =
-                |node: &Object| taints(node).items().iter().any(|taint| taint["effect"].text() == NO_EXECUTE);
-            if event.old.as_ref().is_some_and(evicting) && !evicting(object) {
+            if before.is_some_and(|before| before.drives_away) && !now.drives_away {
                 out.extend(
                     view.by(PODS, "node", object.name()).map(|pod| format!("{CANCELLED}{}", key_of(pod)).into()),
                 );
             }
         } else if !pod_facts(object).node.is_empty() {
             let placed = event.old.as_ref().is_some_and(|old| !pod_facts(old).node.is_empty());
-            let same_tolerations = || {
-                let old = event.old.as_ref().map(|old| old.value()["spec"]["tolerations"].clone());
-                old.is_some_and(|old| old == object.value()["spec"]["tolerations"])
-            };
-            if !placed || !same_tolerations() {
+            let same_tolerations =
+                event.old.as_ref().is_some_and(|old| pod_facts(old).tolerations == pod_facts(object).tolerations);
+            if !placed || !same_tolerations {
                 out.push(key_of(object));
             }
         }
@@ -64,7 +62,8 @@ impl Reconciler for TaintEviction {
             return Outcome::Settled;
         }
         let facts = pod_facts(pod);
-        let Some(node) = view.one(NODES, "", &facts.node) else { return Outcome::Settled };
+        let tainted = view.one(NODES, "", &facts.node).filter(|node| NodeFacts::read(node).drives_away);
+        let Some(node) = tainted else { return Outcome::Settled };
         let node = node.value();
         let taints = node["spec"]["taints"].items().iter().filter(|taint| taint["effect"].text() == NO_EXECUTE);
         let value = pod.value();

@@ -1,5 +1,8 @@
 //! Nodes: the machines.
 
+use std::any::Any;
+use std::sync::Arc;
+
 use base::Time;
 use meta::{At, Change, Column, Errors, Rules, Str, Value, names};
 
@@ -81,6 +84,10 @@ impl Rules for Node {
         if !before["providerID"].text().is_empty() && *provider.value != before["providerID"] {
             errors.forbidden(&provider.path, "node updates may not change providerID except from \"\" to valid");
         }
+    }
+
+    fn facts(&self, object: &Value) -> Option<Arc<dyn Any + Send + Sync>> {
+        super::node_facts::facts(object)
     }
 
     fn selectable(&self, object: &Value, field: &str) -> Option<Str> {

@@ -48,6 +48,10 @@ pub struct PodFacts {
     pub gated: bool,
     /// The most restarts of a container.
     pub restarts: i64,
+    /// A fingerprint of `status.podIPs`; 0 without any.
+    pub ips: u64,
+    /// A fingerprint of `spec.tolerations`.
+    pub tolerations: u64,
 }
 
 impl PodFacts {
@@ -71,6 +75,11 @@ impl PodFacts {
                 .filter_map(|container| container["restartCount"].as_int())
                 .max()
                 .unwrap_or(0),
+            ips: match &status["podIPs"] {
+                Value::Null => 0,
+                ips => base::hash64(&ips.to_json()),
+            },
+            tolerations: base::hash64(&spec["tolerations"].to_json()),
         }
     }
 }
@@ -91,6 +100,8 @@ pub fn of(pod: &Object) -> &PodFacts {
         priority: 0,
         gated: false,
         restarts: 0,
+        ips: 0,
+        tolerations: 0,
     };
     pod.own().unwrap_or(&NONE)
 }

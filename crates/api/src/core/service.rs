@@ -1,5 +1,8 @@
 //! Services: defaults, checks and columns. What the system gives them (addresses, ports) is in `service_alloc`.
 
+use std::any::Any;
+use std::sync::Arc;
+
 use base::Time;
 use meta::{At, Change, Column, Companion, Errors, Prepare, Rules, Status, Str, Value, names};
 
@@ -43,6 +46,10 @@ pub fn is_external(of_type: &str) -> bool {
 }
 
 impl Rules for Service {
+    fn facts(&self, object: &Value) -> Option<Arc<dyn Any + Send + Sync>> {
+        super::service_facts::facts(object)
+    }
+
     fn check_name(&self, name: &str) -> Vec<String> {
         names::dns_label(name)
     }

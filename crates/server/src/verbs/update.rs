@@ -149,9 +149,7 @@ async fn attempt(
         Prepare { change, lookup: &lookup, dry_run: call.options.dry_run, companions: &mut extra, rng: &mut rng };
     kind.rules.prepare(&mut prepare, &mut value)?;
     companions.extend(extra.into_iter().map(CompanionWrite::of));
-    // A binding is the scheduler's word, not a new wish of the owner.
-    let wished = !matches!(subresource, "status" | "binding");
-    if kind.rules.has_generation() && wished && kind.rules.raises_generation(&old, &value) {
+    if kind.rules.has_generation() && subresource != "status" && kind.rules.raises_generation(&old, &value) {
         let generation = old.at(&["metadata", "generation"]).as_int().unwrap_or(0);
         value.set(&["metadata", "generation"], generation + 1);
     }

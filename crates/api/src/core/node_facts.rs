@@ -1,0 +1,49 @@
+//! What is read of every node once: whether it is well, and what keeps pods away.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use meta::{Object, Str, Value};
+
+const NOT_READY: &str = "node.kubernetes.io/not-ready";
+const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
+
+/// A node's projection.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeFacts {
+    /// The status of its condition `Ready`; `""` when it has none.
+    pub ready: Str,
+    /// A fingerprint of `spec.taints`.
+    pub taints: u64,
+    /// A fingerprint of `spec`.
+    pub spec: u64,
+    /// Has a taint that drives pods away (`NoExecute`).
+    pub drives_away: bool,
+    /// Has one of the taints of a node that is not well.
+    pub unwell: bool,
+}
+
+impl NodeFacts {
+    pub fn of(node: &Value) -> NodeFacts {
+        let (spec, status) = (&node["spec"], &node["status"]);
+        let taints = spec["taints"].items();
+        let ready = status["conditions"].items().iter().find(|condition| condition["type"].text() == "Ready");
+        NodeFacts {
+            ready: ready.map_or("", |ready| ready["status"].text()).into(),
+            taints: base::hash64(&spec["taints"].to_json()),
+            spec: base::hash64(&spec.to_json()),
+            drives_away: taints.iter().any(|taint| taint["effect"].text() == "NoExecute"),
+            unwell: taints.iter().any(|taint| matches!(taint["key"].text(), NOT_READY | UNREACHABLE)),
+        }
+    }
+
+    /// The facts of a node object, read anew where its mirror keeps none.
+    pub fn read(node: &Object) -> NodeFacts {
+        node.own::<NodeFacts>().cloned().unwrap_or_else(|| NodeFacts::of(&node.value()))
+    }
+}
+
+/// For `Rules::facts` of nodes.
+pub fn facts(node: &Value) -> Option<Arc<dyn Any + Send + Sync>> {
+    Some(Arc::new(NodeFacts::of(node)))
+}
