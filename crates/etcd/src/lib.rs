@@ -225,7 +225,8 @@ impl Etcd {
     pub fn lease_ms(&self, id: LeaseId) -> Ticket<Option<u64>> {
         self.spawn(move |inner| async move {
             let answer = inner.lease(id, false).await?;
-            Ok(u64::try_from(answer.ttl).ok().filter(|seconds| *seconds > 0).map(|seconds| seconds * 1000))
+            let there = answer.ttl > 0;
+            Ok(u64::try_from(answer.granted).ok().filter(|_| there).map(|seconds| seconds * 1000))
         })
     }
 }

@@ -260,6 +260,9 @@ pub struct LeaseResponse {
     /// Seconds; 0 or less when there is no such lease.
     #[prost(int64, tag = "3")]
     pub ttl: i64,
+    /// Seconds; only when it was asked after.
+    #[prost(int64, tag = "4")]
+    pub granted: i64,
     #[prost(bytes = "bytes", repeated, tag = "5")]
     pub keys: Vec<Bytes>,
 }

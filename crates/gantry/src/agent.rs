@@ -58,7 +58,10 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
 impl Place {
     fn find(settings: &Settings, data: PathBuf, state: PathBuf) -> Result<Place, Error> {
         let missing = "is needed; give the address of the server, like https://192.0.2.10:6443";
-        let server: String = settings.read("server").ok_or_else(|| settings.complain("server", missing))?;
+        let server = settings.all("server").join(",");
+        if server.is_empty() {
+            return Err(settings.complain("server", missing));
+        }
         let node = match settings.text("node") {
             Some(name) => name.to_owned(),
             None => {
@@ -71,7 +74,7 @@ impl Place {
         }
         let address = match settings.read("address") {
             Some(address) => address,
-            None => own_address(&server).map_err(|why| {
+            None => own_address(server.split(',').next().unwrap_or_default()).map_err(|why| {
                 settings.complain("address", format!("is needed; the own address is not known: {why}"))
             })?,
         };

@@ -82,7 +82,7 @@ fn hash_of(ca_pem: &str) -> Result<String, Error> {
 /// The node that joins.
 #[derive(Clone, Debug)]
 pub struct Newcomer {
-    /// `https://HOST:PORT`
+    /// `https://HOST:PORT`, or several, separated by commas.
     pub server: String,
     pub node: String,
     /// Names and addresses of its own endpoints.
@@ -280,7 +280,18 @@ pub async fn settings(http: &HttpApi) -> Result<Value, Error> {
 }
 
 /// Reads `/join/ca` without knowing yet whom to trust; nothing is told in doing so.
-async fn contact(server: &str) -> Result<String, Error> {
+async fn contact(servers: &str) -> Result<String, Error> {
+    let mut refusal = Error::Unreachable("there is no server to ask".to_owned());
+    for server in servers.split(',') {
+        match contact_one(server).await {
+            Err(error) => refusal = error,
+            told => return told,
+        }
+    }
+    Err(refusal)
+}
+
+async fn contact_one(server: &str) -> Result<String, Error> {
     let authority = server.trim_start_matches("https://").trim_end_matches('/');
     let unreachable =
         |why: &dyn std::fmt::Display| Error::Unreachable(format!("cannot reach the server {server}: {why}"));

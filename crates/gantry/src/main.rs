@@ -2,16 +2,20 @@
 
 mod agent;
 mod apply;
+mod backend;
+mod backup;
 mod bench;
 mod error;
 mod flags;
 mod folder;
 mod images;
 mod join;
+mod leader;
 mod left;
 mod machine;
 mod parts;
 mod server;
+mod servers;
 mod sim;
 mod stores;
 mod up;
@@ -61,6 +65,10 @@ fn run(settings: &Settings) -> Result<(), Error> {
         "store check" => stores::check(settings),
         "store dump" => stores::dump(settings),
         "store restore" => stores::restore(settings),
+        "store migrate" => backup::migrate(settings),
+        "backup create" => backup::create(settings),
+        "backup verify" => backup::verify(settings),
+        "backup restore" => backup::restore(settings),
         "sim" => sim::run(settings),
         "bench" => bench::run(settings),
         "completion" => {

@@ -1,4 +1,4 @@
-//! `gantry server`: the control plane on a store of its own.
+//! `gantry server`: the control plane, on a store of its own or, with others, on one etcd.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
@@ -14,11 +14,14 @@ use server::local::Local;
 use server::{Options, Server, SystemClock};
 use tokio::net::TcpListener;
 
+use crate::backend;
 use crate::error::Error;
 use crate::flags::Settings;
 use crate::folder::Folder;
 use crate::join::{self, Token};
+use crate::leader::{Candidate, Reign};
 use crate::parts::{self, events::Recorder};
+use crate::servers;
 
 /// Ports that services get on every node.
 const NODE_PORTS: (u16, u16) = (30_000, 32_767);
@@ -32,12 +35,15 @@ pub struct Running {
     pub server: Arc<Server>,
     stop: tokio::sync::watch::Sender<bool>,
     listeners: Vec<tokio::task::JoinHandle<()>>,
+    candidate: tokio::task::JoinHandle<()>,
 }
 
 impl Running {
-    /// Ends listening; what was answered stays answered.
+    /// Gives the lead up and ends listening; what was answered stays answered.
     pub async fn stop(self) {
         self.stop.send_replace(true);
+        // One that panicked leads no more, either.
+        let _ = self.candidate.await;
         for listener in self.listeners {
             // A listener that panicked has ended, too.
             let _ = listener.await;
@@ -117,7 +123,7 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
     for also in &also {
         listeners.push(bind(*also, "--also").await?);
     }
-    let (backend, _) = store::Embedded::open(&data.join("store"), store::Options::default())?;
+    let opened = backend::open(settings).await?;
     let inside = also.first().copied().unwrap_or_else(|| reachable(address));
     let options = Options {
         dir: data.join("keys"),
@@ -128,21 +134,26 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
         audit_log: Some(data.join("audit.log")),
         token_config_maps: token_config_maps(settings),
     };
-    let server = Server::open(options, Arc::new(backend), Arc::new(SystemClock)).await?;
+    let server = Server::open(options, opened.backend, Arc::new(SystemClock)).await?;
     let token = Token::new(server.ca.pem(), &server.authn.join_token)?;
     write_private(&data.join(TOKEN_FILE), format!("{token}\n").as_bytes())?;
     let certificates = Certificates::new(&server, settings, &[address, inside], &also)?;
     let tls = server::http::serve::tls_with(certificates.serving.clone(), server.ca.pem())?;
     tokio::spawn(certificates.keep());
-    publish(&server, inside).await?;
+    if opened.shared {
+        tokio::spawn(servers::register(server.storage.clone(), inside));
+    } else {
+        let api = Local { server: server.clone(), user: server::local::system() };
+        servers::publish(&server, &api, &std::iter::once(inside).collect()).await?;
+    }
     if settings.names("parts", "controllers") {
         welcome(&server, settings).await?;
     }
     if settings.names("parts", "metrics") {
         server::metrics::start(&server).await?;
     }
-    start_parts(&server, settings);
-    let (stop, _) = tokio::sync::watch::channel(false);
+    let (stop, stopping) = tokio::sync::watch::channel(false);
+    let candidate = stand(&server, settings, inside, opened.shared, stopping);
     let listeners = listeners
         .into_iter()
         .map(|listener| {
@@ -158,7 +169,7 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
         })
         .collect();
     tracing::info!("the API answers on https://{address}");
-    Ok(Running { server, stop, listeners })
+    Ok(Running { server, stop, listeners, candidate })
 }
 
 /// The names of further config maps beside tokens, each with its key.
@@ -260,28 +271,28 @@ fn serving(server: &Server, names: &[String], lifetime: Duration) -> Result<Iden
     server.ca.issue_for("gantry", &[], names, Usage::Server, lifetime)
 }
 
-/// Tells pods where the API is: the endpoints behind the service `kubernetes`.
-async fn publish(server: &Arc<Server>, address: SocketAddr) -> Result<(), Error> {
-    if address.ip().is_loopback() {
-        return Ok(());
+/// Stands for election; the parts of a server run while it leads. Without parts to run it leaves the lead to others.
+fn stand(
+    server: &Arc<Server>,
+    settings: &Settings,
+    address: SocketAddr,
+    shared: bool,
+    stopping: tokio::sync::watch::Receiver<bool>,
+) -> tokio::task::JoinHandle<()> {
+    if !settings.names("parts", "controllers") && !settings.names("parts", "scheduler") {
+        return tokio::spawn(async {});
     }
-    let port = i64::from(address.port());
-    let slice = meta::json!({
-        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
-        "metadata": {
-            "name": "kubernetes", "namespace": "default", "labels": {"kubernetes.io/service-name": "kubernetes"},
-        },
-        "endpoints": [{"addresses": [(address.ip().to_string())], "conditions": {"ready": true}}],
-        "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
-    });
-    let resource = meta::Resource("endpointslices.discovery.k8s.io");
-    let request = client::Request::patch(resource, "default", "kubernetes", client::PatchType::Apply, slice);
-    let request = request.with(|options| {
-        options.manager = "gantry-server".into();
-        options.force = true;
-    });
-    server::local::call(server, &server::local::system(), request).await?;
-    Ok(())
+    let name = format!("{}_{}", address, server::uid::new());
+    let candidate = Candidate { storage: server.storage.clone(), name: name.clone(), shared };
+    let (server, settings) = (server.clone(), settings.clone());
+    tokio::spawn(candidate.run(stopping, move |reign| {
+        start_parts(&server, &settings, reign);
+        let api = || reign.door(Arc::new(Local { server: server.clone(), user: server::local::system() }));
+        reign.spawn(servers::tell_leader(server.clone(), api(), name.clone()));
+        if shared {
+            reign.spawn(servers::publish_all(server.clone(), api()));
+        }
+    }))
 }
 
 /// The cluster's root, as the controller of signing requests uses it. Nothing holds longer than the setting says.
@@ -316,14 +327,14 @@ fn issuer(server: &Arc<Server>) -> controllers::Issue {
 }
 
 /// Starts the parts that act, each with an identity of its own.
-fn start_parts(server: &Arc<Server>, settings: &Settings) {
+fn start_parts(server: &Arc<Server>, settings: &Settings, reign: &Reign) {
     let runs = |part: &str| settings.names("parts", part);
     let mirror = server.storage.mirror();
     let door = |name: &str, groups: &[&str]| -> Arc<dyn client::Api> {
-        Arc::new(Local { server: server.clone(), user: User::new(name, groups) })
+        reign.door(Arc::new(Local { server: server.clone(), user: User::new(name, groups) }))
     };
     let clock = server.clock.clone();
-    let shell: Arc<dyn drive::Shell> = Arc::new(parts::Tokio);
+    let shell = reign.shell();
     if runs("controllers") {
         let lifetime = settings.duration("certificate-lifetime");
         let also_published = token_config_maps(settings)
@@ -346,19 +357,19 @@ fn start_parts(server: &Arc<Server>, settings: &Settings) {
             let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system", "system:authenticated"];
             let api = door(&user, &groups);
             let recorder = Recorder::new(api.clone(), clock.clone());
-            tokio::spawn(parts::controllers::run(controller, mirror.clone(), api, shell.clone(), recorder));
+            reign.spawn(parts::controllers::run(controller, mirror.clone(), api, shell.clone(), recorder));
         }
     }
     if runs("controllers")
         && let Some(cluster) = settings.text("pod-cidr").and_then(api::address::Cidr::parse)
     {
         let api = door("system:serviceaccount:kube-system:node-controller", &["system:masters"]);
-        tokio::spawn(parts::ipam::run(cluster, mirror.clone(), api, shell.clone()));
+        reign.spawn(parts::ipam::run(cluster, mirror.clone(), api, shell.clone()));
     }
     if runs("scheduler") {
         let api = door("system:kube-scheduler", &[]);
         let recorder = Recorder::new(api.clone(), clock.clone());
-        tokio::spawn(parts::scheduler::run(mirror.clone(), api, shell, recorder));
+        reign.spawn(parts::scheduler::run(mirror.clone(), api, shell, recorder));
     }
 }
 

@@ -69,29 +69,38 @@ pub fn dump(settings: &Settings) -> Result<(), Error> {
     }
 }
 
-fn number(number: u64) -> i64 {
+pub fn number(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 fn write(dump: &Dump, out: &mut dyn Write) -> std::io::Result<()> {
-    let leases: Vec<Value> =
-        dump.leases.iter().map(|(id, ttl_ms)| json!({"id": (number(id.0)), "ttlMs": (number(*ttl_ms))})).collect();
+    let leases = list_of(&dump.leases);
     let head = json!({"format": FORMAT, "revision": (number(dump.revision.0)), "leases": leases});
     out.write_all(&head.to_json())?;
     out.write_all(b"\n")?;
     for key in dump.iter() {
-        let mut line = json!({
-            "created": (number(key.create_revision.0)), "modified": (number(key.mod_revision.0)),
-        });
-        put_bytes(&mut line, "key", &key.key);
-        put_bytes(&mut line, "value", &key.value);
-        if let Some(lease) = key.lease {
-            line.set(&["lease"], number(lease.0));
-        }
-        out.write_all(&line.to_json())?;
+        out.write_all(&line_of(&key).to_json())?;
         out.write_all(b"\n")?;
     }
     out.flush()
+}
+
+/// Leases as a list; [`leases_of`] reads it.
+pub fn list_of(leases: &[(LeaseId, u64)]) -> Vec<Value> {
+    leases.iter().map(|(id, ttl_ms)| json!({"id": (number(id.0)), "ttlMs": (number(*ttl_ms))})).collect()
+}
+
+/// A key as a line; [`dumped`] reads it.
+pub fn line_of(key: &Dumped) -> Value {
+    let mut line = json!({
+        "created": (number(key.create_revision.0)), "modified": (number(key.mod_revision.0)),
+    });
+    put_bytes(&mut line, "key", &key.key);
+    put_bytes(&mut line, "value", &key.value);
+    if let Some(lease) = key.lease {
+        line.set(&["lease"], number(lease.0));
+    }
+    line
 }
 
 fn put_bytes(line: &mut Value, name: &str, bytes: &[u8]) {
@@ -133,26 +142,33 @@ pub fn restore(settings: &Settings) -> Result<(), Error> {
     let wrong = |why: &str| Error::Value { place: path.display().to_string(), why: why.to_owned() };
     let head = head.ok_or_else(|| wrong("the file is empty"))?;
     let revision = unsigned(&head["revision"]).map(Revision).ok_or_else(|| wrong("the dump has no revision"))?;
-    let leases: Vec<(LeaseId, u64)> = head["leases"]
-        .items()
-        .iter()
-        .filter_map(|lease| Some((LeaseId(unsigned(&lease["id"])?), unsigned(&lease["ttlMs"])?)))
-        .collect();
+    let leases = leases_of(&head["leases"]);
     let dir = settings.data().join("store");
-    let mut id = [0u8; 8];
-    rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty())
-        .map_err(|error| Error::doing("give the store an id", error))?;
     let count = keys.len();
-    tools::restore(&dir, revision, &leases, keys, u64::from_le_bytes(id))?;
+    tools::restore(&dir, revision, &leases, keys, new_id()?)?;
     println!("{}: {count} keys at revision {revision}", dir.display());
     Ok(())
 }
 
-fn unsigned(value: &Value) -> Option<u64> {
+pub fn leases_of(list: &Value) -> Vec<(LeaseId, u64)> {
+    let read = |lease: &Value| Some((LeaseId(unsigned(&lease["id"])?), unsigned(&lease["ttlMs"])?));
+    list.items().iter().filter_map(read).collect()
+}
+
+/// A number that keeps the files of stores apart.
+pub fn new_id() -> Result<u64, Error> {
+    let mut id = [0u8; 8];
+    rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty())
+        .map_err(|error| Error::doing("give the store an id", error))?;
+    Ok(u64::from_le_bytes(id))
+}
+
+pub fn unsigned(value: &Value) -> Option<u64> {
     value.as_int().and_then(|number| u64::try_from(number).ok())
 }
 
-fn dumped(line: &Value) -> Option<Dumped> {
+/// Reads what [`line_of`] made.
+pub fn dumped(line: &Value) -> Option<Dumped> {
     Some(Dumped {
         key: take_bytes(line, "key")?,
         value: take_bytes(line, "value")?,

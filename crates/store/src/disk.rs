@@ -101,6 +101,12 @@ impl FileDisk {
         Ok(FileDisk { dir: dir.to_path_buf(), prepared: Arc::new(Mutex::new(Prepared::None)), _lock: lock })
     }
 
+    /// The folder `dir` without its lock, to be read only: another process may be writing there.
+    pub(crate) fn look(dir: &Path) -> io::Result<FileDisk> {
+        let prepared = Arc::new(Mutex::new(Prepared::None));
+        Ok(FileDisk { dir: dir.to_path_buf(), prepared, _lock: File::open(dir)? })
+    }
+
     fn create_new(path: &Path, zeros: u64) -> io::Result<File> {
         use std::os::unix::fs::OpenOptionsExt;
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(path)?;

@@ -46,7 +46,7 @@ pub use snapshot::SnapshotJob;
 pub use stage::{Batch, Lsn, Publication, RECORD_HEADER_BYTES, RESERVED_REVISIONS, Stage};
 pub use store::{Command, Options, Sink, Store};
 pub use ticket::{Done, Ticket};
-pub use tools::{Dump, Dumped, Report, check, check_on, dump, dump_on, restore, restore_on};
+pub use tools::{Dump, Dumped, Report, check, check_on, dump, dump_on, look, restore, restore_on};
 pub use types::{
     Attachment, Commit, Compare, Error, Event, HistoryLimits, Invalid, LeaseId, MAX_KEY_BYTES, MAX_OPERATIONS,
     MAX_TRANSACTION_BYTES, MAX_VALUE_BYTES, Op, Put, Range, Refused, Txn, Version,

@@ -12,8 +12,13 @@ use base::{Revision, Time, Tree};
 use bytes::Bytes;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 const NO_HISTORY: HistoryLimits = HistoryLimits { window_ms: 0, max_events: 0, max_bytes: 0 };
+
+/// How often, and with which pause, a store that is being written is read before damage is believed.
+const LOOK_TRIES: u32 = 20;
+const LOOK_PAUSE: Duration = Duration::from_millis(50);
 
 /// What the files of a store hold, and what is wrong with them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -128,6 +133,35 @@ fn unreadable(damage: Damage) -> Report {
 /// [`OpenError::Damaged`] without `salvage`; [`OpenError::NoSuchRevision`].
 pub fn dump(dir: &Path, revision: Option<Revision>, salvage: bool) -> Result<Dump, OpenError> {
     dump_on(&open(dir)?, revision, salvage)
+}
+
+/// The state of the store in `dir`, though another process may be writing there: as of some revision between the call
+/// and its end. What is acknowledged before the call is in it.
+///
+/// # Errors
+/// [`OpenError::Damaged`] when it stays so however often it is read.
+pub fn look(dir: &Path) -> Result<Dump, OpenError> {
+    let place = dir.display().to_string();
+    if !dir.is_dir() {
+        return Err(OpenError::NotAStore { place });
+    }
+    let failed = |source| OpenError::Io { operation: "open the folder", file: place.clone(), source };
+    let disk = FileDisk::look(dir).map_err(failed)?;
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        // A file that is replaced, or a record that is written, while we read, looks like damage once.
+        match if is_empty(&disk)? {
+            Err(OpenError::NotAStore { place: place.clone() })
+        } else {
+            dump_on(&disk, None, false)
+        } {
+            Err(OpenError::Damaged(_) | OpenError::Io { .. }) if tries < LOOK_TRIES => {
+                std::thread::sleep(LOOK_PAUSE);
+            }
+            outcome => return outcome,
+        }
+    }
 }
 
 /// [`dump`] on any disk.

@@ -86,19 +86,25 @@ pub struct HttpApi {
 }
 
 impl HttpApi {
-    /// `server` is `https://HOST:PORT`; `ca_pem` the authorities that its certificate must come from. Nothing is
+    /// `server` is `https://HOST:PORT`, or several of a cluster, separated by commas; `ca_pem` the authorities that its certificate must come from. Nothing is
     /// connected yet.
     pub fn new(server: &str, ca_pem: &str, identity: Identity, paths: Paths) -> Result<HttpApi, Status> {
-        let wrong = |why: &str| Status::bad_request(format!("the server's address {server:?} {why}"));
-        let rest = server.strip_prefix("https://").ok_or_else(|| wrong("does not begin with https://"))?;
-        let authority = rest.trim_end_matches('/').to_owned();
-        let parsed: http::uri::Authority = authority.parse().map_err(|_| wrong("is not an address"))?;
-        let host = parsed.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+        let mut places = Vec::new();
+        for server in server.split(',') {
+            let wrong = |why: &str| Status::bad_request(format!("the server's address {server:?} {why}"));
+            let rest = server.strip_prefix("https://").ok_or_else(|| wrong("does not begin with https://"))?;
+            let authority: http::uri::Authority =
+                rest.trim_end_matches('/').parse().map_err(|_| wrong("is not an address"))?;
+            let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+            places.push((host, authority.port_u16().unwrap_or(443)));
+        }
+        let first = server.split(',').next().unwrap_or(server);
+        let authority = first.trim_start_matches("https://").trim_end_matches('/').to_owned();
         let token = match &identity {
             Identity::Token(token) => Some(token.clone()),
             Identity::Certificate { .. } | Identity::Renewed(_) => None,
         };
-        let pool = Pool::new(host, parsed.port_u16().unwrap_or(443), ca_pem, &identity)?;
+        let pool = Pool::new(places, ca_pem, &identity)?;
         Ok(HttpApi { pool, authority, token, paths })
     }
 

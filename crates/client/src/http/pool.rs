@@ -1,6 +1,8 @@
-//! Connections to one server: one with HTTP/2 that all calls share, or idle ones with HTTP/1.1.
+//! Connections to one server: one with HTTP/2 that all calls share, or idle ones with HTTP/1.1. Of several servers that
+//! are one cluster the first that answers is used, until it does so no more.
 
 use std::io::ErrorKind;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -29,6 +31,10 @@ const IDLE_MAX: usize = 16;
 /// A silent HTTP/2 connection is asked whether it lives, and given up when it does not say so.
 const PING_EVERY: Duration = Duration::from_secs(15);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// The same times where there is another server to go on with.
+const PING_EVERY_OF_MANY: Duration = Duration::from_secs(3);
+const PING_TIMEOUT_OF_MANY: Duration = Duration::from_secs(2);
+const CONNECT_TIMEOUT_OF_MANY: Duration = Duration::from_secs(2);
 
 type Sent = Full<Bytes>;
 
@@ -37,10 +43,17 @@ enum Sender {
     One(http1::SendRequest<Sent>),
 }
 
-pub(super) struct Pool {
+/// Where a server is.
+struct Place {
     host: String,
     port: u16,
     name: ServerName<'static>,
+}
+
+pub(super) struct Pool {
+    places: Vec<Place>,
+    /// The place in use.
+    at: AtomicUsize,
     tls: TlsConnector,
     shared: Mutex<Option<http2::SendRequest<Sent>>>,
     idle: Arc<Mutex<Vec<http1::SendRequest<Sent>>>>,
@@ -53,7 +66,8 @@ fn unavailable(why: impl std::fmt::Display) -> Status {
 }
 
 impl Pool {
-    pub fn new(host: String, port: u16, ca_pem: &str, identity: &Identity) -> Result<Pool, Status> {
+    /// `servers` are hosts and ports of one cluster, at least one.
+    pub fn new(servers: Vec<(String, u16)>, ca_pem: &str, identity: &Identity) -> Result<Pool, Status> {
         let bad = |error: &dyn std::fmt::Display| Status::bad_request(format!("cannot use a certificate: {error}"));
         let mut roots = rustls::RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
@@ -77,10 +91,14 @@ impl Pool {
             }
         };
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        let name = ServerName::try_from(host.clone()).map_err(|error| bad(&error))?;
+        let place = |(host, port): (String, u16)| {
+            let name = ServerName::try_from(host.clone()).map_err(|error| bad(&error))?;
+            Ok(Place { host, port, name })
+        };
+        let places = servers.into_iter().map(place).collect::<Result<Vec<Place>, Status>>()?;
         let tls = TlsConnector::from(Arc::new(config));
         let (shared, idle, connecting) = (Mutex::default(), Arc::default(), tokio::sync::Mutex::default());
-        Ok(Pool { host, port, name, tls, shared, idle, connecting })
+        Ok(Pool { places, at: AtomicUsize::new(0), tls, shared, idle, connecting })
     }
 
     /// Sends a request over a kept or a new connection. When a kept one turns out to be closed before anything of the
@@ -157,30 +175,53 @@ impl Pool {
         }
     }
 
+    fn place(&self) -> &Place {
+        &self.places[self.at.load(Ordering::Relaxed) % self.places.len()]
+    }
+
+    /// A TLS connection to the place in use; the failure says whether the server only was not there.
+    async fn secure(&self, many: bool) -> Result<tokio_rustls::client::TlsStream<TcpStream>, (Status, bool)> {
+        let Place { host, port, name } = self.place();
+        let limit = if many { CONNECT_TIMEOUT_OF_MANY } else { CONNECT_TIMEOUT };
+        let socket = match tokio::time::timeout(limit, TcpStream::connect((host.as_str(), *port))).await {
+            Ok(Ok(socket)) => socket,
+            Ok(Err(error)) => {
+                let refused = error.kind() == ErrorKind::ConnectionRefused;
+                return Err((unavailable(format!("cannot connect to {self}: {error}")), refused));
+            }
+            Err(_) => return Err((unavailable(format!("cannot connect to {self} in time")), false)),
+        };
+        // Small requests go at once; the kernel must not wait for more.
+        let _ = socket.set_nodelay(true);
+        match tokio::time::timeout(limit, self.tls.connect(name.clone(), socket)).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(error)) => Err((unavailable(format!("cannot trust {self}: {error}")), false)),
+            Err(_) => Err((unavailable(format!("{self} does not speak TLS in time")), false)),
+        }
+    }
+
     /// A connection, and whether it is a new one.
     async fn connect_once(&self) -> Result<(Sender, bool), Status> {
         let turn = self.connecting.lock().await;
         if let Some(sender) = self.kept() {
             return Ok((sender, false));
         }
-        let mut tries = 1;
-        let socket = loop {
-            match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect((self.host.as_str(), self.port))).await {
-                Ok(Ok(socket)) => break socket,
-                Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused && tries < CONNECT_TRIES => {
-                    tries += 1;
-                    tokio::time::sleep(CONNECT_PAUSE).await;
-                }
-                Ok(Err(error)) => return Err(unavailable(format!("cannot connect to {self}: {error}"))),
-                Err(_) => return Err(unavailable(format!("cannot connect to {self} in time"))),
+        let (mut tries, many) = (0, self.places.len() > 1);
+        let stream = loop {
+            tries += 1;
+            let failure = match self.secure(many).await {
+                Ok(stream) => break stream,
+                Err(failure) => failure,
+            };
+            let again = failure.1 || many;
+            self.at.fetch_add(1, Ordering::Relaxed);
+            if !again || tries >= CONNECT_TRIES * self.places.len() as u32 {
+                return Err(failure.0);
+            }
+            if tries as usize % self.places.len() == 0 {
+                tokio::time::sleep(CONNECT_PAUSE).await;
             }
         };
-        // Small requests go at once; the kernel must not wait for more.
-        let _ = socket.set_nodelay(true);
-        let secured = tokio::time::timeout(CONNECT_TIMEOUT, self.tls.connect(self.name.clone(), socket)).await;
-        let stream = secured
-            .map_err(|_| unavailable(format!("{self} does not speak TLS in time")))?
-            .map_err(|error| unavailable(format!("cannot trust {self}: {error}")))?;
         let two = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         let failed = |error: hyper::Error| unavailable(format!("cannot speak HTTP with {self}: {}", cause(&error)));
         if !two {
@@ -193,8 +234,8 @@ impl Pool {
             .timer(TokioTimer::new())
             .initial_stream_window_size(1 << 20)
             .initial_connection_window_size(1 << 24)
-            .keep_alive_interval(PING_EVERY)
-            .keep_alive_timeout(PING_TIMEOUT)
+            .keep_alive_interval(if many { PING_EVERY_OF_MANY } else { PING_EVERY })
+            .keep_alive_timeout(if many { PING_TIMEOUT_OF_MANY } else { PING_TIMEOUT })
             .keep_alive_while_idle(true)
             .handshake(TokioIo::new(stream))
             .await
@@ -207,7 +248,8 @@ impl Pool {
 
 impl std::fmt::Display for Pool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:{}", self.host, self.port)
+        let place = self.place();
+        write!(f, "{}:{}", place.host, place.port)
     }
 }
 

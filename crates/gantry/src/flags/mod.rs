@@ -198,7 +198,8 @@ pub fn program() -> Command {
 fn about(group: &str) -> &'static str {
     match group {
         "image" => "Load, pull, list and remove images of nodes; also while they run",
-        _ => "Check, dump and restore a store that nobody runs",
+        "backup" => "Write, check and restore backups of a whole cluster",
+        _ => "Check, dump, restore and move a store that nobody runs",
     }
 }
 
@@ -236,7 +237,7 @@ fn takes(arg: Arg, kind: Kind) -> Arg {
     match kind {
         Kind::Dir => arg.value_hint(ValueHint::DirPath),
         Kind::File => arg.value_hint(ValueHint::FilePath),
-        Kind::Url => arg.value_hint(ValueHint::Url),
+        Kind::Url | Kind::Urls => arg.value_hint(ValueHint::Url),
         // Checked by clap as well, which makes shells offer the words.
         Kind::Word(words) => arg.value_parser(clap::builder::PossibleValuesParser::new(words)),
         _ => arg.value_hint(ValueHint::Other),

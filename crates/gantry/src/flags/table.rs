@@ -59,6 +59,11 @@ pub const COMMANDS: &[CommandRow] = &[
         examples: &[
             ("reachable from other machines", "gantry server --listen 192.0.2.10:6443"),
             ("the API alone", "gantry server --parts api"),
+            (
+                "one of several that share an etcd",
+                "gantry server --backend etcd --etcd-endpoints https://192.0.2.20:2379,https://192.0.2.21:2379 \
+                 --etcd-cacert etcd-ca.crt --etcd-cert client.crt --etcd-key client.key",
+            ),
         ],
     },
     CommandRow {
@@ -68,6 +73,7 @@ pub const COMMANDS: &[CommandRow] = &[
         examples: &[
             ("join", "gantry agent --server https://192.0.2.10:6443 --token-file join-token"),
             ("later starts need no token", "gantry agent --server https://192.0.2.10:6443"),
+            ("with several servers", "gantry agent --server https://192.0.2.10:6443,https://192.0.2.11:6443"),
         ],
     },
     CommandRow {
@@ -120,6 +126,45 @@ pub const COMMANDS: &[CommandRow] = &[
         examples: &[("in another place", "gantry store restore keys.jsonl --data /var/lib/second")],
     },
     CommandRow {
+        path: "store migrate",
+        about: "Move a cluster that nobody runs from its own store into etcd, or back, and prove that all arrived",
+        argument: None,
+        examples: &[
+            ("into etcd", "gantry store migrate --from embedded --to etcd --etcd-endpoints http://127.0.0.1:2379"),
+            (
+                "back, into another folder",
+                "gantry store migrate --from etcd --to embedded --etcd-endpoints http://127.0.0.1:2379 --data /srv/gantry",
+            ),
+        ],
+    },
+    CommandRow {
+        path: "backup create",
+        about: "Write all that a cluster keeps into one file, as of one revision, also while it runs",
+        argument: Some(("FILE", Kind::File, "The new file")),
+        examples: &[
+            ("of the cluster in the usual place", "gantry backup create monday.backup"),
+            (
+                "of one in etcd",
+                "gantry backup create monday.backup --backend etcd --etcd-endpoints http://127.0.0.1:2379",
+            ),
+        ],
+    },
+    CommandRow {
+        path: "backup verify",
+        about: "Read every byte of a backup and tell whether all is there as it was written",
+        argument: Some(("FILE", Kind::File, "The backup")),
+        examples: &[("the file alone", "gantry backup verify monday.backup")],
+    },
+    CommandRow {
+        path: "backup restore",
+        about: "Make a cluster of a backup, in an empty data folder or under an empty prefix of etcd",
+        argument: Some(("FILE", Kind::File, "The backup")),
+        examples: &[(
+            "in a new folder",
+            "gantry backup restore monday.backup --data /srv/gantry --cluster-secret-file cluster-secret",
+        )],
+    },
+    CommandRow {
         path: "sim",
         about: "Run whole clusters in simulated time, with faults, and check that they keep their promises",
         argument: None,
@@ -162,10 +207,17 @@ const ALL: &[&str] = &[
     "store check",
     "store dump",
     "store restore",
+    "store migrate",
+    "backup create",
+    "backup verify",
+    "backup restore",
 ];
 const CLUSTERS: &[&str] = &["up", "server"];
 const NODES: &[&str] = &["up", "agent"];
 const IMAGES: &[&str] = &["image load", "image pull", "image list", "image remove"];
+/// Commands that work on a state that may be in etcd.
+const STATES: &[&str] = &["server", "store migrate", "backup create", "backup restore"];
+const BACKENDS: &[&str] = &["embedded", "etcd"];
 const PULLS: &[&str] = &["up", "agent", "image pull"];
 
 pub const FLAGS: &[FlagRow] = &[
@@ -182,6 +234,9 @@ pub const FLAGS: &[FlagRow] = &[
             "store check",
             "store dump",
             "store restore",
+            "store migrate",
+            "backup create",
+            "backup restore",
         ],
         kind: Kind::Dir,
         many: false,
@@ -288,10 +343,10 @@ pub const FLAGS: &[FlagRow] = &[
     FlagRow {
         name: "server",
         commands: &["agent"],
-        kind: Kind::Url,
-        many: false,
+        kind: Kind::Urls,
+        many: true,
         default: "",
-        help: "The API server, https://HOST:PORT",
+        help: "The API server, https://HOST:PORT; several, separated by commas, of which one that answers is used",
     },
     FlagRow {
         name: "token-file",
@@ -471,6 +526,111 @@ pub const FLAGS: &[FlagRow] = &[
         many: false,
         default: "",
         help: "Print one line of JSON per world",
+    },
+    FlagRow {
+        name: "backend",
+        commands: &["server", "backup create", "backup restore"],
+        kind: Kind::Word(BACKENDS),
+        many: false,
+        default: "embedded",
+        help: "Where the cluster's state lives: in the data folder, or in an etcd that several servers share",
+    },
+    FlagRow {
+        name: "from",
+        commands: &["store migrate"],
+        kind: Kind::Word(BACKENDS),
+        many: false,
+        default: "embedded",
+        help: "Where the state is",
+    },
+    FlagRow {
+        name: "to",
+        commands: &["store migrate"],
+        kind: Kind::Word(BACKENDS),
+        many: false,
+        default: "etcd",
+        help: "Where the state goes; nothing may be there yet",
+    },
+    FlagRow {
+        name: "cluster-secret-file",
+        commands: STATES,
+        kind: Kind::File,
+        many: false,
+        default: "",
+        help: "What seals the cluster's keys in etcd and in backups, the same for all its servers; DIR/cluster-secret when \
+               not given, made by the first server",
+    },
+    FlagRow {
+        name: "etcd-endpoints",
+        commands: STATES,
+        kind: Kind::Text,
+        many: true,
+        default: "",
+        help: "Addresses of etcd's members, https://HOST:PORT, separated by commas",
+    },
+    FlagRow {
+        name: "etcd-prefix",
+        commands: STATES,
+        kind: Kind::Text,
+        many: false,
+        default: "/gantry/",
+        help: "What all of this cluster's keys in etcd begin with",
+    },
+    FlagRow {
+        name: "etcd-cacert",
+        commands: STATES,
+        kind: Kind::File,
+        many: false,
+        default: "",
+        help: "Certificate (PEM) of the authority that signed etcd's",
+    },
+    FlagRow {
+        name: "etcd-cert",
+        commands: STATES,
+        kind: Kind::File,
+        many: false,
+        default: "",
+        help: "Certificate (PEM) that is shown to etcd",
+    },
+    FlagRow {
+        name: "etcd-key",
+        commands: STATES,
+        kind: Kind::File,
+        many: false,
+        default: "",
+        help: "Key (PEM) of that certificate",
+    },
+    FlagRow {
+        name: "etcd-user",
+        commands: STATES,
+        kind: Kind::Text,
+        many: false,
+        default: "",
+        help: "User name at etcd",
+    },
+    FlagRow {
+        name: "etcd-password-file",
+        commands: STATES,
+        kind: Kind::File,
+        many: false,
+        default: "",
+        help: "File with the password at etcd",
+    },
+    FlagRow {
+        name: "etcd-max-operations",
+        commands: STATES,
+        kind: Kind::Number(16, 1_000_000),
+        many: false,
+        default: "128",
+        help: "Operations in one transaction, as etcd's own --max-txn-ops says",
+    },
+    FlagRow {
+        name: "etcd-max-request-bytes",
+        commands: STATES,
+        kind: Kind::Number(65_536, 1 << 30),
+        many: false,
+        default: "1572864",
+        help: "Bytes of one request, as etcd's own --max-request-bytes says",
     },
     FlagRow {
         name: "nodes",

@@ -24,6 +24,8 @@ pub enum Kind {
     Cidr(u8, u8),
     /// `https://HOST:PORT`
     Url,
+    /// Some of these, separated by commas.
+    Urls,
     /// `HOST:PORT`
     HostPort,
     /// `KEY=VALUE`
@@ -47,6 +49,7 @@ impl Kind {
             Kind::Address => "ADDR",
             Kind::Cidr(..) => "CIDR",
             Kind::Url => "URL",
+            Kind::Urls => "URL,…",
             Kind::HostPort => "HOST:PORT",
             Kind::Pair => "KEY=VALUE",
             Kind::Duration => "TIME",
@@ -84,6 +87,7 @@ impl Kind {
                 Some(rest) if !rest.is_empty() && !rest.contains(['/', ' ', '?']) => Ok(()),
                 _ => wrong("no address of a server; write it like https://192.0.2.10:6443".to_owned()),
             },
+            Kind::Urls => text.split(',').try_for_each(|one| Kind::Url.check(one)),
             Kind::HostPort => match text.rsplit_once(':').map(|(host, port)| (host.is_empty(), port.parse::<u16>())) {
                 Some((false, Ok(_))) => Ok(()),
                 _ => wrong("no host with a port; write it like registry.example:5000".to_owned()),

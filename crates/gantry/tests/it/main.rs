@@ -1,0 +1,5 @@
+//! The program as its users run it: several servers as processes on one etcd.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+mod servers;

@@ -1,0 +1,361 @@
+//! Two servers on one etcd: whoever leads is killed or paused, and neither clients nor pods notice more than a moment.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use cache::Cache;
+use client::{Api, HttpApi, Identity, Mirror, PatchType, Path as ApiPath, Request, Wish};
+use meta::{Reason, Resource, Value, json};
+
+const MAPS: Resource = Resource("configmaps");
+const NODES: Resource = Resource("nodes");
+const LEASES: Resource = Resource("leases.coordination.k8s.io");
+const DEPLOYMENTS: Resource = Resource("deployments.apps");
+/// The longest that a cluster may be without a leader.
+const TAKEOVER_MAX: Duration = Duration::from_secs(3);
+
+/// A process that ends with the test.
+struct Process {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    fn start(command: &mut Command, log: &Path) -> Process {
+        let out = std::fs::File::options().create(true).append(true).open(log).unwrap();
+        let child = command.stdin(Stdio::null()).stdout(out.try_clone().unwrap()).stderr(out).spawn().unwrap();
+        Process { child, log: log.to_owned() }
+    }
+
+    fn signal(&self, signal: &str) {
+        assert!(Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap().success());
+    }
+
+    fn words(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn start_etcd(dir: &Path) -> (Process, String) {
+    let (client, peer) = (format!("http://127.0.0.1:{}", port()), format!("http://127.0.0.1:{}", port()));
+    let mut command = Command::new("etcd");
+    command
+        .arg("--data-dir")
+        .arg(dir.join("etcd"))
+        .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
+        .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+        .args(["--initial-cluster", &format!("default={peer}")]);
+    (Process::start(&mut command, &dir.join("etcd.log")), client)
+}
+
+struct Server {
+    process: Process,
+    dir: PathBuf,
+    port: u16,
+    secret: PathBuf,
+    etcd: String,
+}
+
+impl Server {
+    fn start(dir: PathBuf, secret: &Path, etcd: &str) -> Server {
+        let port = port();
+        std::fs::create_dir_all(&dir).unwrap();
+        let process = Server::spawn(&dir, port, secret, etcd);
+        Server { process, dir, port, secret: secret.to_owned(), etcd: etcd.to_owned() }
+    }
+
+    fn spawn(dir: &Path, port: u16, secret: &Path, etcd: &str) -> Process {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gantry"));
+        command.args(["server", "--backend", "etcd", "--etcd-endpoints", etcd, "--log", "info"]);
+        command.args(["--listen", &format!("127.0.0.1:{port}"), "--parts", "api,controllers,scheduler"]);
+        command.arg("--data").arg(dir).arg("--cluster-secret-file").arg(secret);
+        Process::start(&mut command, &dir.join("log"))
+    }
+
+    fn restart(&mut self) {
+        self.process = Server::spawn(&self.dir, self.port, &self.secret, &self.etcd);
+    }
+
+    fn url(&self) -> String {
+        format!("https://127.0.0.1:{}", self.port)
+    }
+
+    async fn is_up(&mut self) {
+        let (kubeconfig, log) = (self.dir.join("kubeconfig"), self.dir.join("log"));
+        until(&format!("the start of {}", log.display()), async || {
+            let text = std::fs::read_to_string(&log).unwrap_or_default();
+            (kubeconfig.exists() && text.contains("The API answers on")).then_some(())
+        })
+        .await;
+    }
+}
+
+async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let end = Instant::now() + Duration::from_secs(60);
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(Instant::now() < end, "{what} did not happen");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+fn paths() -> client::Paths {
+    Arc::new(|resource| {
+        let kinds = api::kinds::kinds();
+        let names = kinds.into_iter().find(|kind| kind.resource == resource)?.names;
+        Some(ApiPath {
+            group: names.group,
+            version: names.version,
+            plural: names.plural,
+            kind: names.kind,
+            namespaced: names.namespaced,
+        })
+    })
+}
+
+fn door(dir: &Path, urls: &str) -> Arc<HttpApi> {
+    let read = |name: &str| std::fs::read_to_string(dir.join("keys").join(name)).unwrap();
+    let proof = Identity::Token(read("admin-token").trim().to_owned());
+    Arc::new(HttpApi::new(urls, &read("ca.crt"), proof, paths()).unwrap())
+}
+
+/// Sends until something is known.
+async fn surely(api: &HttpApi, request: Request) -> Value {
+    let end = Instant::now() + Duration::from_secs(30);
+    loop {
+        match api.call(request.clone()).await {
+            Ok(answer) => return answer.object.value(),
+            Err(status) if status.reason() == Reason::AlreadyExists => return Value::Null,
+            Err(status)
+                if matches!(status.reason(), Reason::ServiceUnavailable | Reason::Timeout) && Instant::now() < end =>
+            {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            Err(status) => panic!("{status}"),
+        }
+    }
+}
+
+/// A node that exists only in the API, whose lease is kept.
+async fn pretend_node(api: Arc<HttpApi>, stop: Arc<AtomicBool>) {
+    let resources = json!({"cpu": "64", "memory": "64Gi", "pods": "1000"});
+    surely(&api, Request::create(NODES, json!({"metadata": {"name": "pretended"}}))).await;
+    while !stop.load(Ordering::Relaxed) {
+        let now = base::Time::rfc3339(base::Clock::now(&server::SystemClock));
+        let status = json!({"status": {
+            "capacity": (resources.clone()), "allocatable": (resources.clone()),
+            "conditions": [{
+                "type": "Ready", "status": "True", "reason": "KubeletReady", "lastHeartbeatTime": (now.as_str()),
+                "lastTransitionTime": "2026-01-01T00:00:00Z",
+            }],
+        }});
+        let _ = api.call(Request::patch(NODES, "", "pretended", PatchType::Merge, status).on("status")).await;
+        let now = base::Clock::now(&server::SystemClock).rfc3339_micro();
+        let lease = json!({
+            "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+            "metadata": {"name": "pretended", "namespace": "kube-node-lease"},
+            "spec": {"holderIdentity": "pretended", "leaseDurationSeconds": 40, "renewTime": (now.as_str())},
+        });
+        let lease = Request::patch(LEASES, "kube-node-lease", "pretended", PatchType::Apply, lease);
+        let _ = api.call(lease.with(|options| options.manager = "pretender".into())).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+fn deployment(name: &str, replicas: i64) -> Value {
+    json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name, "namespace": "default"},
+        "spec": {
+            "replicas": replicas, "selector": {"matchLabels": {"app": name}},
+            "template": {
+                "metadata": {"labels": {"app": name}},
+                "spec": {"containers": [{"name": "c", "image": "registry.example/app:1"}]},
+            },
+        },
+    })
+}
+
+/// Makes a deployment and says how long its pods took to be placed.
+async fn deploy(api: &HttpApi, name: &str, replicas: i64) -> Duration {
+    let begun = Instant::now();
+    surely(api, Request::create(DEPLOYMENTS, deployment(name, replicas))).await;
+    until(&format!("pods of {name}"), async || (placed(api, name).await == replicas as usize).then_some(())).await;
+    begun.elapsed()
+}
+
+async fn placed(api: &HttpApi, name: &str) -> usize {
+    let path = format!("/api/v1/namespaces/default/pods?labelSelector=app%3D{name}");
+    let Ok(text) = api.get_raw(&path).await else { return 0 };
+    let list = Value::parse(&text).unwrap();
+    list["items"].items().iter().filter(|pod| !pod.at(&["spec", "nodeName"]).text().is_empty()).count()
+}
+
+/// Which server leads, by its name.
+async fn leader(api: &HttpApi, servers: &[Server], not: Option<usize>) -> usize {
+    until("a leader", async || {
+        let lease = api.call(Request::get(LEASES, "kube-system", "kube-scheduler")).await.ok()?.object.value();
+        let holder = lease.at(&["spec", "holderIdentity"]).text().to_owned();
+        let at = servers.iter().position(|server| holder.starts_with(&format!("127.0.0.1:{}_", server.port)))?;
+        (Some(at) != not).then_some(at)
+    })
+    .await
+}
+
+/// A writer that keeps what was acknowledged, and a follower that keeps what it saw.
+struct Witness {
+    acknowledged: Arc<Mutex<BTreeSet<String>>>,
+    mirror: Arc<Mirror>,
+    writer: tokio::task::JoinHandle<()>,
+    follower: tokio::task::JoinHandle<()>,
+}
+
+impl Witness {
+    fn begin(api: &Arc<HttpApi>, stop: &Arc<AtomicBool>) -> Witness {
+        let acknowledged = Arc::new(Mutex::new(BTreeSet::new()));
+        let (own, kept, stop) = (api.clone(), acknowledged.clone(), stop.clone());
+        let writer = tokio::spawn(async move {
+            for number in 0u64.. {
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                let name = format!("written-{number}");
+                let map = json!({"metadata": {"name": (&name), "namespace": "default"}, "data": {"n": "v"}});
+                if own.call(Request::create(MAPS, map)).await.is_ok() {
+                    kept.lock().unwrap().insert(name);
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        let mirror = Arc::new(Mirror::new(Cache::new([])));
+        let wish = Wish { namespace: Some("default".into()), ..Wish::all(MAPS) };
+        let follower = tokio::spawn(client::follow(api.clone(), mirror.clone(), vec![wish]));
+        Witness { acknowledged, mirror, writer, follower }
+    }
+
+    /// Everything acknowledged is there for who reads and for who watched.
+    async fn judge(self, api: &HttpApi) {
+        self.writer.await.unwrap();
+        let acknowledged = self.acknowledged.lock().unwrap().clone();
+        let text = api.get_raw("/api/v1/namespaces/default/configmaps").await.unwrap();
+        let list = Value::parse(&text).unwrap();
+        let there: BTreeSet<String> =
+            list["items"].items().iter().map(|map| map.at(&["metadata", "name"]).text().to_owned()).collect();
+        assert_eq!(acknowledged.difference(&there).count(), 0, "acknowledged and lost");
+        until("what was written, in the mirror", async || {
+            let view = self.mirror.view();
+            let seen: BTreeSet<String> = view.list(MAPS, "default").map(|map| map.name().to_owned()).collect();
+            (seen == there).then_some(())
+        })
+        .await;
+        self.follower.abort();
+        eprintln!("{} writes acknowledged, none lost, all seen by the watch", acknowledged.len());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_dies_or_sleeps_is_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let secret = dir.path().join("secret");
+    std::fs::write(&secret, "a secret of this test, long enough").unwrap();
+    let (_etcd, etcd) = start_etcd(dir.path());
+    let mut servers: Vec<Server> =
+        ["one", "two"].map(|name| Server::start(dir.path().join(name), &secret, &etcd)).into();
+    for server in &mut servers {
+        server.is_up().await;
+    }
+    // Another secret is refused, with what to do.
+    let wrong = dir.path().join("wrong");
+    std::fs::write(&wrong, "another secret, long enough, too").unwrap();
+    let mut third = Server::start(dir.path().join("three"), &wrong, &etcd);
+    assert!(!third.process.child.wait().unwrap().success());
+    assert!(
+        third.process.words().contains("is not the one that this cluster was made with"),
+        "{}",
+        third.process.words()
+    );
+
+    let urls = format!("{},{}", servers[0].url(), servers[1].url());
+    let api = door(&servers[0].dir, &urls);
+    let stop = Arc::new(AtomicBool::new(false));
+    let node = tokio::spawn(pretend_node(api.clone(), stop.clone()));
+    let witness = Witness::begin(&api, &stop);
+    let usual = deploy(&api, "first", 2).await;
+    // What one server has answered, the other shows at once.
+    let each: Vec<Arc<HttpApi>> = servers.iter().map(|server| door(&server.dir, &server.url())).collect();
+    for number in 0..30usize {
+        let name = format!("turn-{number}");
+        let map = json!({"metadata": {"name": (&name), "namespace": "default"}});
+        each[number % 2].call(Request::create(MAPS, map)).await.unwrap();
+        each[(number + 1) % 2].call(Request::get(MAPS, "default", &name)).await.unwrap();
+    }
+
+    let first = leader(&api, &servers, None).await;
+    servers[first].process.signal("-KILL");
+    let killed = Instant::now();
+    deploy(&each[1 - first], "second", 2).await;
+    let took = killed.elapsed();
+    eprintln!(
+        "placing usually takes {} ms; after kill -9 of the leader pods were placed within {} ms (on shared cores)",
+        usual.as_millis(),
+        took.as_millis()
+    );
+    assert!(took < TAKEOVER_MAX, "{took:?}");
+    let second = leader(&api, &servers, Some(first)).await;
+    assert_eq!(second, 1 - first);
+
+    servers[first].restart();
+    servers[first].is_up().await;
+    servers[second].process.signal("-STOP");
+    let paused = Instant::now();
+    let fresh = door(&servers[first].dir, &servers[first].url());
+    deploy(&fresh, "third", 2).await;
+    let took = paused.elapsed();
+    eprintln!("after the leader was stopped in its tracks pods were placed within {} ms", took.as_millis());
+    assert!(took < TAKEOVER_MAX, "{took:?}");
+    // It wakes up, believes to lead, and is told better: nothing is done twice.
+    servers[second].process.signal("-CONT");
+    deploy(&each[second], "fourth", 3).await;
+    assert!(
+        until("the end of its reign", async || {
+            servers[second].process.words().contains("leads no more").then_some(true)
+        })
+        .await
+    );
+    for (name, replicas) in [("first", 2), ("second", 2), ("third", 2), ("fourth", 3)] {
+        assert_eq!(placed(&api, name).await, replicas, "{name}");
+    }
+    let all = fresh.get_raw("/api/v1/namespaces/default/pods").await.unwrap();
+    assert_eq!(Value::parse(&all).unwrap()["items"].items().len(), 9);
+
+    // Who is asked to stop says so.
+    let third = leader(&api, &servers, Some(second)).await;
+    servers[third].process.signal("-TERM");
+    let asked = Instant::now();
+    deploy(&each[second], "fifth", 1).await;
+    eprintln!("after the leader was asked to stop pods were placed within {} ms", asked.elapsed().as_millis());
+    stop.store(true, Ordering::Relaxed);
+    node.await.unwrap();
+    witness.judge(&each[second]).await;
+    for server in &servers {
+        let errors: Vec<String> =
+            server.process.words().lines().filter(|line| line.contains("ERROR")).map(str::to_owned).collect();
+        assert!(errors.is_empty(), "{errors:?}");
+    }
+}
