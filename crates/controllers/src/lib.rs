@@ -42,7 +42,6 @@ mod tests;
 use std::fmt;
 use std::sync::Arc;
 
-use base::Time;
 use reconcile::Reconciler;
 pub use token_secret::TokenFor;
 
@@ -64,8 +63,6 @@ pub struct Settings {
     pub service_cidr: String,
     /// A node whose lease is older than this is unreachable.
     pub node_monitor_grace_ms: u64,
-    /// When the controllers began to listen: no node is silent for longer than that.
-    pub started: Time,
     /// Terminated pods beyond this number are removed, oldest first; 0 removes none.
     pub terminated_pods_max: usize,
     /// Signs approved requests of the built-in signers; without it they stay approved only.
@@ -82,7 +79,6 @@ impl Default for Settings {
             cluster_domain: "cluster.local".to_owned(),
             service_cidr: "10.96.0.0/16".to_owned(),
             node_monitor_grace_ms: 40_000,
-            started: Time::ZERO,
             terminated_pods_max: 12_500,
             sign: None,
             issue: None,
@@ -129,10 +125,7 @@ pub const CONTROLLERS: &[Make] = &[
     |_| Box::new(endpoint_slice::Mirrors),
     |_| Box::new(namespace::Namespaces),
     |_| Box::new(garbage_collector::GarbageCollector),
-    |settings| {
-        let (grace_ms, started) = (settings.node_monitor_grace_ms, settings.started);
-        Box::new(node_lifecycle::NodeLifecycle { grace_ms, started })
-    },
+    |settings| Box::new(node_lifecycle::NodeLifecycle { grace_ms: settings.node_monitor_grace_ms }),
     |_| Box::new(taint_eviction::TaintEviction),
     |settings| Box::new(pod_gc::PodGc { terminated_max: settings.terminated_pods_max }),
     |_| Box::new(disruption::Disruption),

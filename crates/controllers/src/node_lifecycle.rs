@@ -1,8 +1,10 @@
 //! Nodes: without a heartbeat their conditions become unknown; conditions become taints; pods on nodes that are not
 //! ready are not ready.
+//!
+//! A heartbeat is a change, not a time: how long a node has been silent is counted by the clock of whoever listens, since
+//! a node whose clock is wrong would otherwise be dead, or live for ever. Each node has two keys: its name, and its name
+//! behind [`BEATS`] for the listening, which looks often and must cost next to nothing.
 
-use api::core::node_facts::NodeFacts;
-use base::Time;
 use cache::{Event, View};
 use meta::{Object, Resource, Str, Value, json};
 use reconcile::{Context, Effect, Outcome, Reconciler};
@@ -12,6 +14,10 @@ use crate::node_fit::{NO_EXECUTE, NO_SCHEDULE};
 
 const REPORTER: &str = "node-controller";
 const LEASE_NAMESPACE: &str = "kube-node-lease";
+/// In front of a node's name: the key under which its heartbeats are counted. No name of an object begins so.
+const BEATS: &str = "beats of ";
+/// How often heartbeats are looked for; so much later than its grace a silent node is noticed.
+const LISTEN_MS: u64 = 5_000;
 const NODE: Gvk = Gvk { api_version: "v1", kind: "Node" };
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
@@ -29,8 +35,6 @@ const VOUCHED: &[&str] = &["Ready", "MemoryPressure", "DiskPressure", "PIDPressu
 
 pub struct NodeLifecycle {
     pub grace_ms: u64,
-    /// No silence is older than this: nobody listened before.
-    pub started: Time,
 }
 
 impl Reconciler for NodeLifecycle {
@@ -47,21 +51,19 @@ impl Reconciler for NodeLifecycle {
         match resource {
             NODES => {
                 out.push(object.name().into());
+                out.push(format!("{BEATS}{}", object.name()).into());
                 // Whether anything is evicted depends on whether any node is well.
                 if event.old.is_none() || event.new.is_none() {
                     return;
                 }
-                let ready = |node: &Option<Object>| node.as_ref().is_some_and(is_ready);
+                let ready =
+                    |node: &Option<Object>| node.as_ref().is_some_and(|node| readiness(&node.value()) == "True");
                 if ready(&event.old) != ready(&event.new) {
                     out.extend(view.list(NODES, "").map(key_of));
                 }
             }
-            LEASES if object.namespace() == LEASE_NAMESPACE => {
-                // A node that is known to be well looks at its lease when its time has come.
-                let node = view.one(NODES, "", object.name());
-                if event.old.is_none() || node.is_some_and(|node| !is_ready(node)) {
-                    out.push(object.name().into());
-                }
+            LEASES if object.namespace() == LEASE_NAMESPACE && event.old.is_none() => {
+                out.push(format!("{BEATS}{}", object.name()).into());
             }
             PODS => {
                 let placed = event.new.as_ref().filter(|pod| {
@@ -70,7 +72,7 @@ impl Reconciler for NodeLifecycle {
                 });
                 if let Some(pod) = placed {
                     let node = pod_facts(pod).node;
-                    if view.one(NODES, "", &node).is_some_and(|node| NodeFacts::read(node).unwell) {
+                    if view.one(NODES, "", &node).is_some_and(is_tainted) {
                         out.push(node);
                     }
                 }
@@ -80,21 +82,17 @@ impl Reconciler for NodeLifecycle {
     }
 
     fn reconcile(&self, key: &str, view: &View, cx: &mut Context) -> Outcome {
+        if let Some(name) = key.strip_prefix(BEATS) {
+            return self.listen(name, view, cx);
+        }
         let Some(node) = view.one(NODES, "", key).filter(|node| !is_deleting(node)) else { return Outcome::Settled };
         let value = node.value();
-        let heard = self.last_heard(node, &value, view);
-        let due = heard.plus_ms(self.grace_ms);
-        let silent = due <= cx.now;
-        if silent && self.doubt(node, &value, cx) {
-            return Outcome::Settled;
-        }
-        let any_ready = view.list(NODES, "").any(is_ready);
+        let any_ready = view.list(NODES, "").any(|node| readiness(&node.value()) == "True");
         taint(node, &value, any_ready, cx);
-        let ready = readiness(&value);
-        if ready != "True" && !condition(&value["status"], "Ready").is_null() {
+        if readiness(&value) != "True" && !condition(&value["status"], "Ready").is_null() {
             mark_pods(key, view, cx);
         }
-        if silent { Outcome::Settled } else { Outcome::Again(due) }
+        Outcome::Settled
     }
 }
 
@@ -102,26 +100,37 @@ fn readiness(node: &Value) -> &str {
     condition(&node["status"], "Ready")["status"].text()
 }
 
-fn is_ready(node: &Object) -> bool {
-    NodeFacts::read(node).ready == "True"
+fn is_tainted(node: &Object) -> bool {
+    let value = node.value();
+    value["spec"]["taints"].items().iter().any(|taint| matches!(taint["key"].text(), NOT_READY | UNREACHABLE))
+}
+
+/// What changes with every sign of life: the lease, or what the node says of itself where it has none.
+fn last_beat(node: &Object, view: &View) -> u64 {
+    match view.one(LEASES, LEASE_NAMESPACE, node.name()) {
+        Some(lease) => lease.revision().0,
+        None => base::hash64(condition(&node.value()["status"], "Ready")["lastHeartbeatTime"].text().as_bytes()),
+    }
 }
 
 impl NodeLifecycle {
-    fn last_heard(&self, node: &Object, value: &Value, view: &View) -> Time {
-        let lease = view.one(LEASES, LEASE_NAMESPACE, node.name()).map(Object::value);
-        let renewed = lease.and_then(|lease| Time::parse(lease["spec"]["renewTime"].text()));
-        let posted = Time::parse(condition(&value["status"], "Ready")["lastHeartbeatTime"].text());
-        [renewed, posted, Some(node.facts().created), Some(self.started)]
-            .into_iter()
-            .flatten()
-            .max()
-            .unwrap_or_default()
+    /// Doubts a node whose last sign of life has stayed the same for too long.
+    fn listen(&self, name: &str, view: &View, cx: &mut Context) -> Outcome {
+        let Some(node) = view.one(NODES, "", name).filter(|node| !is_deleting(node)) else { return Outcome::Settled };
+        let heard = cx.since(last_beat(node, view), 2 * LISTEN_MS);
+        let due = heard.plus_ms(self.grace_ms);
+        if due > cx.now {
+            return Outcome::Again(due.min(cx.now.plus_ms(LISTEN_MS)));
+        }
+        self.doubt(node, &node.value(), cx);
+        // A sign of life comes with the node's own word, which brings us back here.
+        Outcome::Again(cx.now.plus_ms(LISTEN_MS))
     }
 
-    /// Marks what the node says of itself as unknown. Says whether something had to be written.
-    fn doubt(&self, node: &Object, value: &Value, cx: &mut Context) -> bool {
+    /// Marks what the node says of itself as unknown.
+    fn doubt(&self, node: &Object, value: &Value, cx: &mut Context) {
         if readiness(value) == "Unknown" {
-            return false;
+            return;
         }
         let mut conditions = value["status"]["conditions"].items().to_vec();
         let now = cx.now.rfc3339();
@@ -142,10 +151,9 @@ impl NodeLifecycle {
         }
         let mut status = value["status"].clone();
         status.set(&["conditions"], Value::List(conditions));
-        let written = write_status(cx, node, value, status);
+        write_status(cx, node, value, status);
         let message = format!("Node {} status is now: NodeNotReady", node.name());
         record(cx, REPORTER, NODE, node, "Normal", "NodeNotReady", message);
-        written
     }
 }
 

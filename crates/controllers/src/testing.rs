@@ -29,7 +29,7 @@ impl World {
     /// A world with all controllers.
     pub fn new() -> World {
         let now = Time::from_seconds(1_800_000_000);
-        World::with(&Settings { root_ca_pem: "PEM".to_owned(), started: now, ..Settings::default() })
+        World::with(&Settings { root_ca_pem: "PEM".to_owned(), ..Settings::default() })
     }
 
     /// A world with all controllers, set up in this way.

@@ -6,7 +6,7 @@ use base::{Backoff, Revision, Rng, Time, hash64};
 use cache::{Event, View};
 use meta::{Resource, Str};
 
-use crate::{Context, EVERYTHING, Effect, Outcome, Reconciler};
+use crate::{Context, EVERYTHING, Effect, Mark, Outcome, Reconciler};
 
 /// Pauses of a key whose effects fail, or that is blocked.
 pub const RETRY: Backoff = Backoff::new(5, 60_000);
@@ -43,6 +43,8 @@ struct KeyState {
     named_at: Option<Revision>,
     /// Why writes of its last job were refused.
     refused: Vec<String>,
+    /// What its last look marked.
+    marked: Option<Mark>,
 }
 
 /// The queue and the reconciler it serves.
@@ -121,9 +123,11 @@ impl Driver {
             let seed = hash64(self.reconciler.name().as_bytes()) ^ hash64(key.as_bytes()).rotate_left(17) ^ named_at.0;
             let mut cx = Context::new(now, Rng::new(seed));
             cx.refused = state.refused.clone();
+            cx.known = state.marked.take();
             let outcome = self.reconciler.reconcile(&key, view, &mut cx);
             self.blocked.remove(&key);
             let state = self.keys.entry(key.clone()).or_default();
+            state.marked = cx.marked;
             state.again = match outcome {
                 Outcome::Settled => None,
                 Outcome::Again(at) => Some(at),
@@ -190,7 +194,7 @@ impl Driver {
                 state.wake_at = Some(at);
                 self.timers.insert((at, key));
             }
-            None if state.not_before == Revision::ZERO && state.failures == 0 => {
+            None if state.not_before == Revision::ZERO && state.failures == 0 && state.marked.is_none() => {
                 self.keys.remove(&key);
             }
             None => {}
@@ -279,6 +283,49 @@ mod tests {
         let mut cache = Cache::new([]);
         put(&mut cache, &mut other, &json!({"metadata": {"name": "a"}}), 1);
         assert_eq!(other.next(&cache.view(), Time::ZERO).unwrap().effects, job.effects);
+    }
+
+    /// Says on `clock` since when there have been as many things as now.
+    struct Watching;
+
+    impl Reconciler for Watching {
+        fn name(&self) -> &'static str {
+            "watching"
+        }
+
+        fn watches(&self) -> &[Resource] {
+            &[THINGS]
+        }
+
+        fn keys(&self, _: Resource, _: &Event, _: &View, out: &mut Vec<Str>) {
+            out.push("all".into());
+        }
+
+        fn reconcile(&self, _: &str, view: &View, cx: &mut Context) -> Outcome {
+            let since = cx.since(view.list(THINGS, "").count() as u64, 30);
+            if since.plus_ms(40) <= cx.now {
+                Outcome::Blocked("nothing moves".to_owned())
+            } else {
+                Outcome::Again(since.plus_ms(40))
+            }
+        }
+    }
+
+    #[test]
+    fn what_stays_as_it_is_is_counted_by_ones_own_clock() {
+        let (mut cache, mut driver) = (Cache::new([]), Driver::new(Box::new(Watching)));
+        let at = |ms: u64| Time::ZERO.plus_ms(ms);
+        let mut look = |driver: &mut Driver, cache: &mut Cache, name: &str, revision: u64, ms: u64| {
+            put(cache, driver, &json!({"metadata": {"name": name}}), revision);
+            assert!(driver.next(&cache.view(), at(ms)).is_none());
+            (driver.wake_at(), driver.blocked().count())
+        };
+        assert_eq!(look(&mut driver, &mut cache, "a", 1, 100), (Some(at(140)), 0));
+        assert_eq!(look(&mut driver, &mut cache, "b", 2, 130), (Some(at(170)), 0), "there is one more");
+        assert_eq!(look(&mut driver, &mut cache, "b", 3, 150), (Some(at(170)), 0));
+        assert_eq!(look(&mut driver, &mut cache, "b", 4, 170).1, 1, "nothing moved");
+        assert_eq!(look(&mut driver, &mut cache, "b", 5, 201), (Some(at(241)), 0), "nobody looked for so long");
+        assert_eq!(look(&mut driver, &mut cache, "b", 6, 190), (Some(at(230)), 0), "the clock went back");
     }
 
     #[test]

@@ -41,6 +41,17 @@ pub struct Context {
     pub effects: Vec<Effect>,
     /// Why writes of the key's last job were refused; empty when it went well.
     pub refused: Vec<String>,
+    /// What the key's last look marked.
+    known: Option<Mark>,
+    marked: Option<Mark>,
+}
+
+/// What a look at a key found, since when looks had found it, and when the look was.
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    mark: u64,
+    since: Time,
+    looked: Time,
 }
 
 /// As a watched resource: all resources that have objects.
@@ -59,7 +70,19 @@ pub enum Outcome {
 
 impl Context {
     pub fn new(now: Time, rng: Rng) -> Context {
-        Context { now, rng, effects: Vec::new(), refused: Vec::new() }
+        Context { now, rng, effects: Vec::new(), refused: Vec::new(), known: None, marked: None }
+    }
+
+    /// Since when looks at this key have found the same `mark`, by the clock of whoever looks; from now on if it is new.
+    /// What others write down is as wrong as their clocks. A time between two looks that is longer than `gap_ms` counts
+    /// for nothing: whoever looks stood still, or his clock jumped. Kept from look to look as long as each look asks, and
+    /// lost with the process.
+    pub fn since(&mut self, mark: u64, gap_ms: u64) -> Time {
+        let now = self.now;
+        let goes_on = |known: &Mark| known.mark == mark && known.looked <= now && now.ms_since(known.looked) <= gap_ms;
+        let since = self.known.filter(goes_on).map_or(now, |known| known.since);
+        self.marked = Some(Mark { mark, since, looked: now });
+        since
     }
 
     pub fn push(&mut self, effect: Effect) {

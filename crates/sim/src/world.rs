@@ -436,11 +436,7 @@ impl World {
         }
         let process = self.exec.process("controllers");
         let mirror = self.follower("controllers", &process);
-        let settings = controllers::Settings {
-            root_ca_pem: "PEM".to_owned(),
-            started: process.now(),
-            ..controllers::Settings::default()
-        };
+        let settings = controllers::Settings { root_ca_pem: "PEM".to_owned(), ..controllers::Settings::default() };
         let shell: Arc<dyn Shell> = Arc::new(process.clone());
         for make in controllers::CONTROLLERS {
             let controller = make(&settings);

@@ -10,8 +10,8 @@ const LEASES: Resource = Resource("leases.coordination.k8s.io");
 const LEASE_NAMESPACE: &str = "kube-node-lease";
 /// A node is silent after this long without a renewal.
 const GRACE_MS: u64 = 40_000;
-/// A drifting clock counts this much less, at most.
-const DRIFT_MS: u64 = 2_000;
+/// A clock that drifts, or jumps by no more than this, counts so much less.
+const DRIFT_MS: u64 = 12_000;
 
 pub struct Nodes;
 
