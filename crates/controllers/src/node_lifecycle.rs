@@ -5,6 +5,7 @@
 //! a node whose clock is wrong would otherwise be dead, or live for ever. Each node has two keys: its name, and its name
 //! behind [`BEATS`] for the listening, which looks often and must cost next to nothing.
 
+use api::core::node_facts::NodeFacts;
 use cache::{Event, View};
 use meta::{Object, Resource, Str, Value, json};
 use reconcile::{Context, Effect, Outcome, Reconciler};
@@ -56,8 +57,7 @@ impl Reconciler for NodeLifecycle {
                 if event.old.is_none() || event.new.is_none() {
                     return;
                 }
-                let ready =
-                    |node: &Option<Object>| node.as_ref().is_some_and(|node| readiness(&node.value()) == "True");
+                let ready = |node: &Option<Object>| node.as_ref().is_some_and(is_ready);
                 if ready(&event.old) != ready(&event.new) {
                     out.extend(view.list(NODES, "").map(key_of));
                 }
@@ -72,7 +72,7 @@ impl Reconciler for NodeLifecycle {
                 });
                 if let Some(pod) = placed {
                     let node = pod_facts(pod).node;
-                    if view.one(NODES, "", &node).is_some_and(is_tainted) {
+                    if view.one(NODES, "", &node).is_some_and(|node| NodeFacts::read(node).unwell) {
                         out.push(node);
                     }
                 }
@@ -87,7 +87,7 @@ impl Reconciler for NodeLifecycle {
         }
         let Some(node) = view.one(NODES, "", key).filter(|node| !is_deleting(node)) else { return Outcome::Settled };
         let value = node.value();
-        let any_ready = view.list(NODES, "").any(|node| readiness(&node.value()) == "True");
+        let any_ready = view.list(NODES, "").any(is_ready);
         taint(node, &value, any_ready, cx);
         if readiness(&value) != "True" && !condition(&value["status"], "Ready").is_null() {
             mark_pods(key, view, cx);
@@ -100,9 +100,8 @@ fn readiness(node: &Value) -> &str {
     condition(&node["status"], "Ready")["status"].text()
 }
 
-fn is_tainted(node: &Object) -> bool {
-    let value = node.value();
-    value["spec"]["taints"].items().iter().any(|taint| matches!(taint["key"].text(), NOT_READY | UNREACHABLE))
+fn is_ready(node: &Object) -> bool {
+    NodeFacts::read(node).ready == "True"
 }
 
 /// What changes with every sign of life: the lease, or what the node says of itself where it has none.
@@ -122,7 +121,9 @@ impl NodeLifecycle {
         if due > cx.now {
             return Outcome::Again(due.min(cx.now.plus_ms(LISTEN_MS)));
         }
-        self.doubt(node, &node.value(), cx);
+        if NodeFacts::read(node).ready != "Unknown" {
+            self.doubt(node, &node.value(), cx);
+        }
         // A sign of life comes with the node's own word, which brings us back here.
         Outcome::Again(cx.now.plus_ms(LISTEN_MS))
     }
