@@ -345,7 +345,6 @@ fn start_parts(server: &Arc<Server>, settings: &Settings, reign: &Reign) {
             root_ca_pem: server.ca.pem().to_owned(),
             cluster_domain: server.options.cluster_domain.clone(),
             service_cidr: server.options.service_cidr.clone(),
-            started: clock.now(),
             sign: Some(signer(server, lifetime)),
             issue: Some(issuer(server)),
             token_config_maps: also_published,

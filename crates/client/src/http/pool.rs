@@ -218,7 +218,7 @@ impl Pool {
             if !again || tries >= CONNECT_TRIES * self.places.len() as u32 {
                 return Err(failure.0);
             }
-            if tries as usize % self.places.len() == 0 {
+            if (tries as usize).is_multiple_of(self.places.len()) {
                 tokio::time::sleep(CONNECT_PAUSE).await;
             }
         };

@@ -96,12 +96,12 @@ impl Server {
     }
 
     async fn is_up(&mut self) {
-        let (kubeconfig, log) = (self.dir.join("kubeconfig"), self.dir.join("log"));
-        until(&format!("the start of {}", log.display()), async || {
-            let text = std::fs::read_to_string(&log).unwrap_or_default();
-            (kubeconfig.exists() && text.contains("The API answers on")).then_some(())
-        })
-        .await;
+        let end = Instant::now() + Duration::from_secs(60);
+        while !self.process.words().contains("The API answers on") {
+            let ended = self.process.child.try_wait().unwrap();
+            assert!(ended.is_none() && Instant::now() < end, "{ended:?}: {}", self.process.words());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 }
 
