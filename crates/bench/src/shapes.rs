@@ -151,6 +151,14 @@ pub fn deployment(namespace: &str, name: &str, replicas: usize) -> Value {
     })
 }
 
+/// Lets the pods of a Deployment leave a lost node at once.
+pub fn bears_no_loss(deployment: &mut Value) {
+    let toleration =
+        |key: &str| json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 0});
+    let both = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"].map(toleration);
+    deployment.set(&["spec", "template", "spec", "tolerations"], Vec::from(both));
+}
+
 /// One shape of load for the scheduler.
 pub struct Shape {
     pub name: &'static str,

@@ -85,7 +85,7 @@ impl Counts {
 /// The running nodes; they end when this is dropped.
 pub struct SimNodes {
     pub counts: Arc<Counts>,
-    stop: Option<mpsc::UnboundedSender<Word>>,
+    words: Option<mpsc::UnboundedSender<Word>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
@@ -94,6 +94,7 @@ enum Word {
     Line(Bytes),
     Told(Str, Value, Result<(), Status>, u32),
     Deleted(Str, Command, Result<(), Status>),
+    Silence(std::sync::mpsc::Sender<()>),
     Stop,
 }
 
@@ -123,15 +124,28 @@ impl SimNodes {
         let thread = std::thread::Builder::new().name("sim-nodes".into()).spawn(work);
         let thread = thread.map_err(Error::while_doing("start the nodes"))?;
         started.await.map_err(Error::while_doing("start the nodes"))??;
-        Ok(SimNodes { counts, stop: Some(sender), thread: Some(thread) })
+        Ok(SimNodes { counts, words: Some(sender), thread: Some(thread) })
+    }
+}
+
+impl SimNodes {
+    /// Forgets what runs on nodes that died since the last call: nothing is told of it any more.
+    pub fn fall_silent(&self) {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        if let Some(words) = &self.words
+            && words.send(Word::Silence(sender)).is_ok()
+        {
+            // The thread answers, or it is gone and tells nothing either.
+            let _ = receiver.recv();
+        }
     }
 }
 
 impl Drop for SimNodes {
     fn drop(&mut self) {
-        if let Some(stop) = self.stop.take() {
+        if let Some(words) = self.words.take() {
             // A thread that ended hears nothing.
-            let _ = stop.send(Word::Stop);
+            let _ = words.send(Word::Stop);
         }
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -264,6 +278,11 @@ impl Agents {
             };
             match word {
                 None | Some(Word::Stop) => return,
+                Some(Word::Silence(done)) => {
+                    self.silence();
+                    // Whoever asked may have gone.
+                    let _ = done.send(());
+                }
                 Some(Word::Line(line)) => self.see(&line),
                 Some(Word::Told(uid, status, answer, us)) => self.told(&uid, status, &answer, us),
                 Some(Word::Deleted(uid, command, answer)) => {
@@ -277,6 +296,16 @@ impl Agents {
                     self.look(&uid);
                 }
             }
+        }
+    }
+
+    /// Forgets the pods of dead nodes.
+    fn silence(&mut self) {
+        let dead = lock(&self.dead).clone();
+        let on_dead = |pod: &Pod| number_of(pod.worker.pod()).is_some_and(|number| dead.contains(&number));
+        let gone: Vec<Str> = self.pods.iter().filter(|(_, pod)| on_dead(pod)).map(|(uid, _)| uid.clone()).collect();
+        for uid in gone {
+            self.forget(&uid);
         }
     }
 
@@ -300,9 +329,7 @@ impl Agents {
         let Ok(mut event) = Value::parse(line) else { return };
         let deleted = event["type"].text() == "DELETED";
         let Some(value) = event.take(&["object"]) else { return };
-        let node = value["spec"]["nodeName"].text();
-        let number = node.strip_prefix("node-").and_then(|text| text.parse::<usize>().ok());
-        if number.is_none_or(|number| lock(&self.dead).contains(&number)) {
+        if number_of(&value).is_none_or(|number| lock(&self.dead).contains(&number)) {
             return;
         }
         let object = Object::new(Facts::of(PODS, &value), value.to_json().into());
@@ -419,6 +446,11 @@ impl Agents {
             self.wakes.remove(&(wake, uid.clone()));
         }
     }
+}
+
+/// The number of the node that a pod is on.
+fn number_of(pod: &Value) -> Option<usize> {
+    pod["spec"]["nodeName"].text().strip_prefix("node-")?.parse().ok()
 }
 
 /// Sends; a connection that broke is a refusal like others.

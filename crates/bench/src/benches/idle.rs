@@ -67,11 +67,12 @@ async fn once(run: &mut Run, round: u64) -> Result<(), Error> {
     tokio::time::sleep(SETTLE).await;
     let (server, agent) = (up.server.process(), up.agent()?);
     let seconds = run.number("seconds")? as f64;
-    let before = (server.cpu_us(), agent.cpu_us());
+    let before = (server.cpu_fine_us(), agent.cpu_fine_us());
     tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
     let percent = |us: u64| us as f64 / 1e6 / seconds * 100.0;
-    run.figure("agent_cpu_percent", percent(agent.cpu_us() - before.1));
-    run.figure("cpu_percent", percent(server.cpu_us() - before.0 + agent.cpu_us() - before.1));
+    let spent = (server.cpu_fine_us().saturating_sub(before.0), agent.cpu_fine_us().saturating_sub(before.1));
+    run.figure("agent_cpu_percent", percent(spent.1));
+    run.figure("cpu_percent", percent(spent.0 + spent.1));
     run.figure("server_rss_mb", server.rss_mb());
     run.figure("agent_rss_mb", agent.rss_mb());
     run.figure("rss_mb", server.rss_mb() + agent.rss_mb());

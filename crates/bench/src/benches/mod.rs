@@ -1,6 +1,8 @@
 //! The benches, one file each, and their table.
 
 mod api;
+mod churn;
+mod detect;
 mod dns;
 mod idle;
 mod latency;
@@ -25,6 +27,8 @@ pub const BENCHES: &[Bench] = &[
     latency::BENCH,
     scale::BENCH,
     pack::BENCH,
+    churn::BENCH,
+    detect::BENCH,
     idle::BENCH,
     pods::BENCH,
     dns::BENCH,

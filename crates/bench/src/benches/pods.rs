@@ -2,7 +2,7 @@
 //! once; and single containers on the runtime, crun and runc beside with the same root file system.
 
 use std::process::{Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Instant;
 
 use meta::json;
@@ -12,7 +12,7 @@ use runtime::{Config, ContainerSpec, Embedded, NetworkNamespace, Runtime, Sandbo
 use crate::error::Error;
 use crate::frame::{Bench, Run, Want, figure, option};
 use crate::load::{self, Maker, Until};
-use crate::machine::program;
+use crate::machine::{Process, program};
 use crate::numbers::{median, percentile};
 use crate::real::{IMAGE, Readiness, Up, creation, deletion};
 
@@ -87,8 +87,7 @@ async fn through_the_api(run: &mut Run) -> Result<(), Error> {
     run.figure("server_cpu_ms_per_pod", (up.server.process().cpu_us() - cpu.0) as f64 / 1e3 / count as f64);
     run.figure("agent_cpu_ms_per_pod", (agent.cpu_us() - cpu.1) as f64 / 1e3 / count as f64);
     run.figure("agent_rss_mb", agent.rss_mb());
-    let shims = agent.children();
-    let shims: Vec<f64> = shims.iter().map(|shim| shim.rss_mb()).collect();
+    let shims: Vec<f64> = Process::all_of(&run.binary, "shim").iter().map(|shim| shim.rss_mb()).collect();
     run.figure("shim_rss_mb", median(&shims));
     let began = Instant::now();
     let make: Maker = Arc::new(|number| deletion(NAMESPACE, &format!("burst-{number}")));
@@ -110,7 +109,7 @@ async fn containers(run: &mut Run) -> Result<(), Error> {
     let runtime = runtime.map_err(Error::while_doing("open the runtime"))?;
     runtime.found().await.map_err(Error::while_doing("open the runtime"))?;
     runtime.load(archive).await.map_err(Error::while_doing("load the image"))?;
-    let bundle = Bundle::make(run, &image)?;
+    let others = Others::start(Bundle::make(run, &image)?)?;
     let peers: Vec<&str> = ["crun", "runc"].into_iter().filter(|name| !run.alone && program(name).is_some()).collect();
     run.note("crun and runc run with their handling of control groups as on this machine: crun without, runc with");
     let mut sandbox = SandboxSpec::new(NAMESPACE, "one", "uid-one");
@@ -119,15 +118,15 @@ async fn containers(run: &mut Run) -> Result<(), Error> {
     sandbox.hostname = None;
     let status = runtime.run_sandbox(sandbox.clone()).await.map_err(Error::while_doing("make a sandbox"))?;
     let mut own = Vec::new();
-    let mut others: Vec<Vec<f64>> = vec![Vec::new(); peers.len()];
+    let mut peers_ms: Vec<Vec<f64>> = vec![Vec::new(); peers.len()];
     for number in 0..count {
         own.push(one(&runtime, &status.id, number).await?);
-        for (peer, times) in peers.iter().zip(&mut others) {
-            times.push(bundle.once(peer, number)?);
+        for (peer, times) in peers.iter().zip(&mut peers_ms) {
+            times.push(others.once(peer, number)?);
         }
     }
     run.figure("container_ms", median(&own));
-    for (peer, times) in peers.iter().zip(&others) {
+    for (peer, times) in peers.iter().zip(&peers_ms) {
         match *peer {
             "crun" => run.peer_figure("crun", "container_ms", median(times)),
             peer => run.peer_figure("crun", &format!("{peer}_container_ms"), median(times)),
@@ -229,6 +228,52 @@ impl Bundle {
         }
         Ok(ms)
     }
+}
+
+/// A thread from which the others are started. Its mounts are its own, and the empty tree of version 2 that stands among
+/// control groups of version 1 on some machines is not there: crun refuses to start beside it.
+struct Others {
+    asks: mpsc::Sender<(&'static str, usize)>,
+    answers: mpsc::Receiver<Result<f64, Error>>,
+}
+
+impl Others {
+    fn start(bundle: Bundle) -> Result<Others, Error> {
+        let (asks, asked) = mpsc::channel::<(&'static str, usize)>();
+        let (answer, answers) = mpsc::channel();
+        let work = move || {
+            let own = own_mounts();
+            for (peer, number) in asked {
+                let outcome = match &own {
+                    Ok(()) => bundle.once(peer, number),
+                    Err(error) => Err(Error::doing("have mounts of its own", error)),
+                };
+                if answer.send(outcome).is_err() {
+                    return;
+                }
+            }
+        };
+        let started = std::thread::Builder::new().name("others".into()).spawn(work);
+        started.map_err(Error::while_doing("start a thread"))?;
+        Ok(Others { asks, answers })
+    }
+
+    fn once(&self, peer: &'static str, number: usize) -> Result<f64, Error> {
+        self.asks.send((peer, number)).map_err(Error::while_doing("ask the thread of others"))?;
+        self.answers.recv().map_err(Error::while_doing("ask the thread of others"))?
+    }
+}
+
+/// Parts the calling thread's mounts from everybody else's.
+fn own_mounts() -> std::io::Result<()> {
+    use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
+    use rustix::thread::UnshareFlags;
+    // SAFETY: the thread keeps no descriptor or path that others rely on; it only starts processes.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::FS) }?;
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    // Where there is no such tree nothing needs to go.
+    let _ = unmount("/sys/fs/cgroup/unified", UnmountFlags::DETACH);
+    Ok(())
 }
 
 /// What the others run: the same process in the same namespaces.
