@@ -60,12 +60,10 @@ pub async fn run(mirror: Arc<Mirror>, api: Arc<dyn Api>, shell: Arc<dyn Shell>, 
             let hands = hands.clone();
             shell.spawn(Box::pin(async move { refuse(refusal, &hands).await }));
         }
-        for pod in scheduler.gated() {
-            if !has_condition(pod, "SchedulingGated") {
-                let (hands, pod) = (hands.clone(), pod.clone());
-                let message = "Scheduling is blocked due to non-empty scheduling gates";
-                shell.spawn(Box::pin(async move { hands.condition(&pod, "SchedulingGated", message, None).await }));
-            }
+        for pod in scheduler.held() {
+            let hands = hands.clone();
+            let message = "Scheduling is blocked due to non-empty scheduling gates";
+            shell.spawn(Box::pin(async move { hands.condition(&pod, "SchedulingGated", message, None).await }));
         }
         if busy && scheduler.is_ready() {
             tokio::task::yield_now().await;
@@ -133,12 +131,6 @@ fn event(pod: &Object, of_type: &'static str, reason: &str, action: &str, messag
         reporter: NAME.into(),
         host: "".into(),
     }
-}
-
-fn has_condition(pod: &Object, reason: &str) -> bool {
-    let value = pod.value();
-    let conditions = value.at(&["status", "conditions"]).items();
-    conditions.iter().any(|one| one["type"].text() == "PodScheduled" && one["reason"].text() == reason)
 }
 
 async fn refuse(refusal: Refusal, hands: &Hands) {

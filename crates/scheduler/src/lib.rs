@@ -102,6 +102,8 @@ pub struct Scheduler {
     /// Pods on nodes that do not exist (yet), by node.
     homeless: BTreeMap<Str, BTreeMap<Str, Resident>>,
     nominated: BTreeMap<Str, (usize, i64)>,
+    /// Gated pods that are to be told of it.
+    held: Vec<Object>,
     checks: BTreeMap<usize, StaticMask>,
     /// Where the search for the best begins, so that equals share the load.
     turn: usize,
@@ -234,6 +236,9 @@ impl Scheduler {
         }
         if gated {
             self.queue.remove(&key);
+            if !facts.told_gated {
+                self.held.push(pod.clone());
+            }
         } else {
             self.queue.add(&key, facts.priority, pod.facts().created);
         }
@@ -457,9 +462,9 @@ impl Scheduler {
         self.queue.len()
     }
 
-    /// Pods that hold back by their own gates.
-    pub fn gated(&self) -> impl Iterator<Item = &Object> {
-        self.pending.values().map(|pending| &pending.object).filter(|pod| api::core::pod_facts::of(pod).gated)
+    /// Pods that came since the last call, are held by their own gates and do not say so yet.
+    pub fn held(&mut self) -> Vec<Object> {
+        std::mem::take(&mut self.held)
     }
 }
 

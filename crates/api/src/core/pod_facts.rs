@@ -46,6 +46,8 @@ pub struct PodFacts {
     pub priority: i64,
     /// Has scheduling gates.
     pub gated: bool,
+    /// Its conditions tell that it is held by its gates.
+    pub told_gated: bool,
     /// The most restarts of a container.
     pub restarts: i64,
     /// A fingerprint of `status.podIPs`; 0 without any.
@@ -69,6 +71,9 @@ impl PodFacts {
             scheduler: spec["schedulerName"].text().into(),
             priority: spec["priority"].as_int().unwrap_or(0),
             gated: !spec["schedulingGates"].items().is_empty(),
+            told_gated: status["conditions"].items().iter().any(|condition| {
+                condition["type"].text() == "PodScheduled" && condition["reason"].text() == "SchedulingGated"
+            }),
             restarts: status["containerStatuses"]
                 .items()
                 .iter()
@@ -99,6 +104,7 @@ pub fn of(pod: &Object) -> &PodFacts {
         scheduler: Str::const_new(""),
         priority: 0,
         gated: false,
+        told_gated: false,
         restarts: 0,
         ips: 0,
         tolerations: 0,
