@@ -17,6 +17,7 @@ use crate::Server;
 use crate::authz::{Attributes, Authorized, authorize, decide, refusal};
 use crate::codec;
 use crate::discovery;
+use crate::flow;
 use crate::http::negotiate::{Accept, Shape, accept, content, content_type, stream_type};
 use crate::http::{Body, Response, body};
 use crate::identity::{AUTHENTICATED, User};
@@ -96,6 +97,15 @@ pub async fn answer(server: Arc<Server>, request: Request<Incoming>, certificate
         }
     };
     let view = server.storage.mirror().view();
+    let limit = incomer.query.text("limit").parse().unwrap_or(0);
+    let width = flow::width_of(&info, limit, &server.storage.registry(), &view);
+    let admission = match server.flows.admit(&user, &info, width).await {
+        Ok(admission) => admission,
+        Err(status) => {
+            server.audit.record(&user, &info, &uri, status.code(), "forbid", now);
+            return body::refusal(&status);
+        }
+    };
     let auth = match authorize(user, info, &view) {
         Ok(auth) => auth,
         Err((user, status)) => {
@@ -105,10 +115,11 @@ pub async fn answer(server: Arc<Server>, request: Request<Incoming>, certificate
         }
     };
     drop(view);
-    let response = match handle(&server, &auth, incomer).await {
+    let mut response = match handle(&server, &auth, incomer).await {
         Ok(response) => response,
         Err(status) => body::refusal(&status),
     };
+    classified(&mut response, admission);
     server.audit.record(&auth.user, &auth.info, &uri, response.status().as_u16(), "allow", now);
     response
 }
@@ -118,6 +129,29 @@ fn rests_on_the_newest(info: &RequestInfo, query: &Query) -> bool {
     let reads = matches!(info.verb, "get" | "list" | "watch");
     let named = !query.text("resourceVersion").is_empty() || !query.text("continue").is_empty();
     info.is_resource && !(reads && named)
+}
+
+/// Tells the client where its request belonged, and keeps a list's seat until the list is sent.
+fn classified(response: &mut Response, admission: flow::Admission) {
+    let uids = [
+        ("x-kubernetes-pf-flowschema-uid", admission.schema_uid),
+        ("x-kubernetes-pf-prioritylevel-uid", admission.level_uid),
+    ];
+    for (name, uid) in uids {
+        if let Ok(value) = header::HeaderValue::try_from(uid)
+            && !value.is_empty()
+        {
+            response.headers_mut().insert(name, value);
+        }
+    }
+    if let Body::Parts(parts) = response.body_mut() {
+        let mut made = std::mem::replace(parts, Box::new(std::iter::empty()));
+        let seat = admission.seat;
+        *parts = Box::new(std::iter::from_fn(move || {
+            let _held = &seat;
+            made.next()
+        }));
+    }
 }
 
 fn authenticate(server: &Server, incomer: &Incomer, certificate: Option<&User>) -> Result<User, Status> {

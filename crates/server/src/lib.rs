@@ -16,6 +16,7 @@ pub mod definitions;
 pub mod discovery;
 pub mod dispatch;
 pub mod error;
+pub mod flow;
 pub mod http;
 pub mod identity;
 pub mod local;
@@ -83,6 +84,7 @@ pub struct Server {
     pub clock: Arc<dyn Clock>,
     pub snapshots: Snapshots,
     pub audit: audit::Audit,
+    pub flows: Arc<flow::Flows>,
     /// Set when the objects that every cluster has are there.
     pub ready: std::sync::atomic::AtomicBool,
     leases: Mutex<BTreeMap<u64, (Time, LeaseId)>>,
@@ -140,6 +142,7 @@ impl Server {
         let keys = Keys::open(&options.dir)?;
         let server = Server::with(options, keys, backend, clock).await?;
         tokio::spawn(definitions::follow(server.clone()));
+        tokio::spawn(flow::follow(server.clone()));
         server.begin().await?;
         Ok(server)
     }
@@ -166,6 +169,7 @@ impl Server {
             authn: keys.authn,
             clock,
             snapshots: Snapshots::default(),
+            flows: Arc::default(),
             audit,
             ready: std::sync::atomic::AtomicBool::new(false),
             leases: Mutex::default(),

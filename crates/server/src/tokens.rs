@@ -1,5 +1,8 @@
 //! Service-account tokens: JSON web tokens signed with our P-256 key (ES256), bound to an account and, mostly, a pod.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use base::Time;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -20,7 +23,12 @@ pub const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 pub struct Tokens {
     key: EcdsaKeyPair,
     key_id: String,
+    /// Good tokens that were seen lately.
+    known: Mutex<HashMap<Box<str>, Arc<Claims>>>,
 }
+
+/// Tokens remembered; with more all are forgotten and checked anew.
+const KNOWN_MAX: usize = 20_000;
 
 /// What a token that holds says.
 #[derive(Clone, Debug, PartialEq)]
@@ -76,7 +84,7 @@ impl Tokens {
         let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8, &SystemRandom::new())
             .map_err(|error| bad_key(error.to_string()))?;
         let digest = ring::digest::digest(&ring::digest::SHA256, key.public_key().as_ref());
-        Ok(Tokens { key_id: URL_SAFE_NO_PAD.encode(digest), key })
+        Ok(Tokens { key_id: URL_SAFE_NO_PAD.encode(digest), key, known: Mutex::default() })
     }
 
     /// A signed token and when it ends.
@@ -112,8 +120,26 @@ impl Tokens {
         Ok((format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)), expires))
     }
 
-    /// What the token says if we signed it and it is valid at `now`; the error is a sentence for the log.
-    pub fn verify(&self, token: &str, now: Time) -> Result<Claims, &'static str> {
+    /// What the token says if we signed it and it is valid at `now`; the error is a sentence for the log. Checking a
+    /// signature costs more than most requests, so good tokens are remembered until they expire.
+    pub fn verify(&self, token: &str, now: Time) -> Result<Arc<Claims>, &'static str> {
+        if let Some(claims) = self.known().get(token) {
+            return if claims.expires > now { Ok(claims.clone()) } else { Err("expired") };
+        }
+        let claims = Arc::new(self.check(token, now)?);
+        let mut known = self.known();
+        if known.len() >= KNOWN_MAX {
+            known.clear();
+        }
+        known.insert(token.into(), claims.clone());
+        Ok(claims)
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<Box<str>, Arc<Claims>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn check(&self, token: &str, now: Time) -> Result<Claims, &'static str> {
         let (signed, signature) = token.rsplit_once('.').ok_or("not a token")?;
         let (header, claims) = signed.split_once('.').ok_or("not a token")?;
         let read = |part: &str| -> Result<Value, &'static str> {

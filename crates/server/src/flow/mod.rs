@@ -1,0 +1,274 @@
+//! Priority and fairness: who may run now, who waits, and who is sent away with 429.
+//!
+//! State: for every priority level the seats in use and the requests that wait, by flow. Who decides: [`Flows::admit`]
+//! and the return of a seat. The levels and what belongs to them are objects of the API (`plan`), those of upstream from
+//! the first moment on; a change of them holds at once.
+//!
+//! A level runs requests on its own seats, and on seats of others as long as these keep what they do not lend. Within a
+//! level the flows take turns, however much one of them sends. Seats are for the time until the answer is made, for
+//! lists until it is sent; watches and streams give theirs back when they begin.
+
+mod plan;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+
+use cache::{Part, View};
+use client::Interest;
+use meta::{Reason, Status, Str};
+use tokio::sync::oneshot;
+
+use crate::Server;
+use crate::identity::User;
+use crate::request::RequestInfo;
+pub use plan::Plan;
+use plan::{LEVELS, Level, SCHEMAS, SEATS};
+
+/// How long a request waits for a seat (upstream: a quarter of the request's time).
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Objects of a list that make one seat, and the most seats a list takes.
+const OBJECTS_PER_SEAT: usize = 1_000;
+const SEATS_OF_LIST_MAX: u32 = 10;
+
+/// Waiting for a seat.
+struct Waiting {
+    width: u32,
+    tell: oneshot::Sender<Seat>,
+}
+
+#[derive(Default)]
+struct LevelState {
+    used: u32,
+    waiting: usize,
+    flows: HashMap<String, VecDeque<Waiting>>,
+    /// Flows with waiting requests, in the order of their turns.
+    turns: VecDeque<String>,
+}
+
+#[derive(Default)]
+struct State {
+    levels: HashMap<Str, LevelState>,
+    used: u32,
+}
+
+/// The gate that every request over the network passes.
+#[derive(Default)]
+pub struct Flows {
+    plan: RwLock<Arc<Plan>>,
+    state: Mutex<State>,
+}
+
+/// The right to run; given back when it is dropped.
+pub struct Seat {
+    flows: Arc<Flows>,
+    level: Str,
+    width: u32,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let plan = self.flows.plan();
+        let mut state = self.flows.state();
+        state.leave(&self.level, self.width);
+        state.seat_waiting(&plan, &self.flows);
+    }
+}
+
+/// How a request was let in.
+pub struct Admission {
+    /// None for what is exempt.
+    pub seat: Option<Seat>,
+    /// For the answer's headers.
+    pub schema_uid: String,
+    pub level_uid: String,
+}
+
+impl Flows {
+    fn plan(&self) -> Arc<Plan> {
+        self.plan.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads the levels and schemas anew.
+    pub fn replace(&self, plan: Plan) {
+        *self.plan.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(plan);
+    }
+
+    /// Waits for a seat.
+    ///
+    /// # Errors
+    /// 429 when the request's queue is full, its level does not queue, or its time is over.
+    pub async fn admit(self: &Arc<Self>, user: &User, info: &RequestInfo, width: u32) -> Result<Admission, Status> {
+        let plan = self.plan();
+        // Before the first objects are there nobody is told apart.
+        let Some(class) = plan.classify(user, info) else {
+            return Ok(Admission { seat: None, schema_uid: String::new(), level_uid: String::new() });
+        };
+        let level = &plan.levels[class.level];
+        let mut admission =
+            Admission { seat: None, schema_uid: class.schema_uid.to_owned(), level_uid: level.uid.to_string() };
+        if level.exempt {
+            return Ok(admission);
+        }
+        let (tell, told) = oneshot::channel();
+        {
+            let mut state = self.state();
+            if state.is_idle(&level.name) && state.has_room(level, &plan, width) {
+                state.take(&level.name, width);
+                admission.seat = Some(Seat { flows: self.clone(), level: level.name.clone(), width });
+                return Ok(admission);
+            }
+            state.queue(level, class.flow(user, info), Waiting { width, tell })?;
+        }
+        match tokio::time::timeout(PATIENCE, told).await {
+            Ok(Ok(seat)) => {
+                admission.seat = Some(seat);
+                Ok(admission)
+            }
+            // What gave up is passed over when its turn comes.
+            _ => Err(too_many()),
+        }
+    }
+}
+
+impl State {
+    fn is_idle(&self, level: &Str) -> bool {
+        self.levels.get(level).is_none_or(|state| state.waiting == 0)
+    }
+
+    fn used(&self, level: &Str) -> u32 {
+        self.levels.get(level).map_or(0, |state| state.used)
+    }
+
+    /// Whether a level may seat `width` more: on its own seats, or on what the others do not keep for themselves. One
+    /// request of a level without seats in use always may, however wide.
+    fn has_room(&self, level: &Level, plan: &Plan, width: u32) -> bool {
+        let used = self.used(&level.name);
+        if used == 0 || used + width <= level.nominal {
+            return true;
+        }
+        let others = plan.levels.iter().filter(|other| other.name != level.name && !other.exempt);
+        let kept: u32 = others.map(|other| other.kept.saturating_sub(self.used(&other.name))).sum();
+        self.used + width + kept <= SEATS
+    }
+
+    fn take(&mut self, level: &Str, width: u32) {
+        self.levels.entry(level.clone()).or_default().used += width;
+        self.used += width;
+    }
+
+    fn leave(&mut self, level: &Str, width: u32) {
+        if let Some(state) = self.levels.get_mut(level) {
+            state.used = state.used.saturating_sub(width);
+        }
+        self.used = self.used.saturating_sub(width);
+    }
+
+    fn queue(&mut self, level: &Level, flow: String, waiting: Waiting) -> Result<(), Status> {
+        let Some(queueing) = level.queueing else { return Err(too_many()) };
+        let state = self.levels.entry(level.name.clone()).or_default();
+        if state.waiting >= queueing.all_max {
+            return Err(too_many());
+        }
+        let queue = state.flows.entry(flow.clone()).or_default();
+        if queue.len() >= queueing.flow_max {
+            // Those that gave up make room.
+            let before = queue.len();
+            queue.retain(|waiting| !waiting.tell.is_closed());
+            state.waiting -= before - queue.len();
+            if queue.len() >= queueing.flow_max {
+                return Err(too_many());
+            }
+        }
+        if queue.is_empty() {
+            state.turns.push_back(flow);
+        }
+        queue.push_back(waiting);
+        state.waiting += 1;
+        Ok(())
+    }
+
+    /// Seats whoever can be seated now.
+    fn seat_waiting(&mut self, plan: &Plan, flows: &Arc<Flows>) {
+        for level in &plan.levels {
+            while let Some(width) = self.next_width(&level.name) {
+                if !self.has_room(level, plan, width) {
+                    break;
+                }
+                let Some(waiting) = self.pop(&level.name) else { break };
+                self.take(&level.name, width);
+                let seat = Seat { flows: flows.clone(), level: level.name.clone(), width };
+                if let Err(seat) = waiting.tell.send(seat) {
+                    // Gave up at this very moment. Its drop would wait for the lock that is held here.
+                    std::mem::forget(seat);
+                    self.leave(&level.name, width);
+                }
+            }
+        }
+    }
+
+    /// The width of the request whose turn it is.
+    fn next_width(&mut self, level: &Str) -> Option<u32> {
+        let state = self.levels.get_mut(level)?;
+        loop {
+            let flow = state.turns.front()?;
+            let queue = state.flows.get_mut(flow)?;
+            while queue.front().is_some_and(|waiting| waiting.tell.is_closed()) {
+                queue.pop_front();
+                state.waiting -= 1;
+            }
+            if let Some(waiting) = queue.front() {
+                return Some(waiting.width);
+            }
+            state.flows.remove(flow);
+            state.turns.pop_front();
+        }
+    }
+
+    /// Takes the request whose turn it is; its flow goes to the end of the row.
+    fn pop(&mut self, level: &Str) -> Option<Waiting> {
+        let state = self.levels.get_mut(level)?;
+        let flow = state.turns.pop_front()?;
+        let queue = state.flows.get_mut(&flow)?;
+        let waiting = queue.pop_front()?;
+        state.waiting -= 1;
+        if queue.is_empty() {
+            state.flows.remove(&flow);
+        } else {
+            state.turns.push_back(flow);
+        }
+        Some(waiting)
+    }
+}
+
+fn too_many() -> Status {
+    Status::new(Reason::TooManyRequests, "too many requests, please try again later").retry_after(1)
+}
+
+/// How many seats a request takes: lists by what they may read.
+pub fn width_of(info: &RequestInfo, limit: usize, registry: &crate::registry::Registry, view: &View) -> u32 {
+    if info.verb != "list" || !info.is_resource {
+        return 1;
+    }
+    let Some(kind) = registry.find(&info.group, &info.version, &info.resource) else { return 1 };
+    let all = view.count(kind.resource);
+    let objects = if limit > 0 { limit.min(all) } else { all };
+    u32::try_from(1 + objects / OBJECTS_PER_SEAT).unwrap_or(SEATS_OF_LIST_MAX).min(SEATS_OF_LIST_MAX)
+}
+
+/// Keeps the plan as the objects say, until the future is dropped.
+pub async fn follow(server: Arc<Server>) {
+    let mirror = server.storage.mirror().clone();
+    let changed = mirror.listen(Interest::Parts(vec![(SCHEMAS, Part::All), (LEVELS, Part::All)]));
+    loop {
+        server.flows.replace(Plan::of(&mirror.view()));
+        changed.changed().await;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,113 @@
+use base::Revision;
+use cache::{Cache, Change};
+use meta::{Facts, Object, Value, json};
+
+use super::*;
+
+fn plan(levels: &[Value], schemas: &[Value]) -> Plan {
+    let mut cache = Cache::new([]);
+    let all = levels.iter().map(|level| (LEVELS, level)).chain(schemas.iter().map(|schema| (SCHEMAS, schema)));
+    for (at, (resource, value)) in all.enumerate() {
+        let revision = Revision(at as u64 + 1);
+        let object = Object::new(Facts::of(resource, value), value.to_json().into());
+        cache.apply(revision, [Change { revision, old: None, new: Some(object) }]);
+    }
+    Plan::of(&cache.view())
+}
+
+fn level(name: &str, shares: i64, response: Value) -> Value {
+    json!({
+        "metadata": {"name": name, "uid": (format!("uid-{name}"))},
+        "spec": {"type": "Limited", "limited": {"nominalConcurrencyShares": shares, "limitResponse": response}},
+    })
+}
+
+fn schema(name: &str, precedence: i64, level: &str, group: &str) -> Value {
+    json!({
+        "metadata": {"name": name, "uid": (format!("uid-{name}"))},
+        "spec": {
+            "matchingPrecedence": precedence, "priorityLevelConfiguration": {"name": level},
+            "distinguisherMethod": {"type": "ByUser"},
+            "rules": [{
+                "subjects": [{"kind": "Group", "group": {"name": group}}],
+                "resourceRules": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["pods"], "namespaces": ["*"]}],
+            }],
+        },
+    })
+}
+
+fn flows() -> Arc<Flows> {
+    let queue = json!({"type": "Queue", "queuing": {"queues": 4, "handSize": 2, "queueLengthLimit": 2}});
+    let levels =
+        [level("small", 1, queue), level("strict", 2, json!({"type": "Reject"})), level("rest", 297, json!({}))];
+    let schemas = [schema("b", 20, "small", "all"), schema("a", 10, "strict", "few")];
+    let flows = Arc::new(Flows::default());
+    flows.replace(plan(&levels, &schemas));
+    flows
+}
+
+fn pods() -> RequestInfo {
+    RequestInfo {
+        verb: "get",
+        is_resource: true,
+        resource: "pods".into(),
+        namespace: "ns".into(),
+        ..RequestInfo::default()
+    }
+}
+
+#[tokio::test]
+async fn flows_take_turns_and_the_greedy_one_is_sent_away() {
+    let flows = flows();
+    let (greedy, modest) = (User::new("greedy", &["all"]), User::new("modest", &["all"]));
+    // The level has two seats of its own; "rest" keeps all of its own.
+    let first = flows.admit(&greedy, &pods(), 1).await.unwrap();
+    assert_eq!((first.schema_uid.as_str(), first.level_uid.as_str()), ("uid-b", "uid-small"));
+    let second = flows.admit(&greedy, &pods(), 1).await.unwrap();
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let mut tasks = tokio::task::JoinSet::new();
+    for (name, user) in [("g1", &greedy), ("g2", &greedy), ("g3", &greedy), ("g4", &greedy), ("m1", &modest)] {
+        let (flows, user, order) = (flows.clone(), user.clone(), order.clone());
+        tasks.spawn(async move {
+            let admission = flows.admit(&user, &pods(), 1).await.unwrap();
+            order.lock().unwrap().push(name);
+            drop(admission);
+        });
+        tokio::task::yield_now().await;
+    }
+    let refused = flows.admit(&greedy, &pods(), 1).await.err().unwrap();
+    assert_eq!((refused.code(), refused.0.retry_after_seconds), (429, 1));
+    drop(first);
+    while tasks.join_next().await.is_some() {}
+    assert_eq!(*order.lock().unwrap(), ["g1", "m1", "g2", "g3", "g4"]);
+    drop(second);
+    assert_eq!(flows.state().used, 0);
+}
+
+#[tokio::test]
+async fn the_first_schema_by_precedence_counts_and_some_levels_do_not_queue() {
+    let flows = flows();
+    let both = User::new("x", &["all", "few"]);
+    let seats = [flows.admit(&both, &pods(), 3).await.unwrap(), flows.admit(&both, &pods(), 1).await.unwrap()];
+    assert_eq!(seats[0].level_uid, "uid-strict");
+    assert_eq!(flows.admit(&both, &pods(), 1).await.err().unwrap().code(), 429);
+    let stranger = User::new("y", &[]);
+    assert!(flows.admit(&stranger, &pods(), 1).await.unwrap().seat.is_none());
+}
+
+#[tokio::test]
+async fn who_gives_up_leaves_no_seat_behind() {
+    let flows = flows();
+    let user = User::new("u", &["all"]);
+    let seats = [flows.admit(&user, &pods(), 1).await.unwrap(), flows.admit(&user, &pods(), 1).await.unwrap()];
+    let waiting = tokio::spawn({
+        let (flows, user) = (flows.clone(), user.clone());
+        async move { flows.admit(&user, &pods(), 1).await.map(|_| ()) }
+    });
+    tokio::task::yield_now().await;
+    waiting.abort();
+    assert!(waiting.await.unwrap_err().is_cancelled());
+    drop(seats);
+    let state = flows.state();
+    assert_eq!((state.used, state.is_idle(&"small".into())), (0, true));
+}
