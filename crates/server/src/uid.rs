@@ -6,8 +6,13 @@ use std::cell::RefCell;
 
 use base::Rng;
 
+/// Random bytes fetched from the kernel at once.
+const POOL_BYTES: usize = 512;
+
 thread_local! {
     static STREAM: RefCell<Option<Rng>> = const { RefCell::new(None) };
+    /// Random bytes, and how many of them are used.
+    static POOL: RefCell<([u8; POOL_BYTES], usize)> = const { RefCell::new(([0; POOL_BYTES], POOL_BYTES)) };
 }
 
 /// Runs `work` with all identities of this thread drawn from `rng`, which goes on behind what was drawn. Never for a
@@ -30,10 +35,21 @@ fn fill(bytes: &mut [u8]) {
         }
         true
     });
-    if !drawn {
-        // Failing here would need a kernel without getrandom, which cannot run this program at all.
-        let _ = rustix::rand::getrandom(bytes, rustix::rand::GetRandomFlags::empty());
+    if drawn {
+        return;
     }
+    POOL.with_borrow_mut(|(pool, used)| {
+        if *used + bytes.len() > pool.len() {
+            // Failing here would need a kernel without getrandom, which cannot run this program at all.
+            let _ = rustix::rand::getrandom(&mut pool[..], rustix::rand::GetRandomFlags::empty());
+            *used = 0;
+        }
+        let next = *used + bytes.len();
+        bytes.copy_from_slice(&pool[*used..next]);
+        // What was given is given once.
+        pool[*used..next].fill(0);
+        *used = next;
+    });
 }
 
 /// A new random UUID (version 4).
