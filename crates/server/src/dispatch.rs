@@ -344,6 +344,11 @@ async fn list(server: &Server, auth: &Authorized, kind: &Arc<Kind>, incomer: &In
         wait_for(server, revision).await;
     }
     let view = server.storage.mirror().view();
+    if let Some(revision) = server.snapshots.missing(kind.resource, query, view.at())
+        && let Some(past) = server.storage.past(kind.resource, revision).await
+    {
+        server.snapshots.keep(Some(kind.resource), &past);
+    }
     let Page { revision, objects, next, remaining } =
         page(kind, &auth.info.namespace, &filter, query, &view, &server.snapshots)?;
     let mut metadata = json!({"resourceVersion": (revision.to_string())});

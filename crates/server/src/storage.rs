@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use base::Revision;
 use bytes::Bytes;
-use cache::{Cache, Change};
+use cache::{Cache, Change, View};
 use client::Mirror;
 use meta::{Facts, Object, Reason, Resource, Status, Str, Value};
 use store::{Attachment, Backend, Compare, Error as StoreError, Event, LeaseId, Put, Range, Sink, Txn, Version};
@@ -169,6 +169,25 @@ impl Storage {
             None => Ok(()),
             Some(ticket) => ticket.await.map(|_| ()).map_err(|error| status_of(&error)),
         }
+    }
+
+    /// The objects of a resource as they were; `None` when the history does not reach back so far.
+    pub async fn past(&self, resource: Resource, revision: Revision) -> Option<View> {
+        let range = Range::prefix(format!("{PREFIX}{}/", resource.0));
+        let (mut objects, mut after) = (Vec::new(), None);
+        loop {
+            let page = self.backend.range(range.clone(), Some(revision), after, LOAD_PAGE).await.ok()?;
+            for (key, version) in &page.items {
+                objects.extend(self.decoder().object(key, version).ok()?);
+            }
+            match page.items.last() {
+                Some((key, _)) if page.more => after = Some(key.clone()),
+                _ => break,
+            }
+        }
+        let mut cache = Cache::new(crate::indexes());
+        cache.load(revision, objects);
+        Some(cache.view())
     }
 
     pub fn backend(&self) -> &Arc<dyn Backend> {
@@ -484,6 +503,19 @@ mod tests {
         assert_eq!(status.message(), "another server leads now");
         assert!(storage.mirror().one(MAPS, "ns", "b").is_none());
         storage.commit(put("b")).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_past_of_a_resource_is_read_from_the_history() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = storage(dir.path()).await;
+        let first = storage.commit(put("a")).await.unwrap();
+        storage.commit(put("b")).await.unwrap();
+        let view = storage.past(MAPS, first).await.unwrap();
+        assert_eq!(view.list(MAPS, "").map(|object| object.name().to_owned()).collect::<Vec<_>>(), ["a"]);
+        assert_eq!(view.at(), first);
+        storage.backend().compact(storage.mirror().revision()).await.unwrap();
+        assert!(storage.past(MAPS, first).await.is_none());
     }
 
     #[tokio::test]

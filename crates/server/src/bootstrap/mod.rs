@@ -69,9 +69,13 @@ async fn ensure(server: &Arc<Server>, object: Value) -> Result<(), Status> {
     if let Some(found) = server.one(kind.resource, namespace, name) {
         return restore(server, kind.resource, &found.value(), &object).await;
     }
-    match local::call(server, &local::system(), client::Request::create(kind.resource, object)).await {
-        Err(status) if status.reason() == Reason::AlreadyExists => Ok(()),
-        other => other.map(|_| ()),
+    let made = local::call(server, &local::system(), client::Request::create(kind.resource, object.clone())).await;
+    let Err(status) = made else { return Ok(()) };
+    // Another server of the cluster may have been faster with it, or with what it takes (an address).
+    server.storage.fresh().await?;
+    match server.one(kind.resource, namespace, name) {
+        Some(_) => Ok(()),
+        None => Err(status),
     }
 }
 
@@ -93,7 +97,11 @@ async fn restore(server: &Arc<Server>, resource: meta::Resource, found: &Value, 
     if repaired == *found {
         return Ok(());
     }
-    local::call(server, &local::system(), client::Request::update(resource, repaired)).await.map(|_| ())
+    match local::call(server, &local::system(), client::Request::update(resource, repaired)).await {
+        // Another server of the cluster repairs it, too.
+        Err(status) if status.reason() == Reason::Conflict => Ok(()),
+        other => other.map(|_| ()),
+    }
 }
 
 /// `("apps", "v1")` of `apps/v1`.

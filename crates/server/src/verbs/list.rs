@@ -7,7 +7,7 @@ use base::Revision;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use cache::{Key, Part, View};
-use meta::{FieldSelector, Kind, Object, Reason, Selector, Status, Value, json};
+use meta::{FieldSelector, Kind, Object, Reason, Resource, Selector, Status, Value, json};
 
 use crate::request::Query;
 
@@ -121,25 +121,41 @@ pub struct Page {
     pub remaining: Option<i64>,
 }
 
-/// Views at the revisions of lists that are read in pages.
+/// Views at the revisions of lists that are read in pages: whole ones, and those of one resource that were read from the
+/// store's history, because the list was begun at another server, or names a revision of the past.
 #[derive(Default)]
-pub struct Snapshots(Mutex<VecDeque<View>>);
+pub struct Snapshots(Mutex<VecDeque<(Option<Resource>, View)>>);
 
 impl Snapshots {
-    fn keep(&self, view: &View) {
+    /// Keeps a view, of `resource` alone if one is named.
+    pub fn keep(&self, resource: Option<Resource>, view: &View) {
         let mut views = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if views.iter().any(|known| known.at() == view.at()) {
+        if views.iter().any(|(of, known)| known.at() == view.at() && (of.is_none() || *of == resource)) {
             return;
         }
         if views.len() == SNAPSHOTS_MAX {
             views.pop_front();
         }
-        views.push_back(view.clone());
+        views.push_back((resource, view.clone()));
     }
 
-    fn at(&self, revision: Revision) -> Option<View> {
+    fn at(&self, resource: Resource, revision: Revision) -> Option<View> {
         let views = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        views.iter().find(|view| view.at() == revision).cloned()
+        let fits = |of: &Option<Resource>| of.is_none_or(|of| of == resource);
+        views.iter().find(|(of, view)| view.at() == revision && fits(of)).map(|(_, view)| view.clone())
+    }
+
+    /// The revision of the past that a list of `resource` is about, if its view is not kept.
+    pub fn missing(&self, resource: Resource, query: &Query, newest: Revision) -> Option<Revision> {
+        let revision = match query.text("continue") {
+            "" => match Wanted::of(query).ok()? {
+                Wanted::Exactly(revision) => revision,
+                _ => return None,
+            },
+            text => Token::decode(text).ok()?.revision,
+        };
+        let past = revision > Revision::ZERO && revision < newest;
+        (past && self.at(resource, revision).is_none()).then_some(revision)
     }
 }
 
@@ -276,19 +292,21 @@ pub fn page(
             } else if token.revision == view.at() {
                 view.clone()
             } else {
-                snapshots.at(token.revision).ok_or_else(|| expired(&token.after))?
+                snapshots.at(kind.resource, token.revision).ok_or_else(|| expired(&token.after))?
             }
         }
-        (None, Wanted::Exactly(revision)) if revision != view.at() => snapshots.at(revision).ok_or_else(|| {
-            if revision > view.at() {
-                too_new(revision, view.at())
-            } else {
-                Status::new(
-                    Reason::Expired,
-                    "The provided resource version is too old to display a consistent list result.",
-                )
-            }
-        })?,
+        (None, Wanted::Exactly(revision)) if revision != view.at() => {
+            snapshots.at(kind.resource, revision).ok_or_else(|| {
+                if revision > view.at() {
+                    too_new(revision, view.at())
+                } else {
+                    Status::new(
+                        Reason::Expired,
+                        "The provided resource version is too old to display a consistent list result.",
+                    )
+                }
+            })?
+        }
         (None, Wanted::AtLeast(revision)) if revision > view.at() => return Err(too_new(revision, view.at())),
         _ => view.clone(),
     };
@@ -322,7 +340,7 @@ pub fn page(
         Some(left) => left - i64::try_from(objects.len()).unwrap_or(i64::MAX),
         None => 1 + i64::try_from(rest.count()).unwrap_or(i64::MAX - 1),
     });
-    snapshots.keep(&view);
+    snapshots.keep(None, &view);
     let next = Token { revision: view.at(), after: last, left: remaining }.encode();
     Ok(Page { revision: view.at(), objects, next, remaining })
 }
