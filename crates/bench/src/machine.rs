@@ -1,7 +1,6 @@
 //! This machine and its processes: who used how much, and what else was running.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::Instant;
 
 use meta::{Value, json};
@@ -60,15 +59,14 @@ impl Process {
         self.threads_us().values().sum()
     }
 
-    /// Processes of the program `binary` whose first word is `word`.
-    pub fn all_of(binary: &Path, word: &str) -> Vec<Process> {
+    /// All processes whose command line begins with these words.
+    pub fn all_of(first: &[&str]) -> Vec<Process> {
         let Ok(all) = std::fs::read_dir("/proc") else { return Vec::new() };
         let ids = all.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok().map(Process));
-        let is_one = |process: &Process| {
-            let runs = std::fs::read_link(format!("/proc/{}/exe", process.0));
-            runs.is_ok_and(|path| path == binary) && process.words().get(1).is_some_and(|found| found == word)
-        };
-        ids.filter(is_one).collect()
+        ids.filter(|process| {
+            process.words().iter().zip(first).filter(|(is, wanted)| is == wanted).count() == first.len()
+        })
+        .collect()
     }
 
     /// Memory in use now, in MB of 1,000,000 bytes.

@@ -66,7 +66,7 @@ async fn measure(run: &mut Run) -> Result<(), Error> {
     let lines = load::lines(&up.server.door, 64, true).await?;
     load::closed(up.server.process(), lines, make, Until::Requests(services)).await?;
     run.figure("services_made_per_s", services as f64 / began.elapsed().as_secs_f64());
-    let server = SocketAddr::new(address(&up).await?, 53);
+    let server = server_of(&up).await?;
     let asking = Asking::inside(agent)?;
     asking.wait(server, &format!("service-{}", services - 1))?;
     let questions = questions(run.dir(), services)?;
@@ -113,7 +113,7 @@ async fn changes(run: &mut Run, up: &Up, agent: Process, server: SocketAddr, que
     Ok(())
 }
 
-fn creation(name: &str) -> Ask {
+pub fn creation(name: &str) -> Ask {
     let service = json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": NAMESPACE},
         "spec": {"selector": {"app": name}, "ports": [{"name": "http", "port": 80}]},
@@ -121,13 +121,18 @@ fn creation(name: &str) -> Ask {
     Ask::post(&format!("/api/v1/namespaces/{NAMESPACE}/services"), &service)
 }
 
-/// The node's own address, where its name server is.
-async fn address(up: &Up) -> Result<std::net::IpAddr, Error> {
-    let nodes = Value::parse(&up.server.door.get("/api/v1/nodes").await?).map_err(Error::while_doing("read nodes"))?;
-    let addresses = nodes["items"][0]["status"]["addresses"].items();
+/// The name server of the real node: it is on the node's own address.
+///
+/// # Errors
+/// The node has none.
+pub async fn server_of(up: &Up) -> Result<SocketAddr, Error> {
+    let node = up.server.door.get("/api/v1/nodes/node-1").await?;
+    let node = Value::parse(&node).map_err(Error::while_doing("read the node"))?;
+    let addresses = node["status"]["addresses"].items();
     let found = addresses.iter().find(|one| one["type"].text() == "InternalIP");
     let text = found.map(|one| one["address"].text()).unwrap_or_default();
-    text.parse().map_err(|_| Error::doing("find the node's address", format!("{text:?} is none")))
+    let address = text.parse().map_err(|_| Error::doing("find the node's address", format!("{text:?} is none")))?;
+    Ok(SocketAddr::new(address, 53))
 }
 
 /// All threads of a process.
@@ -140,7 +145,7 @@ fn pin_all(process: Process, cores: &[usize]) {
     }
 }
 
-fn questions(folder: &Path, services: usize) -> Result<PathBuf, Error> {
+pub fn questions(folder: &Path, services: usize) -> Result<PathBuf, Error> {
     let path = folder.join("questions");
     let mut text = String::new();
     for number in 0..services {
@@ -157,7 +162,7 @@ struct Done {
     average_us: f64,
 }
 
-fn generator(
+pub fn generator(
     inside: Option<Process>,
     server: SocketAddr,
     questions: &Path,
@@ -208,10 +213,10 @@ fn dnsperf(
 }
 
 /// Single questions from within a network namespace.
-struct Asking(UdpSocket);
+pub struct Asking(UdpSocket);
 
 impl Asking {
-    fn inside(process: Process) -> Result<Asking, Error> {
+    pub fn inside(process: Process) -> Result<Asking, Error> {
         let failed = || Error::while_doing::<net::Error>("enter the node's network");
         let netns = net::Netns::open(Path::new(&format!("/proc/{}/ns/net", process.0))).map_err(failed())?;
         let socket = netns.run(|| UdpSocket::bind("0.0.0.0:0")).map_err(failed())?;
@@ -221,7 +226,7 @@ impl Asking {
     }
 
     /// Asks for a service until it is answered.
-    fn wait(&self, server: SocketAddr, service: &str) -> Result<(), Error> {
+    pub fn wait(&self, server: SocketAddr, service: &str) -> Result<(), Error> {
         let mut question = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
         for label in [service, NAMESPACE, "svc", "cluster", "local"] {
             question.push(u8::try_from(label.len()).unwrap_or(u8::MAX));

@@ -1,9 +1,11 @@
 //! The benches, one file each, and their table.
 
+mod all_at_once;
 mod api;
 mod churn;
 mod detect;
 mod dns;
+mod growth;
 mod idle;
 mod latency;
 mod list;
@@ -29,8 +31,10 @@ pub const BENCHES: &[Bench] = &[
     pack::BENCH,
     churn::BENCH,
     detect::BENCH,
+    growth::BENCH,
     idle::BENCH,
     pods::BENCH,
     dns::BENCH,
     services::BENCH,
+    all_at_once::BENCH,
 ];

@@ -87,7 +87,7 @@ async fn through_the_api(run: &mut Run) -> Result<(), Error> {
     run.figure("server_cpu_ms_per_pod", (up.server.process().cpu_us() - cpu.0) as f64 / 1e3 / count as f64);
     run.figure("agent_cpu_ms_per_pod", (agent.cpu_us() - cpu.1) as f64 / 1e3 / count as f64);
     run.figure("agent_rss_mb", agent.rss_mb());
-    let shims: Vec<f64> = Process::all_of(&run.binary, "shim").iter().map(|shim| shim.rss_mb()).collect();
+    let shims: Vec<f64> = Process::all_of(&["gantry", "shim"]).iter().map(|shim| shim.rss_mb()).collect();
     run.figure("shim_rss_mb", median(&shims));
     let began = Instant::now();
     let make: Maker = Arc::new(|number| deletion(NAMESPACE, &format!("burst-{number}")));
@@ -110,17 +110,32 @@ async fn containers(run: &mut Run) -> Result<(), Error> {
     runtime.found().await.map_err(Error::while_doing("open the runtime"))?;
     runtime.load(archive).await.map_err(Error::while_doing("load the image"))?;
     let others = Others::start(Bundle::make(run, &image)?)?;
+    let outcome = compare(run, &runtime, &others, count).await;
+    // Whatever happened, nothing stays.
+    for sandbox in runtime.sandboxes().await.map_err(Error::while_doing("list the sandboxes"))? {
+        runtime.remove_sandbox(&sandbox.id).await.map_err(Error::while_doing("remove a sandbox"))?;
+    }
+    clean(&group());
+    outcome
+}
+
+/// The control group of this run.
+fn group() -> String {
+    format!("gantry-bench-{}", std::process::id())
+}
+
+async fn compare(run: &mut Run, runtime: &Embedded, others: &Others, count: usize) -> Result<(), Error> {
     let peers: Vec<&str> = ["crun", "runc"].into_iter().filter(|name| !run.alone && program(name).is_some()).collect();
     run.note("crun and runc run with their handling of control groups as on this machine: crun without, runc with");
     let mut sandbox = SandboxSpec::new(NAMESPACE, "one", "uid-one");
-    sandbox.cgroup_parent = format!("/gantry-bench-{}/pod-one", std::process::id());
+    sandbox.cgroup_parent = format!("/{}/pod-one", group());
     sandbox.network = NetworkNamespace::Host;
     sandbox.hostname = None;
     let status = runtime.run_sandbox(sandbox.clone()).await.map_err(Error::while_doing("make a sandbox"))?;
     let mut own = Vec::new();
     let mut peers_ms: Vec<Vec<f64>> = vec![Vec::new(); peers.len()];
     for number in 0..count {
-        own.push(one(&runtime, &status.id, number).await?);
+        own.push(one(runtime, &status.id, number).await?);
         for (peer, times) in peers.iter().zip(&mut peers_ms) {
             times.push(others.once(peer, number)?);
         }
@@ -138,16 +153,15 @@ async fn containers(run: &mut Run) -> Result<(), Error> {
     for number in 0..count {
         let mut spec = sandbox.clone();
         (spec.name, spec.uid) = (format!("s{number}"), format!("uid-s{number}"));
-        spec.cgroup_parent = format!("/gantry-bench-{}/pod-{number}", std::process::id());
+        spec.cgroup_parent = format!("/{}/pod-{number}", group());
         spec.network = NetworkNamespace::New;
         let began = Instant::now();
         let status = runtime.run_sandbox(spec).await.map_err(Error::while_doing("make a sandbox"))?;
-        one(&runtime, &status.id, number).await?;
+        one(runtime, &status.id, number).await?;
         runtime.remove_sandbox(&status.id).await.map_err(Error::while_doing("remove a sandbox"))?;
         whole.push(began.elapsed().as_secs_f64() * 1e3);
     }
     run.figure("sandbox_and_container_ms", median(&whole));
-    clean(&format!("gantry-bench-{}", std::process::id()));
     Ok(())
 }
 

@@ -1,0 +1,189 @@
+//! Everything at once: a large cluster is resident; then reads and writes of the API, questions about names, and pods that
+//! come and go, each at a fixed rate, on a real cluster with one real node beside the simulated ones.
+
+use std::process::Stdio;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use crate::benches::dns;
+use crate::child::Child;
+use crate::cluster::{Nodes, Pods, lock};
+use crate::door::Ask;
+use crate::error::Error;
+use crate::frame::{Bench, Run, Want, figure, option};
+use crate::load::{self, Maker, Until, micros};
+use crate::machine::{Process, program};
+use crate::numbers::percentile;
+use crate::real::Up;
+use crate::shapes::{MERGE, NAMESPACE, base_pod, deployment, pod_name, pods_path};
+use crate::simnodes::SimNodes;
+
+const PATIENCE: Duration = Duration::from_secs(90);
+/// Questions a second that are timed one by one.
+const PROBES_PER_S: u64 = 100;
+
+pub const BENCH: Bench = Bench {
+    name: "all-at-once",
+    about: "With a large cluster resident: API requests, questions about names, and pods that come and go, together",
+    options: &[
+        option("nodes", "5000", "10", "Simulated nodes"),
+        option("pods", "150000", "100", "Pods that are there"),
+        option("requests", "10000", "50", "API requests a second"),
+        option("questions", "100000", "500", "Questions about names a second"),
+        option("churn", "1000", "10", "Pods a second that come, and go again after five seconds"),
+        option("services", "1000", "10", "Services that are asked for"),
+        option("seconds", "15", "2", "How long"),
+    ],
+    figures: &[
+        figure("cores_used", Want::AtMost(2.0, 1.45)),
+        figure("api_p99_ms", Want::AtMost(100.0, 10.0)),
+        figure("dns_p99_ms", Want::AtMost(10.0, 1.0)),
+        figure("bound_p99_ms", Want::AtMost(1_000.0, 100.0)),
+    ],
+    peer: None,
+    needs_root: true,
+    run,
+};
+
+fn run(run: &mut Run) -> Result<(), Error> {
+    if program("dnsperf").is_none() {
+        return Err(Error::Lacks("the generator dnsperf is not installed (Debian: dnsperf)".into()));
+    }
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let tokio = tokio.map_err(Error::while_doing("start the client"))?;
+    tokio.block_on(measure(run))
+}
+
+async fn measure(run: &mut Run) -> Result<(), Error> {
+    let up = Up::start(run, "up").await?;
+    up.ready().await?;
+    let (server, agent) = (&up.server, up.agent()?);
+    server.door.namespace(NAMESPACE).await?;
+    let (nodes, pods, services) = (run.count("nodes")?, run.count("pods")?, run.count("services")?);
+    run.say(format!("{nodes} nodes, {pods} pods, {services} services"));
+    let cluster = Nodes::start(server, nodes, 3, 64).await?;
+    // The real node is to have names to answer, not pods of this bench.
+    let cordon = meta::json!({"spec": {"unschedulable": true}});
+    server.door.two().await?.ask(&Ask::patch("/api/v1/nodes/node-1", MERGE, &cordon)).await?;
+    let agents = SimNodes::start(&server.door, cluster.dead()).await?;
+    let make: Maker = Arc::new(|number| dns::creation(&format!("service-{number}")));
+    load::closed(server.process(), load::lines(&server.door, 32, true).await?, make, Until::Requests(services)).await?;
+    let make: Maker = Arc::new(move |number| {
+        let wanted = deployment(NAMESPACE, &format!("web-{number}"), 1_000.min(pods - number * 1_000));
+        Ask::post(&format!("/apis/apps/v1/namespaces/{NAMESPACE}/deployments"), &wanted)
+    });
+    let sets = pods.div_ceil(1_000);
+    load::closed(server.process(), load::lines(&server.door, 8, true).await?, make, Until::Requests(sets)).await?;
+    agents.counts.await_running(pods, PATIENCE).await?;
+    run.figure("rss_mb", server.process().rss_mb());
+    let (bound, _watch) = Pods::watch(server).await?;
+
+    let seconds = run.number("seconds")?;
+    let address = dns::server_of(&up).await?;
+    let asking = dns::Asking::inside(agent)?;
+    asking.wait(address, &format!("service-{}", services - 1))?;
+    let questions = dns::questions(run.dir(), services)?;
+    let rate = run.number("questions")?.to_string();
+    let mut command = dns::generator(Some(agent), address, &questions, seconds + 2, Some(&rate));
+    command.stdout(Stdio::null());
+    let generator = Child::start(command, &[], &run.dir().join("dnsperf.log"))?;
+    let probing = std::thread::spawn(move || probe(&asking, address, seconds));
+    let before: Vec<u64> = [server.process(), agent, Process::own(), generator.process].map(Process::cpu_us).into();
+    let began = Instant::now();
+    let (api, sent) = offered(run, &up, &bound, seconds as f64).await?;
+    let elapsed = began.elapsed().as_secs_f64();
+    let after: Vec<u64> = [server.process(), agent, Process::own(), generator.process].map(Process::cpu_us).into();
+    drop(generator);
+    let parts = ["server", "agent", "client", "generator"];
+    let mut whole = 0.0;
+    for (name, (before, after)) in parts.iter().zip(before.iter().zip(&after)) {
+        let cores = after.saturating_sub(*before) as f64 / 1e6 / elapsed;
+        whole += cores;
+        run.figure(&format!("{name}_cores_used"), cores);
+    }
+    run.figure("cores_used", whole);
+    let mut answered = probing.join().map_err(|_| Error::doing("ask for names", "the asking thread failed"))??;
+    run.figure("dns_p99_ms", percentile(&mut answered, 0.99) / 1e3);
+    run.figure("api_requests_per_s", api.done as f64 / elapsed);
+    run.figure("api_p99_ms", percentile(&mut lock(&api.latencies_us), 0.99) / 1e3);
+    let mut waits: Vec<u32> = sent
+        .iter()
+        .enumerate()
+        .filter_map(|(number, at)| u32::try_from(bound.bound_us(&pod_name("m", number))?.saturating_sub(*at)).ok())
+        .collect();
+    run.figure("bound_share_percent", waits.len() as f64 / sent.len().max(1) as f64 * 100.0);
+    run.figure("bound_p99_ms", percentile(&mut waits, 0.99) / 1e3);
+    run.figure("status_p99_ms", agents.counts.write_p99_ms());
+    Ok(())
+}
+
+/// What came of the requests.
+struct Api {
+    latencies_us: Arc<Mutex<Vec<u32>>>,
+    done: usize,
+}
+
+/// Sends requests and makes and deletes pods, all at their rates; when each pod was sent, on the clock of `bound`.
+async fn offered(run: &Run, up: &Up, bound: &Pods, seconds: f64) -> Result<(Api, Vec<u64>), Error> {
+    /// Seconds that a pod lives.
+    const LIFE_S: usize = 5;
+    let door = &up.server.door;
+    let (requests, churn) = (run.number("requests")?, run.count("churn")?);
+    let mut lines = Vec::new();
+    for _ in 0..8 {
+        lines.push(door.two().await?);
+    }
+    let (latencies, failed) = (Arc::<Mutex<Vec<u32>>>::default(), Arc::new(AtomicU64::new(0)));
+    let (path, mut sent, mut turn) = (pods_path(NAMESPACE), Vec::new(), 0_usize);
+    let map =
+        meta::json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "turn"}, "data": {"turn": "0"}});
+    door.two().await?.ask(&Ask::post(&format!("/api/v1/namespaces/{NAMESPACE}/configmaps"), &map)).await?;
+    let send = |ask: Ask, turn: usize| {
+        let Some(mut line) = lines[turn % lines.len()].share() else { return };
+        let (latencies, failed) = (latencies.clone(), failed.clone());
+        tokio::spawn(async move {
+            let sent = Instant::now();
+            match line.pass(&ask).await {
+                Ok(_) => lock(&latencies).push(micros(sent.elapsed())),
+                Err(_) => drop(failed.fetch_add(1, Ordering::Relaxed)),
+            }
+        });
+    };
+    // Of each round of ticks so many are churn: rates are whole numbers of a second.
+    let whole = requests + 2 * churn as u64;
+    load::paced(whole, seconds, |number| {
+        turn += 1;
+        let slot = number as u64 * 2 * churn as u64 % whole;
+        if slot < 2 * churn as u64 {
+            let pod = sent.len();
+            if turn.is_multiple_of(2) || pod < LIFE_S * churn {
+                sent.push(bound.now_us());
+                send(Ask::post(&path, &base_pod(&pod_name("m", pod))), turn);
+            } else {
+                let old = pod_name("m", pod - LIFE_S * churn);
+                send(Ask::delete(&format!("{path}/{old}?gracePeriodSeconds=0")), turn);
+            }
+        } else if number.is_multiple_of(5) {
+            let patch = meta::json!({"data": {"turn": (number.to_string())}});
+            send(Ask::patch(&format!("/api/v1/namespaces/{NAMESPACE}/configmaps/turn"), MERGE, &patch), turn);
+        } else {
+            send(Ask::get(&format!("/api/v1/namespaces/{NAMESPACE}/services/service-0")), turn);
+        }
+    })
+    .await;
+    let done = lock(&latencies).len();
+    Ok((Api { latencies_us: latencies, done }, sent))
+}
+
+/// Questions one by one; microseconds of each.
+fn probe(asking: &dns::Asking, server: std::net::SocketAddr, seconds: u64) -> Result<Vec<u32>, Error> {
+    let (began, mut found) = (Instant::now(), Vec::new());
+    while began.elapsed() < Duration::from_secs(seconds) {
+        let sent = Instant::now();
+        asking.wait(server, "service-0")?;
+        found.push(micros(sent.elapsed()));
+        std::thread::sleep(Duration::from_millis(1_000 / PROBES_PER_S));
+    }
+    Ok(found)
+}
