@@ -11,8 +11,8 @@ const OWN_FLAGS: [&str; 3] = ["nodes", "pods", "shape"];
 
 pub fn run(settings: &Settings) -> Result<(), Error> {
     let name = settings.argument();
-    if name == "list" {
-        return list(settings.flag("json"));
+    if name == "names" {
+        return names(settings.flag("json"));
     }
     let known = || {
         let names: Vec<&str> = BENCHES.iter().map(|bench| bench.name).collect();
@@ -58,7 +58,7 @@ fn show(result: &Value, as_json: bool) {
     println!("{}", String::from_utf8_lossy(&meta::value::pretty(result)));
 }
 
-fn list(as_json: bool) -> Result<(), Error> {
+fn names(as_json: bool) -> Result<(), Error> {
     if as_json {
         let names: Vec<Value> = BENCHES.iter().map(|bench| Value::from(bench.name)).collect();
         println!("{}", String::from_utf8_lossy(&Value::List(names).to_json()));

@@ -180,6 +180,11 @@ impl Object {
         self.0.body.0.clone()
     }
 
+    /// The canonical JSON, borrowed.
+    pub fn text(&self) -> &[u8] {
+        &self.0.body.0
+    }
+
     /// The length of its message in protobuf, without envelope, in the version in which it is stored. It is made once: a
     /// list must know the lengths of all its items before it can begin.
     ///

@@ -197,8 +197,15 @@ pub fn respond(kind: &Kind, accept: Accept, outcome: &Outcome, now: Time) -> Res
 
 /// Whether an object's bytes are in `kind`'s version already: the text begins with it, as keys are sorted.
 pub fn is_stored_version(kind: &Kind, object: &Object) -> bool {
-    let begin = format!("{{\"apiVersion\":\"{}\"", kind.names.api_version());
-    object.bytes().starts_with(begin.as_bytes())
+    let version = |text: &'_ [u8]| {
+        let rest = text.strip_prefix(b"{\"apiVersion\":\"")?;
+        let rest = match kind.names.group.as_str() {
+            "" => rest,
+            group => rest.strip_prefix(group.as_bytes())?.strip_prefix(b"/")?,
+        };
+        rest.strip_prefix(kind.names.version.as_bytes())?.first().copied()
+    };
+    version(object.text()) == Some(b'"')
 }
 
 /// Warnings for the user, one header each.

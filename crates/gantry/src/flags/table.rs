@@ -177,10 +177,10 @@ pub const COMMANDS: &[CommandRow] = &[
     },
     CommandRow {
         path: "bench",
-        about: "Measure this machine's cluster, beside peers where they are installed; `list` tells what there is",
+        about: "Measure this machine's cluster, beside peers where they are installed; `names` tells what there is",
         argument: Some(("NAME", Kind::Text, "The bench, or `list`")),
         examples: &[
-            ("what there is", "gantry bench list"),
+            ("what there is", "gantry bench names"),
             ("the store beside etcd", "gantry bench store"),
             ("a small cluster's scheduler, for a program", "gantry bench schedule --nodes 500 --pods 3000 --json"),
             ("another option", "gantry bench api --set outstanding=64 --set seconds=10"),
@@ -662,7 +662,7 @@ pub const FLAGS: &[FlagRow] = &[
         kind: Kind::Pair,
         many: true,
         default: "",
-        help: "Any option of the bench, NAME=VALUE; `gantry bench list` tells them",
+        help: "Any option of the bench, NAME=VALUE; `gantry bench names` tells them",
     },
     FlagRow {
         name: "alone",
