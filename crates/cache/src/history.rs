@@ -5,6 +5,8 @@ use std::collections::VecDeque;
 use base::Revision;
 use meta::Object;
 
+use crate::HISTORY_BYTES_MAX;
+
 /// A change as a watcher sees it. Created: no `old`. Deleted: no `new`.
 #[derive(Clone, Debug)]
 pub struct Event {
@@ -23,21 +25,29 @@ pub(crate) struct History {
     events: VecDeque<Event>,
     /// The place of the first event: places count all events that ever were.
     first: u64,
+    /// The texts that the events brought.
+    bytes: usize,
     /// Everything after this revision is in `events`.
     complete_after: Revision,
 }
 
+fn bytes_of(event: &Event) -> usize {
+    event.new.as_ref().map_or(0, |object| object.text().len())
+}
+
 impl History {
     pub fn starting_after(revision: Revision) -> History {
-        History { events: VecDeque::new(), first: 0, complete_after: revision }
+        History { events: VecDeque::new(), first: 0, bytes: 0, complete_after: revision }
     }
 
     /// Appends, and forgets what is more than `max`; returns the event's place.
     pub fn push(&mut self, event: Event, max: usize) -> u64 {
+        self.bytes += bytes_of(&event);
         self.events.push_back(event);
-        while self.events.len() > max {
+        while self.events.len() > max || self.bytes > HISTORY_BYTES_MAX && self.events.len() > 1 {
             if let Some(event) = self.events.pop_front() {
                 self.first += 1;
+                self.bytes -= bytes_of(&event);
                 self.complete_after = event.revision;
             }
         }
@@ -73,7 +83,9 @@ impl History {
 
     pub fn compact(&mut self, at: Revision) {
         while self.events.front().is_some_and(|event| event.revision <= at) {
-            self.events.pop_front();
+            if let Some(event) = self.events.pop_front() {
+                self.bytes -= bytes_of(&event);
+            }
             self.first += 1;
         }
         self.complete_after = self.complete_after.max(at);

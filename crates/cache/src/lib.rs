@@ -38,6 +38,8 @@ pub struct Index {
 
 /// Changes kept per resource for watches that resume.
 pub const HISTORY_EVENTS_MAX: usize = 20_000;
+/// Bytes of objects that those changes keep alive, about: what is newest is there anyway.
+pub const HISTORY_BYTES_MAX: usize = 64 << 20;
 
 /// Objects, their indexes and their recent history.
 pub struct Cache {

@@ -6,6 +6,7 @@
 //! outside the zone is never answered from it.
 
 mod answer;
+mod batch;
 mod server;
 #[cfg(test)]
 mod tests;

@@ -7,15 +7,17 @@
 //! [`IDLE_TIMEOUT`]. Beyond them clients get SERVFAIL, or no connection.
 
 use crate::dns::answer::{Outcome, Transport, answer, limit};
+use crate::dns::batch::Batch;
 use crate::dns::wire::{self, HEADER_BYTES, Owner, Reply, SERVER_FAILURE, Section, TYPE_A, TYPE_AAAA, TYPE_CNAME};
 use crate::dns::zone::Zone;
 use crate::error::Error;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -28,8 +30,8 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 pub const UPSTREAM_TIMEOUT: Duration = Duration::from_secs(2);
 /// All upstream servers are tried this often.
 const UPSTREAM_ROUNDS: usize = 2;
-/// Packets taken in a row before other tasks get their turn.
-const BURST: usize = 64;
+/// Batches of packets taken in a row before other tasks get their turn.
+const BATCHES: usize = 4;
 /// Replies of upstream servers may be as long as UDP allows.
 const MAX_REPLY_BYTES: usize = 65_535;
 
@@ -160,39 +162,41 @@ pub fn upstreams_of(resolv_conf: &str) -> Vec<SocketAddr> {
 }
 
 async fn serve_udp(shared: Arc<Shared>, socket: Arc<UdpSocket>) {
-    let (mut buffer, mut out) = (vec![0; 4096], Vec::with_capacity(4096));
+    let (mut batch, mut out) = (Batch::new(), Vec::with_capacity(4096));
+    let handle = socket.as_raw_fd();
     loop {
         if socket.readable().await.is_err() {
             return;
         }
-        for _ in 0..BURST {
-            // An error here is that of an earlier answer (nobody listens any more), or that nothing is there.
-            let (len, client) = match socket.try_recv_from(&mut buffer) {
-                Ok(received) => received,
+        for _ in 0..BATCHES {
+            let taken = match socket.try_io(Interest::READABLE, || batch.receive(handle)) {
+                Ok(taken) => taken,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                // That of an earlier answer: nobody listens there any more.
                 Err(_) => continue,
             };
-            match shared.answer(&buffer[..len], Transport::Udp, &mut out) {
-                Outcome::Reply => {
-                    // A full send buffer loses the answer, as UDP may; the client asks again.
-                    let _ = socket.try_send_to(&out, client);
-                }
-                Outcome::Ignore => {}
-                outcome => {
-                    let Ok(permit) = shared.forwards.clone().try_acquire_owned() else {
-                        wire::bare_reply(&mut out, &buffer[..len], SERVER_FAILURE);
-                        let _ = socket.try_send_to(&out, client);
-                        continue;
-                    };
-                    let (shared, socket) = (shared.clone(), socket.clone());
-                    let (query, partial) = (buffer[..len].to_vec(), out.clone());
-                    tokio::spawn(async move {
-                        let reply = shared.elsewhere(query, partial, outcome, Transport::Udp).await;
-                        let _ = socket.send_to(&reply, client).await;
-                        drop(permit);
-                    });
+            for at in 0..taken {
+                match shared.answer(batch.question(at), Transport::Udp, &mut out) {
+                    Outcome::Reply => batch.answer(at, &out),
+                    Outcome::Ignore => {}
+                    outcome => {
+                        let permit = shared.forwards.clone().try_acquire_owned();
+                        let (Ok(permit), Some(client)) = (permit, batch.client(at)) else {
+                            wire::bare_reply(&mut out, batch.question(at), SERVER_FAILURE);
+                            batch.answer(at, &out);
+                            continue;
+                        };
+                        let (shared, socket) = (shared.clone(), socket.clone());
+                        let (query, partial) = (batch.question(at).to_vec(), out.clone());
+                        tokio::spawn(async move {
+                            let reply = shared.elsewhere(query, partial, outcome, Transport::Udp).await;
+                            let _ = socket.send_to(&reply, client).await;
+                            drop(permit);
+                        });
+                    }
                 }
             }
+            batch.send(handle);
         }
         tokio::task::yield_now().await;
     }

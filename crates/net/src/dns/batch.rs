@@ -1,0 +1,131 @@
+//! Many packets for one call of the kernel: most of what a question costs is the way in and out.
+
+use std::io;
+use std::mem::{MaybeUninit, zeroed};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::RawFd;
+
+/// Packets taken at once.
+const PACKETS: usize = 32;
+/// The longest question that is read; a longer one is cut, and then refused as malformed.
+const QUESTION_MAX_BYTES: usize = 2048;
+
+/// Questions that came together, and the answers to them.
+pub struct Batch {
+    questions: Box<[[u8; QUESTION_MAX_BYTES]; PACKETS]>,
+    lengths: [usize; PACKETS],
+    clients: [libc::sockaddr_storage; PACKETS],
+    client_lengths: [libc::socklen_t; PACKETS],
+    /// All answers, one after the other.
+    answers: Vec<u8>,
+    /// Of each answer its question and where it ends.
+    ends: Vec<(usize, usize)>,
+}
+
+impl Batch {
+    pub fn new() -> Batch {
+        Batch {
+            questions: Box::new([[0; QUESTION_MAX_BYTES]; PACKETS]),
+            lengths: [0; PACKETS],
+            // SAFETY: a socket address of zeros is one of no family.
+            clients: [unsafe { zeroed() }; PACKETS],
+            client_lengths: [0; PACKETS],
+            answers: Vec::new(),
+            ends: Vec::with_capacity(PACKETS),
+        }
+    }
+
+    /// Takes what has come; the number of questions.
+    ///
+    /// # Errors
+    /// `WouldBlock` when nothing has come, and errors of earlier answers.
+    pub fn receive(&mut self, socket: RawFd) -> io::Result<usize> {
+        self.answers.clear();
+        self.ends.clear();
+        let mut parts: [MaybeUninit<libc::iovec>; PACKETS] = [const { MaybeUninit::uninit() }; PACKETS];
+        // SAFETY: a header of zeros has no parts and no address.
+        let mut headers: [libc::mmsghdr; PACKETS] = [unsafe { zeroed() }; PACKETS];
+        for at in 0..PACKETS {
+            let part = libc::iovec { iov_base: self.questions[at].as_mut_ptr().cast(), iov_len: QUESTION_MAX_BYTES };
+            let header = &mut headers[at].msg_hdr;
+            header.msg_iov = parts[at].write(part);
+            header.msg_iovlen = 1;
+            header.msg_name = (&raw mut self.clients[at]).cast();
+            header.msg_namelen = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+        }
+        // SAFETY: every header points to a part and an address of ours that outlive the call, with their true sizes.
+        let taken = unsafe {
+            let no_limit = std::ptr::null_mut();
+            libc::recvmmsg(socket, headers.as_mut_ptr(), PACKETS as libc::c_uint, libc::MSG_DONTWAIT as _, no_limit)
+        };
+        let taken = usize::try_from(taken).map_err(|_| io::Error::last_os_error())?;
+        for (at, header) in headers.iter().enumerate().take(taken) {
+            self.lengths[at] = (header.msg_len as usize).min(QUESTION_MAX_BYTES);
+            self.client_lengths[at] = header.msg_hdr.msg_namelen;
+        }
+        Ok(taken)
+    }
+
+    pub fn question(&self, at: usize) -> &[u8] {
+        &self.questions[at][..self.lengths[at]]
+    }
+
+    /// Who asked.
+    pub fn client(&self, at: usize) -> Option<SocketAddr> {
+        let client = &raw const self.clients[at];
+        match libc::c_int::from(self.clients[at].ss_family) {
+            libc::AF_INET => {
+                // SAFETY: the family says what the address is, and the storage is large and aligned enough for any.
+                let of = unsafe { &*client.cast::<libc::sockaddr_in>() };
+                let ip = Ipv4Addr::from(u32::from_be(of.sin_addr.s_addr));
+                Some(SocketAddr::new(ip.into(), u16::from_be(of.sin_port)))
+            }
+            libc::AF_INET6 => {
+                // SAFETY: as above.
+                let of = unsafe { &*client.cast::<libc::sockaddr_in6>() };
+                Some(SocketAddr::new(Ipv6Addr::from(of.sin6_addr.s6_addr).into(), u16::from_be(of.sin6_port)))
+            }
+            _ => None,
+        }
+    }
+
+    /// Answers the question at `at` with the next [`Batch::send`].
+    pub fn answer(&mut self, at: usize, answer: &[u8]) {
+        self.answers.extend_from_slice(answer);
+        self.ends.push((at, self.answers.len()));
+    }
+
+    /// Sends all answers. What the kernel does not take is lost, as UDP may; the client asks again.
+    pub fn send(&mut self, socket: RawFd) {
+        if self.ends.is_empty() {
+            return;
+        }
+        let mut parts: [MaybeUninit<libc::iovec>; PACKETS] = [const { MaybeUninit::uninit() }; PACKETS];
+        // SAFETY: a header of zeros has no parts and no address.
+        let mut headers: [libc::mmsghdr; PACKETS] = [unsafe { zeroed() }; PACKETS];
+        let mut start = 0;
+        for (place, (at, end)) in self.ends.iter().enumerate() {
+            let answer = &mut self.answers[start..*end];
+            let part = libc::iovec { iov_base: answer.as_mut_ptr().cast(), iov_len: answer.len() };
+            let header = &mut headers[place].msg_hdr;
+            header.msg_iov = parts[place].write(part);
+            header.msg_iovlen = 1;
+            header.msg_name = (&raw mut self.clients[*at]).cast();
+            header.msg_namelen = self.client_lengths[*at];
+            start = *end;
+        }
+        let mut sent = 0;
+        while sent < self.ends.len() {
+            // SAFETY: every header points to a part and an address of ours that outlive the call, with their true sizes.
+            let taken = unsafe {
+                let rest = (self.ends.len() - sent) as libc::c_uint;
+                libc::sendmmsg(socket, headers.as_mut_ptr().add(sent), rest, libc::MSG_DONTWAIT as _)
+            };
+            match usize::try_from(taken) {
+                Ok(taken) if taken > 0 => sent += taken,
+                // The first of the rest could not be sent, for a reason of its own: the others may.
+                _ => sent += 1,
+            }
+        }
+    }
+}
