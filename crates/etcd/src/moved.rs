@@ -43,6 +43,7 @@ fn shown(prefix: &[u8]) -> String {
 pub async fn meta(client: &Client, prefix: &Bytes) -> Result<(Scale, i64), OpenError> {
     let key = place(prefix);
     let value: Bytes = text_of(&Scale::default()).into();
+    let mut foreign = false;
     loop {
         let request = m::RangeRequest { key: key.clone(), ..m::RangeRequest::default() };
         let answer = client.call("/etcdserverpb.KV/Range", &request, Repeat::Harmless).await;
@@ -56,6 +57,10 @@ pub async fn meta(client: &Client, prefix: &Bytes) -> Result<(Scale, i64), OpenE
             return Ok((scale, m::revision(answer.header.as_ref())));
         }
         if count(client, prefix).await? > 0 {
+            // Another server may have written the first key, and more, since we looked; then it is found now.
+            if !std::mem::replace(&mut foreign, true) {
+                continue;
+            }
             return Err(OpenError::Foreign { prefix: shown(prefix), found: "keys without a first one".to_owned() });
         }
         // Whoever was faster is found in the next round.
