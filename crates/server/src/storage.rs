@@ -90,6 +90,9 @@ pub enum Write {
     Put { resource: Resource, object: Value, expect: Revision, lease: Option<LeaseId> },
     /// Deletes the object, which must be at revision `expect`.
     Delete { resource: Resource, namespace: Str, name: Str, expect: Revision },
+    /// Puts a key that holds no object, which must be at revision `expect`: of two who take something on the same
+    /// knowledge, only one does.
+    Claim { key: String, expect: Revision },
 }
 
 /// Why a commit did not happen.
@@ -229,6 +232,7 @@ impl Storage {
                 let key = key_of(resource, &namespace, &name);
                 Ok(txn.when(key.clone(), expect).delete(key))
             }
+            Write::Claim { key, expect } => Ok(txn.when(key.clone(), expect).put(Put::new(key, ""))),
             Write::Put { resource, mut object, expect, lease } => {
                 object.set(&["metadata", "resourceVersion"], "");
                 let mut facts = Facts::of(resource, &object);

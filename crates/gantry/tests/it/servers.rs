@@ -359,3 +359,96 @@ async fn a_leader_that_dies_or_sleeps_is_replaced() {
         assert!(errors.is_empty(), "{errors:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn servers_that_begin_together_are_one_cluster() {
+    let dir = tempfile::tempdir().unwrap();
+    let secret = dir.path().join("secret");
+    std::fs::write(&secret, "a secret of this test, long enough").unwrap();
+    let (_etcd, etcd) = start_etcd(dir.path());
+    let mut servers: Vec<Server> =
+        ["one", "two", "three"].map(|name| Server::start(dir.path().join(name), &secret, &etcd)).into();
+    let mut authorities = BTreeSet::new();
+    for server in &mut servers {
+        server.is_up().await;
+        authorities.insert(std::fs::read_to_string(server.dir.join("keys/ca.crt")).unwrap());
+    }
+    assert_eq!(authorities.len(), 1);
+    // Addresses of services are given once, whichever server is asked.
+    let doors: Vec<Arc<HttpApi>> = servers.iter().map(|server| door(&server.dir, &server.url())).collect();
+    let made = (0..60usize).map(|number| {
+        let api = doors[number % 3].clone();
+        tokio::spawn(async move {
+            let service = json!({
+                "metadata": {"name": (format!("s{number}")), "namespace": "default"},
+                "spec": {"type": "NodePort", "ports": [{"port": 80}]},
+            });
+            let made = surely(&api, Request::create(Resource("services"), service)).await;
+            let spec = &made["spec"];
+            (spec["clusterIP"].text().to_owned(), spec["ports"].items()[0]["nodePort"].as_int())
+        })
+    });
+    let made: Vec<_> = made.collect();
+    let (mut addresses, mut ports) = (BTreeSet::new(), BTreeSet::new());
+    for service in made {
+        let (address, port) = service.await.unwrap();
+        assert!(addresses.insert(address) && ports.insert(port.unwrap()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_with_a_store_of_its_own_leads_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let start = |port: u16| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gantry"));
+        command.args(["server", "--listen", &format!("127.0.0.1:{port}"), "--parts", "api,controllers,scheduler"]);
+        command.arg("--data").arg(dir.path());
+        Process::start(&mut command, &dir.path().join("log"))
+    };
+    let port = port();
+    let mut process = start(port);
+    let stop = Arc::new(AtomicBool::new(false));
+    let up = async |process: &Process| {
+        until("the start", async || process.words().contains("The API answers on").then_some(())).await;
+    };
+    up(&process).await;
+    let api = door(dir.path(), &format!("https://127.0.0.1:{port}"));
+    let node = tokio::spawn(pretend_node(api.clone(), stop.clone()));
+    deploy(&api, "first", 2).await;
+    // The key of the life before is no reason to wait.
+    process.signal("-KILL");
+    let _ = process.child.wait();
+    std::fs::remove_file(dir.path().join("log")).unwrap();
+    process = start(port);
+    up(&process).await;
+    let began = Instant::now();
+    deploy(&api, "second", 2).await;
+    eprintln!("placed {} ms after the start", began.elapsed().as_millis());
+    // A backup of it while it runs, and its store after it: both are sound.
+    let gantry = |words: &[&str]| {
+        let done = Command::new(env!("CARGO_BIN_EXE_gantry")).args(words).output().unwrap();
+        assert!(done.status.success(), "{words:?}: {}", String::from_utf8_lossy(&done.stderr));
+        String::from_utf8_lossy(&done.stdout).into_owned()
+    };
+    let (data, file) = (dir.path().display().to_string(), dir.path().join("backup").display().to_string());
+    gantry(&["backup", "create", &file, "--data", &data]);
+    assert!(gantry(&["backup", "verify", &file]).contains("sound"));
+    stop.store(true, Ordering::Relaxed);
+    node.await.unwrap();
+    // The drill: a cluster made of the backup has everything, and goes on.
+    let other = dir.path().join("restored").display().to_string();
+    let secret = dir.path().join("cluster-secret").display().to_string();
+    gantry(&["backup", "restore", &file, "--data", &other, "--cluster-secret-file", &secret]);
+    drop(process);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gantry"));
+    command.args(["server", "--listen", &format!("127.0.0.1:{port}"), "--parts", "api,controllers,scheduler"]);
+    let process = Process::start(command.arg("--data").arg(&other), &dir.path().join("restored-log"));
+    up(&process).await;
+    // The same authority and the same token: clients notice nothing but the revisions.
+    assert_eq!(placed(&api, "first").await + placed(&api, "second").await, 4);
+    let stop = Arc::new(AtomicBool::new(false));
+    let node = tokio::spawn(pretend_node(api.clone(), stop.clone()));
+    deploy(&api, "third", 1).await;
+    stop.store(true, Ordering::Relaxed);
+    node.await.unwrap();
+}

@@ -7,6 +7,7 @@
 pub mod default_tolerations;
 pub mod limit_ranger;
 pub mod namespace_lifecycle;
+pub mod node_ports;
 pub mod node_restriction;
 pub mod pod_security;
 pub mod priority;
@@ -76,6 +77,7 @@ pub const RULES: &[&dyn Admission] = &[
     &storage_protection::StorageObjectInUseProtection,
     &runtime_class::RuntimeClass,
     &rbac_escalation::RbacEscalation,
+    &node_ports::NodePorts,
     &resource_quota::ResourceQuota,
 ];
 

@@ -28,6 +28,11 @@ pub enum CompanionWrite {
         object: Value,
         expect: Revision,
     },
+    /// Takes something that is no object, on the knowledge of what was claimed before.
+    Claim {
+        key: String,
+        expect: Revision,
+    },
 }
 
 impl CompanionWrite {
@@ -54,6 +59,7 @@ impl CompanionWrite {
             CompanionWrite::Replace { resource, object, expect } => {
                 Write::Put { resource, object, expect, lease: None }
             }
+            CompanionWrite::Claim { key, expect } => Write::Claim { key, expect },
         })
     }
 }
