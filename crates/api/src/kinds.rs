@@ -140,22 +140,33 @@ pub fn kinds() -> Vec<Kind> {
     KINDS.iter().map(Row::kind).collect()
 }
 
+/// Where every built-in kind's objects are stored and what it is called. Without the schema, which takes megabytes: for
+/// programs that only speak to a server.
+pub fn names() -> impl Iterator<Item = (Resource, Names)> {
+    KINDS.iter().map(|row| (stored_as(row.0, row.3), row.names()))
+}
+
 impl Row {
-    fn kind(&self) -> Kind {
-        let Row(group, version, kind, plural, short, categories, namespaced, verbs, subresources, rules) = *self;
+    fn names(&self) -> Names {
+        let Row(group, version, kind, plural, short, categories, namespaced, ..) = *self;
         let words = |text: &str| -> Vec<Str> { text.split_whitespace().map(Into::into).collect() };
+        Names {
+            group: group.into(),
+            version: version.into(),
+            kind: kind.into(),
+            list_kind: format!("{kind}List").into(),
+            plural: plural.into(),
+            singular: kind.to_lowercase().into(),
+            short: words(short),
+            categories: words(categories),
+            namespaced,
+        }
+    }
+
+    fn kind(&self) -> Kind {
+        let Row(group, version, kind, plural, _, _, _, verbs, subresources, rules) = *self;
         Kind {
-            names: Names {
-                group: group.into(),
-                version: version.into(),
-                kind: kind.into(),
-                list_kind: format!("{kind}List").into(),
-                plural: plural.into(),
-                singular: kind.to_lowercase().into(),
-                short: words(short),
-                categories: words(categories),
-                namespaced,
-            },
+            names: self.names(),
             resource: stored_as(group, plural),
             verbs: verbs.to_vec(),
             subresources: subresources.to_vec(),

@@ -102,9 +102,8 @@ fn own_address(server: &str) -> Result<IpAddr, String> {
 /// Where a resource's objects lie, for all built-in kinds.
 pub fn paths() -> Paths {
     let mut table: BTreeMap<Resource, ApiPath> = BTreeMap::new();
-    for kind in api::kinds::kinds() {
-        let names = kind.names;
-        table.entry(kind.resource).or_insert(ApiPath {
+    for (resource, names) in api::kinds::names() {
+        table.entry(resource).or_insert(ApiPath {
             group: names.group,
             version: names.version,
             plural: names.plural,
