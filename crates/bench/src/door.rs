@@ -22,6 +22,8 @@ pub const JSON: &str = "application/json";
 pub const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 /// How long something that must come true may take.
 const WAIT: Duration = Duration::from_secs(30);
+/// How long the head of an answer may take.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Bytes that a stream, and a connection, may send before they must be taken.
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
@@ -284,20 +286,23 @@ impl Line {
     /// Sends and returns the answer when its head has come.
     ///
     /// # Errors
-    /// The connection broke.
+    /// The connection broke, or no answer came in time.
     pub async fn open(&mut self, ask: &Ask) -> Result<Response<Incoming>, Error> {
         let request = self.request(ask)?;
-        let broke = Error::while_doing("send a request");
-        match &mut self.to {
-            To::Two(sender) => {
-                sender.ready().await.map_err(Error::while_doing("send a request"))?;
-                sender.send_request(request).await.map_err(broke)
+        let sent = async {
+            match &mut self.to {
+                To::Two(sender) => {
+                    sender.ready().await?;
+                    sender.send_request(request).await
+                }
+                To::One(sender) => {
+                    sender.ready().await?;
+                    sender.send_request(request).await
+                }
             }
-            To::One(sender) => {
-                sender.ready().await.map_err(Error::while_doing("send a request"))?;
-                sender.send_request(request).await.map_err(broke)
-            }
-        }
+        };
+        let late = |_| Error::doing(format!("{} {}", ask.method, ask.path), "no answer within a minute");
+        tokio::time::timeout(ANSWER_TIMEOUT, sent).await.map_err(late)?.map_err(Error::while_doing("send a request"))
     }
 
     /// Sends and reads the whole answer, or what the server says against it.

@@ -5,6 +5,7 @@
 //! - [`frame`]: options in, one JSON object out. [`machine`]: processor time, memory, pinning, what else was running.
 //! - [`child`]: the system under test, always a process of its own. [`door`]: a lean client of the public API;
 //!   [`load`] drives it. [`shapes`]: nodes and pods as users have them.
+//! - [`report`]: results on paper, and the comparison with stored ones.
 //!
 //! Not here: any way around what an ordinary client passes: TLS, authorization, admission, validation, audit and the sync
 //! before an answer stay on; a figure that was not measured is missing.
@@ -22,6 +23,7 @@ pub mod load;
 pub mod machine;
 pub mod numbers;
 pub mod real;
+pub mod report;
 pub mod shapes;
 pub mod simnodes;
 

@@ -177,12 +177,18 @@ pub const COMMANDS: &[CommandRow] = &[
     },
     CommandRow {
         path: "bench",
-        about: "Measure this machine's cluster, beside peers where they are installed; `names` tells what there is",
-        argument: Some(("NAME", Kind::Text, "The bench, or `list`")),
+        about: "Measure this machine's cluster, beside peers where they are installed",
+        argument: Some((
+            "NAME",
+            Kind::Text,
+            "The bench; `names` tells what there is, `all` runs them, `check` compares them with stored results",
+        )),
         examples: &[
             ("what there is", "gantry bench names"),
             ("the store beside etcd", "gantry bench store"),
             ("a small cluster's scheduler, for a program", "gantry bench schedule --nodes 500 --pods 3000 --json"),
+            ("every one, with a page of results", "gantry bench all --results results"),
+            ("whether anything needs more processor time than it did", "gantry bench check --results results"),
             ("another option", "gantry bench api --set outstanding=64 --set seconds=10"),
         ],
     },
@@ -671,6 +677,14 @@ pub const FLAGS: &[FlagRow] = &[
         many: false,
         default: "",
         help: "Run no peer beside",
+    },
+    FlagRow {
+        name: "results",
+        commands: &["bench"],
+        kind: Kind::Dir,
+        many: false,
+        default: "",
+        help: "Folder of the stored results and their page; `all` and `check` take crates/bench when not given",
     },
     FlagRow {
         name: "small",
