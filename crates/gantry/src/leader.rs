@@ -26,9 +26,9 @@ use crate::parts::Tokio;
 const LEADER: &[u8] = b"/leader";
 const BEAT_KEY: &[u8] = b"/leader-beat";
 /// How often the leader says that it lives.
-pub const BEAT: Duration = Duration::from_millis(100);
+pub const BEAT: Duration = Duration::from_millis(80);
 /// After this long without a sign the leader counts as dead.
-pub const PATIENCE: Duration = Duration::from_millis(400);
+pub const PATIENCE: Duration = Duration::from_millis(320);
 /// How long a leader that stops tries to say so.
 const RESIGN_TIMEOUT: Duration = Duration::from_secs(1);
 /// How much history a shared backend keeps for watches that resume, and how often older history is dropped.
