@@ -10,6 +10,10 @@ use crate::error::Error;
 use crate::machine::Meter;
 use crate::numbers::{median, rounded};
 
+/// How temporary folders are named, and the file in them that names the process they belong to.
+const FOLDER_PREFIX: &str = "gantry-bench-";
+const OWNER_FILE: &str = "owner";
+
 /// One bench.
 pub struct Bench {
     pub name: &'static str,
@@ -119,8 +123,11 @@ impl Run {
             };
             options.insert(row.name, text.clone());
         }
-        let dir = tempfile::Builder::new().prefix("gantry-bench-").tempdir();
+        sweep();
+        let dir = tempfile::Builder::new().prefix(FOLDER_PREFIX).tempdir();
         let dir = dir.map_err(Error::while_doing("make a temporary folder"))?;
+        std::fs::write(dir.path().join(OWNER_FILE), std::process::id().to_string())
+            .map_err(Error::while_doing("write into the temporary folder"))?;
         Ok(Run {
             bench,
             binary: binary.to_owned(),
@@ -217,6 +224,19 @@ impl Run {
             "verdicts": verdicts,
             "notes": (self.notes.iter().map(|note| Value::from(note.as_str())).collect::<Vec<_>>()),
         })
+    }
+}
+
+/// Removes the folders of runs that were killed; their processes ended with them.
+fn sweep() {
+    let Ok(all) = std::fs::read_dir(std::env::temp_dir()) else { return };
+    for folder in all.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(FOLDER_PREFIX)) {
+        let owner = std::fs::read_to_string(folder.path().join(OWNER_FILE)).unwrap_or_default();
+        // One without an owner is being made just now, or is not ours.
+        if owner.parse::<u32>().is_ok_and(|id| !Path::new(&format!("/proc/{id}")).exists()) {
+            // What cannot be removed is tried again by the next run.
+            let _ = std::fs::remove_dir_all(folder.path());
+        }
     }
 }
 

@@ -19,8 +19,12 @@ const FACTOR: usize = 4;
 const SIZES: u32 = 3;
 /// Streams that share a connection.
 const SHARED: usize = 100;
-/// Time for what follows a creation, before memory is read.
-const SETTLE: Duration = Duration::from_millis(1_000);
+/// What follows a creation belongs to its cost: the server is looked at this often until it rests.
+const LOOK: Duration = Duration::from_millis(500);
+/// It rests when it used at most this much of one processor meanwhile.
+const REST_PERCENT: u64 = 4;
+/// It need not rest for ever.
+const LOOKS_MAX: usize = 120;
 
 pub const BENCH: Bench = Bench {
     name: "growth",
@@ -138,10 +142,10 @@ fn run(run: &mut Run) -> Result<(), Error> {
     tokio.block_on(async {
         let server = Server::start(run, "server", &[]).await?;
         server.door.namespace(NAMESPACE).await?;
+        watches(run, &server).await?;
         for thing in THINGS {
             things(run, &server, thing).await?;
         }
-        watches(run, &server).await?;
         drop(server);
         // Churn on a server of its own, so that what was made before cannot hide anything.
         let server = Server::start(run, "churn", &[]).await?;
@@ -159,7 +163,7 @@ async fn things(run: &mut Run, server: &Server, thing: &'static Thing) -> Result
         let make: Maker = Arc::new(move |number| (thing.make)(began + number));
         let lines = load::lines(&server.door, outstanding, true).await?;
         load::closed(server.process(), lines, make, Until::Requests(count)).await?;
-        tokio::time::sleep(SETTLE).await;
+        rested(server).await;
         let cost = (server.process().cpu_us() - cpu) as f64 / count as f64;
         let bytes = (server.process().rss_mb() - before_mb) * 1e6 / count as f64;
         run.figure(&format!("{}_{size}_cpu_us", thing.name), cost);
@@ -175,6 +179,18 @@ async fn things(run: &mut Run, server: &Server, thing: &'static Thing) -> Result
     Ok(())
 }
 
+/// Waits until the server has done what it wanted to do.
+async fn rested(server: &Server) {
+    for _ in 0..LOOKS_MAX {
+        let before = server.process().cpu_us();
+        tokio::time::sleep(LOOK).await;
+        let used_us = server.process().cpu_us() - before;
+        if u128::from(used_us * 100) <= LOOK.as_micros() * u128::from(REST_PERCENT) {
+            return;
+        }
+    }
+}
+
 async fn watches(run: &mut Run, server: &Server) -> Result<(), Error> {
     let first = run.count("watches")?;
     let (mut tasks, mut connections): (Vec<Task>, Vec<Line>) = (Vec::new(), Vec::new());
@@ -188,7 +204,7 @@ async fn watches(run: &mut Run, server: &Server) -> Result<(), Error> {
             let line = connections[tasks.len() / SHARED].share();
             tasks.push(watch(line, "/api/v1/namespaces/kube-public/configmaps?watch=true", |_| ()).await?);
         }
-        tokio::time::sleep(SETTLE).await;
+        rested(server).await;
         run.figure(&format!("watches_{size}_cpu_us"), (server.process().cpu_us() - cpu) as f64 / count as f64);
         let bytes = (server.process().rss_mb() - before_mb) * 1e6 / count as f64;
         run.figure(&format!("watches_{size}_bytes"), bytes);
@@ -216,7 +232,7 @@ async fn churn(run: &mut Run, server: &Server) -> Result<(), Error> {
             Ask::post(&path, &map)
         });
         load::pairs(load::lines(&server.door, outstanding, true).await?, make, count / 3).await?;
-        tokio::time::sleep(SETTLE).await;
+        rested(server).await;
         memory.push(server.process().rss_mb());
     }
     run.figure("churn_begin_mb", memory[0]);
