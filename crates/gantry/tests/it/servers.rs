@@ -296,7 +296,7 @@ async fn a_leader_that_dies_or_sleeps_is_replaced() {
     let stop = Arc::new(AtomicBool::new(false));
     let node = tokio::spawn(pretend_node(api.clone(), stop.clone()));
     let witness = Witness::begin(&api, &stop);
-    let usual = deploy(&api, "first", 2).await;
+    deploy(&api, "first", 2).await;
     // What one server has answered, the other shows at once.
     let each: Vec<Arc<HttpApi>> = servers.iter().map(|server| door(&server.dir, &server.url())).collect();
     for number in 0..30usize {
@@ -307,6 +307,7 @@ async fn a_leader_that_dies_or_sleeps_is_replaced() {
     }
 
     let first = leader(&api, &servers, None).await;
+    let usual = deploy(&each[1 - first], "before", 2).await;
     servers[first].process.signal("-KILL");
     let killed = Instant::now();
     deploy(&each[1 - first], "second", 2).await;
@@ -316,19 +317,21 @@ async fn a_leader_that_dies_or_sleeps_is_replaced() {
         usual.as_millis(),
         took.as_millis()
     );
-    assert!(took < TAKEOVER_MAX, "{took:?}");
+    // On a machine that does much else, everything takes as much longer as it does without a fault.
+    assert!(took < TAKEOVER_MAX + usual * 2, "{took:?}");
     let second = leader(&api, &servers, Some(first)).await;
     assert_eq!(second, 1 - first);
 
     servers[first].restart();
     servers[first].is_up().await;
+    let fresh = door(&servers[first].dir, &servers[first].url());
+    let usual = deploy(&fresh, "between", 2).await;
     servers[second].process.signal("-STOP");
     let paused = Instant::now();
-    let fresh = door(&servers[first].dir, &servers[first].url());
     deploy(&fresh, "third", 2).await;
     let took = paused.elapsed();
     eprintln!("after the leader was stopped in its tracks pods were placed within {} ms", took.as_millis());
-    assert!(took < TAKEOVER_MAX, "{took:?}");
+    assert!(took < TAKEOVER_MAX + usual * 2, "{took:?}");
     // It wakes up, believes to lead, and is told better: nothing is done twice.
     servers[second].process.signal("-CONT");
     deploy(&each[second], "fourth", 3).await;
@@ -338,11 +341,12 @@ async fn a_leader_that_dies_or_sleeps_is_replaced() {
         })
         .await
     );
-    for (name, replicas) in [("first", 2), ("second", 2), ("third", 2), ("fourth", 3)] {
+    let all = [("first", 2), ("before", 2), ("second", 2), ("between", 2), ("third", 2), ("fourth", 3)];
+    for (name, replicas) in all {
         assert_eq!(placed(&api, name).await, replicas, "{name}");
     }
-    let all = fresh.get_raw("/api/v1/namespaces/default/pods").await.unwrap();
-    assert_eq!(Value::parse(&all).unwrap()["items"].items().len(), 9);
+    let pods = fresh.get_raw("/api/v1/namespaces/default/pods").await.unwrap();
+    assert_eq!(Value::parse(&pods).unwrap()["items"].items().len(), 13);
 
     // Who is asked to stop says so.
     let third = leader(&api, &servers, Some(second)).await;
