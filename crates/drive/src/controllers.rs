@@ -66,8 +66,18 @@ pub async fn run(
             biased;
             () = changed.changed() => {}
             Some(finished) = results.recv() => finish(&mut driver, finished, &*shell),
+            () = reached(&mirror, driver.waits_for()) => {}
             () = shell.sleep(wake_ms) => {}
         }
+    }
+}
+
+/// A key that waits for a revision must be looked at when that comes, also when it comes with a change that interests
+/// nobody here.
+async fn reached(mirror: &Mirror, revision: Option<Revision>) {
+    match revision {
+        Some(revision) => mirror.reached(revision).await,
+        None => std::future::pending().await,
     }
 }
 

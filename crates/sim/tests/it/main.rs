@@ -11,10 +11,10 @@ use sim::world::{Report, Settings, run};
 /// Without optimisation a world takes seconds; `gantry sim` of a release build runs the many.
 const BRIEF: bool = cfg!(debug_assertions);
 /// Worlds of each profile.
-const WORLDS: u64 = if BRIEF { 2 } else { 50 };
+const WORLDS: u64 = if BRIEF { 1 } else { 50 };
 /// Seeds tried to find a planted defect.
 const TRIES: u64 = 40;
-const PROFILES: [&str; 6] = ["calm", "lossy", "crashes", "disks", "nodes", "all"];
+const PROFILES: [&str; 9] = ["calm", "lossy", "crashes", "disks", "nodes", "links", "pauses", "clocks", "all"];
 
 fn settings(seed: u64, name: &str) -> Settings {
     Settings { profile: profile(name).expect("a profile of the table"), ..Settings::quiet(seed) }
@@ -80,4 +80,17 @@ fn every_planted_defect_is_found_by_its_checker() {
         });
         assert!(found.is_some(), "{mutation:?} is not found by {checker}");
     }
+}
+
+#[test]
+fn a_broken_world_is_made_smaller() {
+    let broken = (0..TRIES).map(|seed| Settings {
+        mutation: Some(sim::mutation::Mutation::TooMuchSurge),
+        only: Some("replicas"),
+        ..settings(seed, "calm")
+    });
+    let (schedule, report) = broken.into_iter().find_map(|world| sim::minimise::minimise(&world)).expect("one breaks");
+    assert!(report.finding.is_some());
+    let steps = schedule.steps.expect("the steps that are needed are named");
+    assert_eq!(steps.len(), 1, "one deployment is enough to surge: {steps:?}");
 }
