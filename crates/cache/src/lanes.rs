@@ -125,6 +125,13 @@ impl Lanes {
         }
     }
 
+    /// Everything may have changed: all bells ring.
+    pub fn ring_all(&self, rung: &mut Vec<Bells>) {
+        let indexed = self.indexed.iter().flat_map(|(_, lanes)| lanes.values());
+        let lanes = self.namespaces.values().chain(self.names.values()).chain(indexed);
+        rung.extend(std::iter::once(&self.all).chain(lanes.map(|lane| &lane.bells)).cloned());
+    }
+
     /// What was noted is being rung: the next change rings anew.
     pub fn ring_again(&mut self) {
         self.all_rung = false;

@@ -185,7 +185,8 @@ impl Cache {
         }
     }
 
-    /// Loads the state found at start: no events, history begins after `revision`.
+    /// Loads the state found at start, or after a history was lost: no events, history begins after `revision`, and all
+    /// listeners are woken.
     pub fn load(&mut self, revision: Revision, objects: impl IntoIterator<Item = Object>) {
         for object in objects {
             let (resource, namespace, name) =
@@ -194,6 +195,7 @@ impl Cache {
         }
         self.view.advance(revision);
         self.floor = revision;
+        self.lanes.values().for_each(|lanes| lanes.ring_all(&mut self.rung));
     }
 
     /// Notes that nothing changed up to `revision` (a bookmark).
@@ -343,8 +345,13 @@ mod tests {
         }
         assert!(cache.since_in(PODS, &parts[0], Revision(2), 9).is_err(), "forgotten with the history");
         assert_eq!(read(&cache, &parts[0], 4, 9), Vec::<u64>::new());
+        assert_eq!(cache.since(PODS, Revision(4), 9).unwrap().len(), 4);
+        cache.rung();
+        cache.load(Revision(20), [pod("z", 20, "n9")]);
+        cache.rung().iter().for_each(Bells::ring);
+        let after = rings.each_ref().map(|rings| rings.load(Ordering::Relaxed));
+        assert!(after[0] == 3 && after[1] == 2, "all are woken by what was loaded: {after:?}");
         cache.unlisten(PODS, &parts[0], 0);
-        assert_eq!(read(&cache, &parts[0], 4, 9), [5, 6, 7, 8]);
     }
 
     #[test]
