@@ -125,6 +125,15 @@ impl Lanes {
         }
     }
 
+    /// The history begins anew after `at`: the places in it are other ones.
+    pub fn start_over(&mut self, at: Revision) {
+        let indexed = self.indexed.iter_mut().flat_map(|(_, lanes)| lanes.values_mut());
+        for lane in self.namespaces.values_mut().chain(self.names.values_mut()).chain(indexed) {
+            lane.places.clear();
+            lane.complete_after = at;
+        }
+    }
+
     /// Everything may have changed: all bells ring.
     pub fn ring_all(&self, rung: &mut Vec<Bells>) {
         let indexed = self.indexed.iter().flat_map(|(_, lanes)| lanes.values());

@@ -198,6 +198,15 @@ impl Cache {
         self.lanes.values().for_each(|lanes| lanes.ring_all(&mut self.rung));
     }
 
+    /// Forgets everything but its listeners, and loads anew: for a mirror whose history was lost.
+    pub fn start_over(&mut self, revision: Revision, objects: impl IntoIterator<Item = Object>) {
+        self.view = View::empty();
+        self.histories.clear();
+        self.sources.clear();
+        self.lanes.values_mut().for_each(|lanes| lanes.start_over(revision));
+        self.load(revision, objects);
+    }
+
     /// Notes that nothing changed up to `revision` (a bookmark).
     pub fn advance(&mut self, revision: Revision) {
         if revision > self.view.at() {
@@ -347,10 +356,14 @@ mod tests {
         assert_eq!(read(&cache, &parts[0], 4, 9), Vec::<u64>::new());
         assert_eq!(cache.since(PODS, Revision(4), 9).unwrap().len(), 4);
         cache.rung();
-        cache.load(Revision(20), [pod("z", 20, "n9")]);
+        cache.start_over(Revision(20), [pod("z", 20, "n9")]);
         cache.rung().iter().for_each(Bells::ring);
         let after = rings.each_ref().map(|rings| rings.load(Ordering::Relaxed));
         assert!(after[0] == 3 && after[1] == 2, "all are woken by what was loaded: {after:?}");
+        put(&mut cache, pod("b", 21, "n9"));
+        assert_eq!(read(&cache, &parts[1], 20, 9), [21]);
+        assert_eq!(read(&cache, &parts[0], 20, 9), Vec::<u64>::new());
+        assert!(cache.since_in(PODS, &parts[1], Revision(19), 9).is_err());
         cache.unlisten(PODS, &parts[0], 0);
     }
 

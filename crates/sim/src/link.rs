@@ -391,14 +391,8 @@ impl Follower {
             Some(mutation) => mutation.list(&self.client, objects),
             None => objects,
         };
-        self.mirror.feed(|cache| match cache.revision() {
-            Revision::ZERO => cache.load(view.at(), objects),
-            // Whoever listens goes on listening, so that a new list is what has changed since the last one.
-            _ => {
-                let changes = differences(&cache.view(), view.at(), objects);
-                cache.apply(view.at(), changes);
-                cache.advance(view.at());
-            }
+        self.mirror.feed(|cache| {
+            cache.start_over(view.at(), objects);
         });
         self.saw(true);
     }
@@ -481,22 +475,6 @@ impl Follower {
             }
         }
     }
-}
-
-/// What a new list says of what is known.
-fn differences(known: &View, revision: Revision, objects: Vec<Object>) -> Vec<Change> {
-    let key = |object: &Object| key_of(object.resource(), object.namespace(), object.name());
-    let all = known.resources().flat_map(|resource| known.list(resource, "").cloned().collect::<Vec<_>>());
-    let mut gone: BTreeMap<String, Object> = all.map(|object| (key(&object), object)).collect();
-    let mut changes = Vec::new();
-    for object in objects {
-        let old = gone.remove(&key(&object));
-        if old.as_ref().is_none_or(|old| old.revision() != object.revision()) {
-            changes.push(Change { revision, old, new: Some(object) });
-        }
-    }
-    changes.extend(gone.into_values().map(|old| Change { revision, old: Some(old), new: None }));
-    changes
 }
 
 /// Changes by revision, and up to where they are complete.
