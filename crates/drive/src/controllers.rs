@@ -62,12 +62,9 @@ pub async fn run(
             }));
         }
         let wake_ms = driver.wake_at().map_or(IDLE_MS, |at| at.ms_since(shell.now()).max(1));
-        // A write to what nobody here listens to shows by its revision alone.
-        let own = driver.waits_for().filter(|at| *at > view.at());
         tokio::select! {
             biased;
             () = changed.changed() => {}
-            () = mirror.reached(own.unwrap_or_default()), if own.is_some() => {}
             Some(finished) = results.recv() => finish(&mut driver, finished, &*shell),
             () = reached(&mirror, driver.waits_for()) => {}
             () = shell.sleep(wake_ms) => {}

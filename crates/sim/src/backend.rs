@@ -255,16 +255,9 @@ pub async fn tenant(backend: Arc<Stepped>, shell: Process, mut rng: base::Rng) {
             }
         }
         let at = rng.below(held.len().max(1) as u64) as usize;
-        match held.get(at) {
-            Some(_) if rng.chance(200) => {
-                held.swap_remove(at);
-            }
-            Some(lease) => {
-                if backend.renew(*lease).await.is_err() {
-                    held.swap_remove(at);
-                }
-            }
-            None => {}
+        let Some(lease) = held.get(at).copied() else { continue };
+        if rng.chance(200) || backend.renew(lease).await.is_err() {
+            held.swap_remove(at);
         }
     }
 }
