@@ -28,7 +28,6 @@ pub struct World {
 impl World {
     /// A world with all controllers.
     pub fn new() -> World {
-        let now = Time::from_seconds(1_800_000_000);
         World::with(&Settings { root_ca_pem: "PEM".to_owned(), ..Settings::default() })
     }
 
