@@ -5,6 +5,7 @@
 //! - [`frame`]: options in, one JSON object out. [`machine`]: processor time, memory, pinning, what else was running.
 //! - [`child`]: the system under test, always a process of its own. [`door`]: a lean client of the public API;
 //!   [`load`] drives it. [`shapes`]: nodes and pods as users have them.
+//! - `torture`: no figures of speed, but whether promises hold while everything is killed.
 //! - [`report`]: results on paper, and the comparison with stored ones.
 //!
 //! Not here: any way around what an ordinary client passes: TLS, authorization, admission, validation, audit and the sync
@@ -26,6 +27,7 @@ pub mod real;
 pub mod report;
 pub mod shapes;
 pub mod simnodes;
+mod torture;
 
 pub use benches::BENCHES;
 pub use error::Error;

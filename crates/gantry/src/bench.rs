@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::flags::Settings;
 
 /// Options that have a flag of their own.
-const OWN_FLAGS: [&str; 3] = ["nodes", "pods", "shape"];
+const OWN_FLAGS: [&str; 4] = ["nodes", "pods", "shape", "minutes"];
 /// Benches that are no matter of speed; `all` leaves them out.
 const OTHERS: [&str; 1] = ["torture"];
 /// The results as programs read them, and as people do.

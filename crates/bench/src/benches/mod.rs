@@ -36,5 +36,6 @@ pub const BENCHES: &[Bench] = &[
     pods::BENCH,
     dns::BENCH,
     services::BENCH,
+    crate::torture::BENCH,
     all_at_once::BENCH,
 ];

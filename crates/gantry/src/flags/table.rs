@@ -190,6 +190,7 @@ pub const COMMANDS: &[CommandRow] = &[
             ("every one, with a page of results", "gantry bench all --results results"),
             ("whether anything needs more processor time than it did", "gantry bench check --results results"),
             ("another option", "gantry bench api --set outstanding=64 --set seconds=10"),
+            ("no speed, but promises: kill everything for an hour", "gantry bench torture --minutes 60"),
         ],
     },
     CommandRow {
@@ -661,6 +662,14 @@ pub const FLAGS: &[FlagRow] = &[
         many: false,
         default: "",
         help: "The shape of the pods, where the bench has several",
+    },
+    FlagRow {
+        name: "minutes",
+        commands: &["bench"],
+        kind: Kind::Number(1, 100_000),
+        many: false,
+        default: "",
+        help: "How long it takes, where the bench has no end of its own",
     },
     FlagRow {
         name: "set",

@@ -22,7 +22,7 @@ struct Decision {
     on: Revision,
     made: BTreeSet<Str>,
     taken: BTreeSet<Str>,
-    /// New sizes of sets, by uid.
+    /// New sizes of sets, by name: a message that comes again makes no other set.
     sizes: BTreeMap<Str, i64>,
     /// The newest revision that it wrote.
     last: Revision,
@@ -188,7 +188,7 @@ impl Replicas {
         let Some(decision) = self.decision(&owner.uid, author, set.revision()).map_err(named)? else { return Ok(()) };
         let Some(view) = past.at(author.decided_on) else { return Ok(()) };
         let (was, _) = sum(owner, view, &decision.sizes);
-        decision.sizes.insert(set.uid().into(), has);
+        decision.sizes.insert(set.name().into(), has);
         let (is, told) = sum(owner, view, &decision.sizes);
         let found = view.one(DEPLOYMENTS, set.namespace(), &owner.name).filter(|found| found.uid() == owner.uid);
         let Some((least, most)) = found.map(limits) else {
@@ -209,10 +209,10 @@ fn sum(owner: &Owner, view: &View, sizes: &BTreeMap<Str, i64>) -> (i64, String) 
     let mut all: BTreeMap<Str, (i64, String)> = BTreeMap::new();
     for set in view.owned(REPLICA_SETS, &owner.uid) {
         let serve = number(&set.value(), &["status", "availableReplicas"], 0);
-        all.insert(set.uid().into(), (size(set), format!("{} {} of which {serve} serve", set.name(), size(set))));
+        all.insert(set.name().into(), (size(set), format!("{} {} of which {serve} serve", set.name(), size(set))));
     }
-    for (uid, size) in sizes {
-        all.entry(uid.clone()).or_insert_with(|| (0, "a new one".to_owned())).0 = *size;
+    for (name, size) in sizes {
+        all.entry(name.clone()).or_insert_with(|| (0, "a new one".to_owned())).0 = *size;
     }
     let told: Vec<String> = all.values().map(|(_, told)| told.clone()).collect();
     (all.values().map(|(size, _)| size).sum(), told.join(", "))

@@ -1,0 +1,321 @@
+//! The clients of a torture: writers and readers who note what they asked and were answered, watchers who note what they
+//! were brought; and the judgement of what they noted.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use base::{Revision, Rng};
+use history::{Began, Heard, Judge, Outcome, Watched};
+use http_body_util::BodyExt;
+use meta::{Value, json};
+
+use crate::cluster::{Lines, Task, lock};
+use crate::door::{Ask, Door, Line};
+use crate::error::Error;
+
+const PATH: &str = "/api/v1/namespaces/torture/configmaps";
+/// How long a client waits for an answer, and for the next piece of a watch.
+const ANSWER: Duration = Duration::from_secs(4);
+const SILENCE: Duration = Duration::from_secs(30);
+/// How long a watch lasts: less than the judge waits for the last ones, which are noted when they end.
+const STRETCH_SECONDS: u64 = 5;
+const PAUSE: Duration = Duration::from_millis(5);
+const RECONNECT: Duration = Duration::from_millis(100);
+/// Objects that a writer has for itself, and that all share.
+const OWN: u64 = 4;
+const SHARED: u64 = 4;
+/// Promises that are told when more are broken.
+const TOLD_MAX: usize = 5;
+
+enum Note {
+    Begun { call: u64 },
+    Ended { call: u64, key: String, outcome: Outcome },
+}
+
+/// Everything that was noted, in the order in which it happened.
+#[derive(Default)]
+struct Notes {
+    calls: u64,
+    notes: Vec<Note>,
+    watched: Vec<Watched>,
+    /// What watches and lists showed.
+    versions: BTreeSet<(Revision, String, bool)>,
+    acknowledged: u64,
+    unknown: u64,
+    relists: u64,
+    /// Refusals by code.
+    refusals: BTreeMap<u16, u64>,
+}
+
+/// The clients at work. They end with this.
+pub struct Clients {
+    notes: Arc<Mutex<Notes>>,
+    tasks: Vec<Task>,
+}
+
+/// What the judge found.
+#[derive(Debug, Default)]
+pub struct Verdict {
+    pub acknowledged: u64,
+    pub unknown: u64,
+    pub judged: u64,
+    /// Changes that watches brought.
+    pub heard: u64,
+    pub relists: u64,
+    pub refusals: BTreeMap<u16, u64>,
+    pub broken: Vec<String>,
+}
+
+impl Clients {
+    /// Starts as many writers and watchers.
+    pub fn start(door: &Door, writers: u64, watchers: u64, seed: u64) -> Clients {
+        let notes = Arc::<Mutex<Notes>>::default();
+        let rng = Rng::new(seed);
+        let write = |number| {
+            let writer = Writer {
+                door: door.clone(),
+                notes: notes.clone(),
+                rng: rng.fork(&format!("writer {number}")),
+                number,
+                line: None,
+            };
+            Task::spawn(writer.run())
+        };
+        let watch = |_| Task::spawn(follow(door.clone(), notes.clone()));
+        let tasks = (0..writers).map(write).chain((0..watchers).map(watch)).collect();
+        Clients { notes, tasks }
+    }
+
+    /// Ends the writers, lets the watchers come to the end, and judges.
+    ///
+    /// # Errors
+    /// The last list cannot be had.
+    pub async fn judge(mut self, door: &Door, writers: usize) -> Result<Verdict, Error> {
+        self.tasks.drain(..writers.min(self.tasks.len()));
+        tokio::time::sleep(ANSWER).await;
+        let list = Value::parse(&door.await_good(PATH).await?).map_err(Error::while_doing("read the last list"))?;
+        tokio::time::sleep(ANSWER).await;
+        self.tasks.clear();
+        let notes = std::mem::take(&mut *lock(&self.notes));
+        Ok(judge(notes, &list))
+    }
+}
+
+fn revision_of(object: &Value) -> Option<Revision> {
+    object.at(&["metadata", "resourceVersion"]).text().parse().ok().map(Revision)
+}
+
+fn judge(notes: Notes, list: &Value) -> Verdict {
+    let mut verdict = Verdict {
+        acknowledged: notes.acknowledged,
+        unknown: notes.unknown,
+        relists: notes.relists,
+        heard: notes.watched.iter().map(|watched| watched.heard.len() as u64).sum(),
+        refusals: notes.refusals,
+        ..Verdict::default()
+    };
+    let mut broken = Vec::new();
+    let (mut judge, mut versions) = (Judge::default(), notes.versions);
+    for note in &notes.notes {
+        if let Note::Ended { key, outcome: Outcome::Wrote(revision), .. } = note {
+            versions.insert((*revision, key.clone(), true));
+        }
+    }
+    for (revision, key, present) in &versions {
+        broken.extend(judge.version(key, *revision, *present).err().map(|why| why.to_string()));
+    }
+    let mut open: BTreeMap<u64, Began> = BTreeMap::new();
+    for note in notes.notes {
+        match note {
+            Note::Begun { call } => {
+                open.insert(call, judge.begin());
+            }
+            Note::Ended { call, key, outcome } => {
+                let began = open.remove(&call).unwrap_or_default();
+                broken.extend(judge.end(&key, began, outcome).err().map(|why| why.to_string()));
+            }
+        }
+    }
+    for watched in &notes.watched {
+        broken.extend(judge.watched(watched, false).err().map(|why| why.to_string()));
+    }
+    broken.extend(differences(&versions, list));
+    verdict.judged = judge.judged();
+    let more = broken.len().saturating_sub(TOLD_MAX);
+    broken.truncate(TOLD_MAX);
+    if more > 0 {
+        broken.push(format!("and {more} more"));
+    }
+    verdict.broken = broken;
+    verdict
+}
+
+/// Where the last list is not what all versions up to it make.
+fn differences(versions: &BTreeSet<(Revision, String, bool)>, list: &Value) -> Vec<String> {
+    let at = revision_of(list).unwrap_or(Revision::ZERO);
+    let mut wanted: BTreeMap<&str, Revision> = BTreeMap::new();
+    for (revision, key, present) in versions.iter().filter(|(revision, _, _)| *revision <= at) {
+        match present {
+            true => wanted.insert(key, *revision),
+            false => wanted.remove(key.as_str()),
+        };
+    }
+    let items = list["items"].items().iter().filter(|item| item["data"]["by"].text() != "");
+    let found: BTreeMap<&str, Revision> =
+        items.filter_map(|item| Some((item.at(&["metadata", "name"]).text(), revision_of(item)?))).collect();
+    let keys: BTreeSet<&&str> = wanted.keys().chain(found.keys()).collect();
+    let differs = keys.into_iter().filter(|key| wanted.get(*key) != found.get(*key));
+    let told = |revision: Option<&Revision>| revision.map_or("absent".to_owned(), |revision| format!("at {revision}"));
+    differs.map(|key| format!("{key} is {}, and should be {}", told(found.get(key)), told(wanted.get(key)))).collect()
+}
+
+struct Writer {
+    door: Door,
+    notes: Arc<Mutex<Notes>>,
+    rng: Rng,
+    number: u64,
+    line: Option<Line>,
+}
+
+impl Writer {
+    async fn run(mut self) {
+        let mut count = 0i64;
+        loop {
+            tokio::time::sleep(PAUSE).await;
+            count += 1;
+            let name = match self.rng.chance(700) {
+                true => format!("own-{}-{}", self.number, self.rng.below(OWN)),
+                false => format!("shared-{}", self.rng.below(SHARED)),
+            };
+            let path = format!("{PATH}/{name}");
+            let data = json!({"by": (self.number.to_string()), "count": (count.to_string())});
+            let make = |data: Value| json!({"metadata": {"name": (name.as_str())}, "data": data});
+            let (ask, reads) = match self.rng.below(100) {
+                0..20 => (Ask::post(PATH, &make(data)), false),
+                20..65 => (Ask::patch(&path, "application/merge-patch+json", &json!({"data": data})), false),
+                65..73 => (Ask::delete(&path), false),
+                _ => (Ask::get(&path), true),
+            };
+            self.once(&name, &ask, reads).await;
+        }
+    }
+
+    async fn once(&mut self, name: &str, ask: &Ask, reads: bool) {
+        let call = {
+            let mut notes = lock(&self.notes);
+            notes.calls += 1;
+            let call = notes.calls;
+            notes.notes.push(Note::Begun { call });
+            call
+        };
+        let answer = tokio::time::timeout(ANSWER, self.exchange(ask)).await;
+        let creates = ask.method == http::Method::POST;
+        let deletes = ask.method == http::Method::DELETE;
+        let mut notes = lock(&self.notes);
+        let outcome = match answer {
+            Ok(Ok(Ok(_))) if deletes => Outcome::Deleted,
+            Ok(Ok(Ok(body))) => match Value::parse(&body).ok().as_ref().and_then(revision_of) {
+                Some(revision) if reads => Outcome::Saw(Some(revision)),
+                Some(revision) => Outcome::Wrote(revision),
+                None => Outcome::Unknown,
+            },
+            Ok(Ok(Err(status))) => {
+                *notes.refusals.entry(status.code()).or_default() += 1;
+                if status.code() == 404 && !creates { Outcome::Saw(None) } else { Outcome::Unknown }
+            }
+            Ok(Err(_)) | Err(_) => {
+                self.line = None;
+                notes.unknown += 1;
+                Outcome::Unknown
+            }
+        };
+        notes.acknowledged += u64::from(matches!(outcome, Outcome::Wrote(_) | Outcome::Deleted));
+        notes.notes.push(Note::Ended { call, key: name.to_owned(), outcome });
+    }
+
+    async fn exchange(&mut self, ask: &Ask) -> Result<Result<bytes::Bytes, meta::Status>, Error> {
+        if self.line.is_none() {
+            self.line = Some(self.door.two().await?);
+        }
+        let Some(line) = &mut self.line else { return Err(Error::doing("speak to the server", "there is no line")) };
+        line.exchange(ask).await
+    }
+}
+
+/// Lists and watches, over and over, going on where it broke off.
+async fn follow(door: Door, notes: Arc<Mutex<Notes>>) {
+    let mut cursor: Option<Revision> = None;
+    loop {
+        let since = match cursor {
+            Some(since) => since,
+            None => match list(&door, &notes).await {
+                Some(at) => at,
+                None => {
+                    tokio::time::sleep(RECONNECT).await;
+                    continue;
+                }
+            },
+        };
+        let mut watched = Watched { prefix: String::new(), since, heard: Vec::new() };
+        let expired = stretch(&door, since, &mut watched).await.is_none();
+        cursor = (!expired).then(|| watched.reached());
+        keep(&mut lock(&notes), watched, expired);
+        tokio::time::sleep(RECONNECT).await;
+    }
+}
+
+fn keep(notes: &mut Notes, watched: Watched, expired: bool) {
+    notes.relists += u64::from(expired);
+    for heard in &watched.heard {
+        if let Heard::Change { key, revision, present } = heard {
+            notes.versions.insert((*revision, key.clone(), *present));
+        }
+    }
+    notes.watched.push(watched);
+}
+
+async fn list(door: &Door, notes: &Mutex<Notes>) -> Option<Revision> {
+    let body = tokio::time::timeout(ANSWER, door.get(PATH)).await.ok()?.ok()?;
+    let list = Value::parse(&body).ok()?;
+    let mut notes = lock(notes);
+    for item in list["items"].items().iter().filter(|item| item["data"]["by"].text() != "") {
+        let key = item.at(&["metadata", "name"]).text().to_owned();
+        notes.versions.insert((revision_of(item)?, key, true));
+    }
+    revision_of(&list)
+}
+
+/// One watch until it breaks off; `None` when the server says that it must begin anew.
+async fn stretch(door: &Door, since: Revision, watched: &mut Watched) -> Option<()> {
+    let path =
+        format!("{PATH}?watch=true&allowWatchBookmarks=true&timeoutSeconds={STRETCH_SECONDS}&resourceVersion={since}");
+    let Ok(Ok(mut line)) = tokio::time::timeout(ANSWER, door.two()).await else { return Some(()) };
+    let Ok(Ok(response)) = tokio::time::timeout(ANSWER, line.open(&Ask::get(&path))).await else { return Some(()) };
+    if response.status() == http::StatusCode::GONE {
+        return None;
+    }
+    if !response.status().is_success() {
+        return Some(());
+    }
+    let (mut body, mut lines, mut expired) = (response.into_body(), Lines::default(), false);
+    while let Ok(Some(Ok(frame))) = tokio::time::timeout(SILENCE, body.frame()).await {
+        let Some(bytes) = frame.data_ref() else { continue };
+        lines.feed(bytes, |line| {
+            let Ok(event) = Value::parse(line) else { return };
+            let object = &event["object"];
+            let Some(revision) = revision_of(object) else {
+                expired |= object["code"].as_int() == Some(410);
+                return;
+            };
+            let key = object.at(&["metadata", "name"]).text().to_owned();
+            match event["type"].text() {
+                "BOOKMARK" => watched.heard.push(Heard::Mark(revision)),
+                // Made by the cluster itself, in every namespace.
+                _ if object["data"]["by"].text().is_empty() => {}
+                of_type => watched.heard.push(Heard::Change { key, revision, present: of_type != "DELETED" }),
+            }
+        });
+    }
+    (!expired).then_some(())
+}
