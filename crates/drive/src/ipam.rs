@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use api::address::Cidr;
+use api::core::node_facts::NodeFacts;
 use client::{Api, Mirror, PatchType, Request};
-use meta::{Resource, json};
+use meta::{Resource, Str, json};
 
 use crate::Shell;
 use crate::cursor::interest;
@@ -21,27 +22,26 @@ pub async fn run(cluster: Cidr, mirror: Arc<Mirror>, api: Arc<dyn Api>, shell: A
     let changed = mirror.listen(interest(&[NODES]));
     loop {
         let view = mirror.view();
-        let mut taken: BTreeSet<String> = BTreeSet::new();
+        let mut taken: BTreeSet<Str> = BTreeSet::new();
         let mut without = Vec::new();
         for node in view.list(NODES, "") {
-            let value = node.value();
-            match value.at(&["spec", "podCIDR"]).text() {
-                "" => without.push(node.clone()),
-                cidr => {
-                    taken.insert(cidr.to_owned());
-                }
+            let cidr = NodeFacts::read(node).pod_cidr;
+            if cidr.is_empty() {
+                without.push(node.clone());
+            } else {
+                taken.insert(cidr);
             }
         }
         let mut failed = false;
-        for node in without {
-            let size = 1u128 << (32 - NODE_BITS);
-            let ranges = (0..cluster.size() / size).filter_map(|at| cluster.get(at * size));
-            let free = ranges.map(|base| format!("{base}/{NODE_BITS}")).find(|cidr| !taken.contains(cidr));
-            let Some(cidr) = free else {
-                tracing::error!("no addresses are left for the pods of node {}", node.name());
-                continue;
+        let size = 1u128 << (32 - NODE_BITS);
+        let ranges = (0..cluster.size() / size).filter_map(|at| cluster.get(at * size));
+        let mut free = ranges.map(|base| format!("{base}/{NODE_BITS}")).filter(|cidr| !taken.contains(cidr.as_str()));
+        for (at, node) in without.iter().enumerate() {
+            let Some(cidr) = free.next() else {
+                let (name, more) = (node.name(), without.len() - at - 1);
+                tracing::error!("no addresses are left for the pods of node {name} and {more} more");
+                break;
             };
-            taken.insert(cidr.clone());
             let patch = json!({"metadata": {"uid": (node.uid())}, "spec": {"podCIDR": (&cidr), "podCIDRs": [(&cidr)]}});
             let request = Request::patch(NODES, "", node.name(), PatchType::Merge, patch);
             if let Err(status) = api.call(request.with(|options| options.manager = "node-ipam".into())).await {

@@ -315,7 +315,7 @@ mod tests {
     fn what_stays_as_it_is_is_counted_by_ones_own_clock() {
         let (mut cache, mut driver) = (Cache::new([]), Driver::new(Box::new(Watching)));
         let at = |ms: u64| Time::ZERO.plus_ms(ms);
-        let mut look = |driver: &mut Driver, cache: &mut Cache, name: &str, revision: u64, ms: u64| {
+        let look = |driver: &mut Driver, cache: &mut Cache, name: &str, revision: u64, ms: u64| {
             put(cache, driver, &json!({"metadata": {"name": name}}), revision);
             assert!(driver.next(&cache.view(), at(ms)).is_none());
             (driver.wake_at(), driver.blocked().count())

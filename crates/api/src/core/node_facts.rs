@@ -21,6 +21,8 @@ pub struct NodeFacts {
     pub drives_away: bool,
     /// Has one of the taints of a node that is not well.
     pub unwell: bool,
+    /// Its part of the pods' addresses; `""` before it got one.
+    pub pod_cidr: Str,
 }
 
 impl NodeFacts {
@@ -33,6 +35,7 @@ impl NodeFacts {
             taints: base::hash64(&spec["taints"].to_json()),
             spec: base::hash64(&spec.to_json()),
             drives_away: taints.iter().any(|taint| taint["effect"].text() == "NoExecute"),
+            pod_cidr: spec["podCIDR"].text().into(),
             unwell: taints.iter().any(|taint| matches!(taint["key"].text(), NOT_READY | UNREACHABLE)),
         }
     }

@@ -301,10 +301,10 @@ pub const FLAGS: &[FlagRow] = &[
     FlagRow {
         name: "pod-cidr",
         commands: CLUSTERS,
-        kind: Kind::Cidr(16, 24),
+        kind: Kind::Cidr(8, 24),
         many: false,
         default: "10.244.0.0/16",
-        help: "Range of the addresses of pods; each node gets a /24 of it",
+        help: "Range of the addresses of pods; each node gets a /24 of it: 256 nodes in a /16, 65,536 in a /8",
     },
     FlagRow {
         name: "service-cidr",
