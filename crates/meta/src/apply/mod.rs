@@ -49,6 +49,8 @@ static STRIPPED: LazyLock<Set> = LazyLock::new(|| {
     ])
 });
 
+static MANAGED: LazyLock<Set> = LazyLock::new(|| Set::of_fields(&[&["metadata", "managedFields"]]));
+
 /// Who writes, and how.
 #[derive(Clone, Copy, Debug)]
 pub struct Writer<'a> {
@@ -287,7 +289,9 @@ fn empty_object(of: TypeRef<'_>) -> Value {
 
 /// The managers after `writer` changed `old` to `new`.
 fn update(old: &Value, new: &Value, of: TypeRef<'_>, writer: &Writer<'_>, managers: &mut Managers) {
-    let changes = walk::compare(without_managed(old).as_ref(), new, of).without(writer.reset);
+    // `new` comes without `managedFields`, which are never compared.
+    let mut changes = walk::compare(old, new, of).without(writer.reset);
+    changes.removed = changes.removed.difference(&MANAGED);
     let taken = changes.modified.union(&changes.added);
     disown(managers, None, &taken, &changes.removed);
     let set = taken.difference(&STRIPPED);
@@ -475,19 +479,33 @@ fn prune(merged: Value, managers: &Managers, last: &Set, of: TypeRef<'_>) -> Val
 
 /// Puts the old `managedFields` back where nothing but their times changed, so that a write without effect stays one.
 pub fn keep_times(old: &Value, new: &mut Value) {
-    let is_same = |a: &Value, b: &Value| {
-        let strip = |entry: &Value| -> Vec<(Str, Value)> {
-            let kept = entry.entries().iter().filter(|(key, _)| *key != "time");
-            kept.map(|(key, value)| (key.into(), value.clone())).collect()
-        };
-        a.items().len() == b.items().len() && a.items().iter().all(|a| b.items().iter().any(|b| strip(a) == strip(b)))
-    };
     let was = &old["metadata"]["managedFields"];
-    if is_same(was, &new["metadata"]["managedFields"])
-        && without_managed(old).as_ref() == without_managed(new).as_ref()
-        && !was.is_null()
-    {
+    if was.is_null() || !is_same_object(old, new) {
+        return;
+    }
+    let (before, after) = (was.items(), new["metadata"]["managedFields"].items());
+    let same = before.len() == after.len()
+        && before.iter().all(|a| after.iter().any(|b| is_same_but(a.entries(), b.entries(), "time")));
+    if same {
         new.set(&["metadata", "managedFields"], was.clone());
+    }
+}
+
+/// Whether two objects are the same but for their `managedFields`.
+fn is_same_object(a: &Value, b: &Value) -> bool {
+    is_same_but(a.entries(), b.entries(), "metadata")
+        && is_same_but(a["metadata"].entries(), b["metadata"].entries(), "managedFields")
+}
+
+/// Whether two maps are the same but for one member.
+fn is_same_but(a: &Map, b: &Map, but: &str) -> bool {
+    let (mut a, mut b) = (a.iter().filter(|(key, _)| *key != but), b.iter().filter(|(key, _)| *key != but));
+    loop {
+        match (a.next(), b.next()) {
+            (None, None) => return true,
+            (Some(a), Some(b)) if a == b => {}
+            _ => return false,
+        }
     }
 }
 
