@@ -17,6 +17,12 @@ same() {
   [ "$1" = "$2" ] || { printf 'got:    %s\nwanted: %s\n' "$1" "$2"; return 1; }
 }
 
+# shows PATTERN: what comes in has a line like it. It is read to its end: `grep -q` would go early, and the one who writes
+# would break with the pipe.
+shows() {
+  grep "$@" >/dev/null
+}
+
 # has TEXT PART...: the text contains each part.
 has() {
   local text=$1 part

@@ -32,7 +32,7 @@ has "$(kubectl diff -f "$work/b2.yaml" || true)" '-  w: "2"' '+  z: "3"'
 kubectl apply -f "$work/b2.yaml"
 same "$(field configmap b .data)" '{"x":"2","z":"3"}'
 same "$(code kubectl diff -f "$work/b2.yaml")" 0
-kubectl apply view-last-applied configmap b -n "$ns" | grep -q 'z: "3"'
+kubectl apply view-last-applied configmap b -n "$ns" | shows 'z: "3"'
 config b 'only: one' | kubectl replace -f -
 same "$(field configmap b .data)" '{"only":"one"}'
 config b 'again: one' | kubectl replace --force -f -

@@ -80,6 +80,6 @@ k create job byhand --from=cronjob/cron
 k wait job byhand --for=condition=Complete --timeout=60s
 same "$(columns "$(k get cronjob)")" 'NAME SCHEDULE TIMEZONE SUSPEND ACTIVE LAST SCHEDULE AGE'
 k patch cronjob cron -p '{"spec":{"suspend":false}}'
-k get controllerrevision | grep -q ds-
+k get controllerrevision | shows ds-
 k delete rs,ds,sts,job,cronjob --all --wait --timeout=60s
 eventually sh -c '[ -z "$(kubectl -n "$0" get pods -o name)" ]' "$ns"
