@@ -18,6 +18,8 @@ same "$(with --token="$token" auth whoami -o jsonpath='{.status.userInfo.usernam
 with --token="$token" -n "$ns" get configmaps
 has "$(refused with --token="$token" -n "$ns" get secrets)" Forbidden "cannot list resource \"secrets\""
 has "$(refused with --token=wrong get pods)" 'must be logged in'
+expired=$(python3 "$here/expired.py" "$data/keys/tokens.key" "$token")
+has "$(refused with --token="$expired" get pods)" 'must be logged in'
 has "$(refused with --token="${token%?????}aaaaa" get pods)" 'must be logged in'
 has "$(refused with -n "$ns" --token= get pods --request-timeout=5s </dev/null)" ''
 same "$(curl -s --cacert "$work/ca.crt" -o /dev/null -w '%{http_code}' "$server/api/v1/pods")" 403

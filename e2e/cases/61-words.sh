@@ -34,6 +34,11 @@ told "only root may make; start it as root" setpriv --reuid 65534 --clear-groups
 told "this user may not; start gantry as root" setpriv --reuid 65534 --clear-groups "$words/gantry" server --data /var/lib/gantry-none
 told "this user may not make network namespaces" setpriv --bounding-set -all --inh-caps -all "$gantry" up --data "$words/up"
 chmod 700 "$work"
+# A kernel that does not do what nodes need: no more network namespaces, no control groups.
+told "the kernel's limit of network namespaces is reached; raise it below /proc/sys/user" \
+  unshare -Ur sh -c 'echo 0 >/proc/sys/user/max_net_namespaces; exec "$0" up --data "$1"' "$gantry" "$words/up"
+told "the kernel's control groups cannot be used: a system without mounted control groups" \
+  unshare -m sh -c 'umount -lR /sys/fs/cgroup; exec "$0" up --data "$1"' "$gantry" "$words/up"
 # A damaged store: where, and what can be saved; then it is saved.
 "$gantry" server --parts api --data "$words/store" --listen 127.0.0.1:0 >"$words/server.log" 2>&1 &
 server=$!

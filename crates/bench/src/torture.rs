@@ -301,7 +301,7 @@ impl Torture {
             }
             if began.elapsed() > PATIENCE {
                 let not: Vec<String> = items.iter().filter(|one| !ready(one)).map(told).collect();
-                return Err(Error::doing(format!("see all {what} ready"), format!("{}", not.join(", "))));
+                return Err(Error::doing(format!("see all {what} ready"), not.join(", ")));
             }
             tokio::time::sleep(LOOK).await;
         }
