@@ -8,6 +8,7 @@
 
 mod mutate;
 mod objects;
+mod pipeline;
 mod targets;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -11,7 +11,7 @@ use meta::{At, Change, Errors, Kind, Quantity, Value};
 use server::request::{Query, RequestInfo};
 use store::Disk;
 
-use crate::objects;
+use crate::{objects, pipeline};
 
 /// What a caller of the fuzzer can name.
 pub struct Target {
@@ -54,6 +54,7 @@ pub const TARGETS: &[Target] = &[
         seeds: || texts(&["Bearer realm=\"https://a/t\",service=\"s\",scope=\"r:a:pull\"", "Basic realm=x"]),
         run: runtime::fuzzing::read_challenge,
     },
+    Target { name: "pipeline", seeds: || numbers(4), run: pipeline::throw },
     Target { name: "store-files", seeds: || numbers(4), run: store_files },
 ];
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use base::Time;
-use meta::{At, Change, Column, Errors, Prepare, Rules, Status, Str, Value, names};
+use meta::{At, Change, Column, Errors, Rules, Str, Value, names};
 
 use super::csi_driver::check_driver_name;
 use crate::check;
@@ -28,11 +28,11 @@ impl Default for CsiNode {
 }
 
 impl Rules for CsiNode {
-    fn prepare(&self, _: &mut Prepare<'_>, object: &mut Value) -> Result<(), Status> {
+    /// An empty status goes before anybody comes to own it.
+    fn defaults(&self, object: &mut Value) {
         if object["status"].entries().is_empty() {
             object.take(&["status"]);
         }
-        Ok(())
     }
 
     fn check(&self, change: &Change<'_>, at: &At<'_>, errors: &mut Errors) {
