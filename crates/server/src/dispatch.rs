@@ -111,7 +111,9 @@ pub async fn answer(server: Arc<Server>, request: Request<Incoming>, certificate
         Err((user, status)) => {
             let info = RequestInfo::of(incomer.method.as_str(), incomer.uri.path(), &incomer.query);
             server.audit.record(&user, &info, &uri, status.code(), "forbid", now);
-            return body::refusal(&status);
+            let mut response = body::refusal(&status);
+            classified(&mut response, admission);
+            return response;
         }
     };
     drop(view);
