@@ -107,7 +107,8 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Opens a watch and gives each line of it to `take`, until the task is dropped or the stream ends.
+/// Opens a watch and gives each line of it to `take`, until the task is dropped. When the stream ends, or the watch fell
+/// behind the server's history, it begins anew with everything that exists, as every client of the API must.
 ///
 /// # Errors
 /// The watch is refused.
@@ -117,19 +118,28 @@ pub async fn watch(
     mut take: impl FnMut(&[u8]) + Send + 'static,
 ) -> Result<Task, Error> {
     let Some(mut line) = line else { return Err(Error::doing("watch", "the connection cannot be shared")) };
-    let response = line.open(&Ask::get(path)).await?;
+    let ask = Ask::get(path);
+    let response = line.open(&ask).await?;
     if !response.status().is_success() {
         return Err(Error::doing("watch", response.status()));
     }
     let mut body = response.into_body();
     Ok(Task::spawn(async move {
-        // The connection lives as long as a hand on it.
-        let _line = line;
-        let mut lines = Lines::default();
-        while let Some(Ok(frame)) = body.frame().await {
-            if let Some(bytes) = frame.data_ref() {
-                lines.feed(bytes, &mut take);
+        loop {
+            let (mut lines, mut lost) = (Lines::default(), false);
+            while let Some(Ok(frame)) = body.frame().await {
+                let Some(bytes) = frame.data_ref() else { continue };
+                lines.feed(bytes, &mut |text: &[u8]| match text.starts_with(br#"{"type":"ERROR""#) {
+                    true => lost = true,
+                    false => take(text),
+                });
+                if lost {
+                    break;
+                }
             }
+            // Without a server the bench ends by its own patience.
+            let Ok(again) = line.open(&ask).await else { return };
+            body = again.into_body();
         }
     }))
 }
