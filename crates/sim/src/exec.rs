@@ -400,6 +400,7 @@ mod tests {
             shell.sleep(10).await;
             heap.note(format!("{}", shell.now().0 / 1000));
         }));
+        exec.run_until(Time::ZERO.plus_ms(1));
         exec.pause(&process);
         exec.run_until(Time::ZERO.plus_ms(50));
         assert!(exec.lines().is_empty());
