@@ -2,13 +2,16 @@
 //! pods that notes what becomes of them.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::BytesMut;
 use http_body_util::BodyExt;
 use memchr::memmem::Finder;
+use meta::Value;
 use tokio::task::JoinHandle;
 
 use crate::child::Server;
@@ -45,6 +48,66 @@ pub struct Nodes {
     /// Those that renew nothing any more.
     dead: Arc<Mutex<HashSet<usize>>>,
     _renewing: Task,
+    _beating: Beating,
+}
+
+/// The nodes' signs of life; they end when this is dropped.
+struct Beating {
+    stop: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Beating {
+    /// Slices of the nodes that send one after the other, as nodes of their own would.
+    const SLICES: usize = 25;
+
+    /// Asks for each node's key as its agent would, and sends from here on.
+    async fn start(server: &Server, count: usize, dead: Arc<Mutex<HashSet<usize>>>) -> Result<Beating, Error> {
+        let failed = |error| Error::doing("send signs of life", error);
+        let mut line = server.door.two().await?;
+        let mut nodes = Vec::with_capacity(count);
+        for number in 0..count {
+            let name = shapes::node_name(number);
+            let said = Value::parse(&line.ask(&Ask::get(&format!("/beat/{name}"))).await?).unwrap_or_default();
+            let key = STANDARD.decode(said["key"].text()).map_err(Error::while_doing("read a node's key"))?;
+            nodes.push((name, beat::Signer::new(&key)));
+        }
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").map_err(failed)?;
+        socket.connect(server.door.address()).map_err(failed)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let send = move || {
+            let every = Duration::from_millis(beat::EVERY_MS) / u32::try_from(Beating::SLICES).unwrap_or(1);
+            let (mut bytes, mut sequence, mut due) = (Vec::new(), 0, Instant::now());
+            for slice in (0..Beating::SLICES).cycle() {
+                if stopped.load(Ordering::Relaxed) {
+                    return;
+                }
+                sequence += 1;
+                let gone = lock(&dead).clone();
+                for number in (slice..nodes.len()).step_by(Beating::SLICES).filter(|number| !gone.contains(number)) {
+                    let (name, signer) = &nodes[number];
+                    signer.write(name, sequence, &mut bytes);
+                    // A server that does not listen is silence like any other.
+                    let _ = socket.send(&bytes);
+                }
+                due += every;
+                std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            }
+        };
+        let thread = std::thread::Builder::new().name("beats".into()).spawn(send).map_err(failed)?;
+        Ok(Beating { stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for Beating {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // One that panicked sends no more, either.
+            let _ = thread.join();
+        }
+    }
 }
 
 impl Nodes {
@@ -73,7 +136,8 @@ impl Nodes {
         load::closed(server.process(), lines, make, Until::Requests(2 * count)).await?;
         let (line, dead) = (server.door.two().await?, Arc::<Mutex<HashSet<usize>>>::default());
         let renewing = Task::spawn(renew(line, count, dead.clone()));
-        Ok(Nodes { count, dead, _renewing: renewing })
+        let beating = Beating::start(server, count, dead.clone()).await?;
+        Ok(Nodes { count, dead, _renewing: renewing, _beating: beating })
     }
 
     /// These nodes fall silent.

@@ -111,6 +111,11 @@ pub struct Door {
 }
 
 impl Door {
+    /// `HOST:PORT`.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
     /// `server` is `https://HOST:PORT`.
     ///
     /// # Errors

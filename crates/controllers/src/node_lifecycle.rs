@@ -4,6 +4,9 @@
 //! A heartbeat is a change, not a time: how long a node has been silent is counted by the clock of whoever listens, since
 //! a node whose clock is wrong would otherwise be dead, or live for ever. Each node has two keys: its name, and its name
 //! behind [`BEATS`] for the listening, which looks often and must cost next to nothing.
+//!
+//! Nodes that also send signs of life beside the store are doubted as soon as those stop ([`Context::silent`]), unless they
+//! renewed their lease since: then it is only the signs that do not arrive, and the lease alone counts.
 
 use api::core::node_facts::NodeFacts;
 use cache::{Event, View};
@@ -81,6 +84,10 @@ impl Reconciler for NodeLifecycle {
         }
     }
 
+    fn keys_of_silence(&self, node: &str, out: &mut Vec<Str>) {
+        out.push(format!("{BEATS}{node}").into());
+    }
+
     fn reconcile(&self, key: &str, view: &View, cx: &mut Context) -> Outcome {
         if let Some(name) = key.strip_prefix(BEATS) {
             return self.listen(name, view, cx);
@@ -112,13 +119,20 @@ fn last_beat(node: &Object, view: &View) -> u64 {
     }
 }
 
+/// Whether the node's signs of life stopped, and its lease was not renewed since that was noticed.
+fn is_silent(name: &str, view: &View, cx: &Context) -> bool {
+    cx.silent
+        .get(name)
+        .is_some_and(|noticed| view.one(LEASES, LEASE_NAMESPACE, name).is_none_or(|lease| lease.revision() <= *noticed))
+}
+
 impl NodeLifecycle {
     /// Doubts a node whose last sign of life has stayed the same for too long.
     fn listen(&self, name: &str, view: &View, cx: &mut Context) -> Outcome {
         let Some(node) = view.one(NODES, "", name).filter(|node| !is_deleting(node)) else { return Outcome::Settled };
         let heard = cx.since(last_beat(node, view), 2 * LISTEN_MS);
         let due = heard.plus_ms(self.grace_ms);
-        if due > cx.now {
+        if due > cx.now && !is_silent(name, view, cx) {
             return Outcome::Again(due.min(cx.now.plus_ms(LISTEN_MS)));
         }
         if NodeFacts::read(node).ready != "Unknown" {

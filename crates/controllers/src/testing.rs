@@ -56,6 +56,12 @@ impl World {
         self.records.iter().map(|record| record.reason.as_str()).collect()
     }
 
+    /// Whoever listens to the nodes tells that these are silent.
+    pub fn hear(&mut self, silent: &[&str]) {
+        let (silent, view) = (silent.iter().map(|name| (*name).to_owned()).collect(), self.view());
+        self.drivers.iter_mut().for_each(|(driver, _)| driver.hear(&silent, &view));
+    }
+
     /// Creates an object, as a user would.
     pub fn create(&mut self, resource: Resource, mut object: Value) {
         let revision = self.cache.revision().next();

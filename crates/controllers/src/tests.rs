@@ -449,6 +449,33 @@ fn a_silent_node_loses_its_pods() {
 }
 
 #[test]
+fn a_node_that_is_not_heard_is_doubted_at_once_unless_its_lease_goes_on() {
+    let mut world = world();
+    for node in ["node-b", "node-c"] {
+        let ready = json!([{"type": "Ready", "status": "True"}]);
+        world.create(NODES, json!({"metadata": {"name": node}, "status": {"conditions": ready}}));
+        world.create(LEASES, json!({"metadata": {"name": node, "namespace": "kube-node-lease"}, "spec": {}}));
+    }
+    world.settle();
+    let ready = |world: &World, node: &str| {
+        condition(&world.get(NODES, "", node)["status"], "Ready")["status"].text().to_owned()
+    };
+    world.hear(&["node-b", "unknown"]);
+    world.settle();
+    assert_eq!((ready(&world, "node-b").as_str(), ready(&world, "node-c").as_str()), ("Unknown", "True"));
+    // It says that it is well: only its signs of life do not arrive.
+    let well = |node: &mut Value| node.set(&["status", "conditions"], json!([{"type": "Ready", "status": "True"}]));
+    world.change(LEASES, "kube-node-lease", "node-b", |lease| lease.set(&["spec", "renewTime"], "now"));
+    world.change(NODES, "", "node-b", well);
+    world.settle();
+    assert_eq!(ready(&world, "node-b"), "True");
+    world.hear(&[]);
+    world.hear(&["node-b"]);
+    world.settle();
+    assert_eq!(ready(&world, "node-b"), "Unknown", "a new silence counts anew");
+}
+
+#[test]
 fn budgets_count_what_may_go() {
     let mut world = world();
     world.create(DEPLOYMENTS, workload("Deployment", 4));

@@ -1,12 +1,13 @@
 //! Runs reconcilers: each has its own task, which turns its jobs into calls of the API.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use base::Revision;
 use client::{Action, Api, Mirror, PatchType, Propagation, Request};
 use meta::{Reason, Resource, Status, Str, Value, json};
 use reconcile::{Done, Driver, Effect, EventRecord, Reconciler};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::cursor::{Cursor, interest};
 use crate::events::Recorder;
@@ -27,6 +28,14 @@ struct Hands {
     calls: Semaphore,
 }
 
+/// The nodes that are not heard any more; changes when one falls silent or is heard again.
+pub type Silence = watch::Receiver<Arc<BTreeSet<String>>>;
+
+/// What is heard where nothing is.
+pub fn nobody_listens() -> Silence {
+    watch::channel(Arc::default()).1
+}
+
 /// Runs one reconciler for as long as the process lives.
 pub async fn run(
     reconciler: Box<dyn Reconciler>,
@@ -34,6 +43,7 @@ pub async fn run(
     api: Arc<dyn Api>,
     shell: Arc<dyn Shell>,
     recorder: Recorder,
+    mut silence: Silence,
 ) {
     let resources: Vec<Resource> = reconciler.watches().to_vec();
     let calls = Semaphore::new(CALLS_MAX);
@@ -43,6 +53,7 @@ pub async fn run(
     let mut cursor = Cursor::new(&resources, mirror.revision());
     let mut driver = Driver::new(reconciler);
     driver.start(&mirror.view());
+    driver.hear(&silence.borrow_and_update(), &mirror.view());
     let (done, mut results) = mpsc::unbounded_channel::<Finished>();
     loop {
         let (events, view) = cursor.pull(&mirror);
@@ -65,10 +76,21 @@ pub async fn run(
         tokio::select! {
             biased;
             () = changed.changed() => {}
+            () = heard(&mut silence) => {
+                let silent = silence.borrow_and_update().clone();
+                driver.hear(&silent, &mirror.view());
+            }
             Some(finished) = results.recv() => finish(&mut driver, finished, &*shell),
             () = reached(&mirror, driver.waits_for()) => {}
             () = shell.sleep(wake_ms) => {}
         }
+    }
+}
+
+/// Until other nodes are silent than before; never where nobody listens.
+async fn heard(silence: &mut Silence) {
+    if silence.changed().await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use cache::{Cache, Index};
-use client::{Api, Mirror, Path as ApiPath, Paths, Wish, follow};
+use client::{Api, HttpApi, Mirror, Path as ApiPath, Paths, Wish, follow};
 use meta::{Resource, Value};
 use net::plan::PlanOptions;
 use net::{Netns, NetnsThread, PodLinks};
@@ -26,6 +28,8 @@ use crate::parts::events::Recorder;
 
 /// Between tries to reach the server at start.
 const RETRY: Duration = Duration::from_secs(1);
+/// How often the key of the node's signs of life is asked for again: servers that got another admin token make others.
+const BEAT_KEY_CHECK: Duration = Duration::from_secs(60);
 /// Pods a node takes.
 const PODS_MAX: i64 = 1000;
 /// The node's own process and its pods, below the node's cgroup.
@@ -158,6 +162,7 @@ async fn serve(settings: &Settings, place: Place) -> Result<(), Error> {
         .map_err(|error| Error::doing("serve the node's endpoints", error))?;
     tokio::spawn(node::kubelet::serve(listener, tls, agent.clone()));
     tokio::spawn(node::node_object::keep(agent.clone()));
+    tokio::spawn(keep_beating(member.http.clone(), place.node.clone()));
     tokio::spawn(node::numbers::keep(agent.clone()));
     let network = tokio::spawn(network_loop(network, mirror, thread));
     tracing::info!("node {} serves on {own}", place.node);
@@ -167,6 +172,30 @@ async fn serve(settings: &Settings, place: Place) -> Result<(), Error> {
         () = crate::server::stopped() => {}
     }
     Ok(())
+}
+
+/// Sends signs of life with the key that the servers say, for as long as the process lives.
+async fn keep_beating(http: Arc<HttpApi>, node: String) {
+    let (mut known, mut sender) = (Vec::new(), None);
+    loop {
+        let asked = http.get_raw(&format!("/beat/{node}")).await;
+        let key = asked
+            .ok()
+            .and_then(|text| Value::parse(&text).ok())
+            .and_then(|said| STANDARD.decode(said["key"].text()).ok());
+        match key {
+            Some(key) if !key.is_empty() && key != known => {
+                // One that sends with an old key is not believed.
+                drop(sender.take());
+                match beat::Sender::start(node.clone(), &key, http.servers().to_vec()) {
+                    Ok(started) => (known, sender) = (key, Some(started)),
+                    Err(error) => tracing::warn!("no signs of life are sent: {error}"),
+                }
+            }
+            _ => {}
+        }
+        tokio::time::sleep(if sender.is_some() { BEAT_KEY_CHECK } else { RETRY }).await;
+    }
 }
 
 /// Tries again while the server does not answer: it may start later than its nodes.

@@ -1,5 +1,6 @@
 //! `gantry server`: the control plane, on a store of its own or, with others, on one etcd.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use crate::flags::Settings;
 use crate::folder::Folder;
 use crate::join::{self, Token};
 use crate::leader::{Candidate, Reign};
-use crate::parts::{self, events::Recorder};
+use crate::parts::{self, controllers::Silence, events::Recorder};
 use crate::servers;
 
 /// Ports that services get on every node.
@@ -153,7 +154,8 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
         server::metrics::start(&server).await?;
     }
     let (stop, stopping) = tokio::sync::watch::channel(false);
-    let candidate = stand(&server, settings, inside, opened.shared, stopping);
+    let silence = listen_to_nodes(&server, &listeners)?;
+    let candidate = stand(&server, settings, inside, opened.shared, silence, stopping);
     let listeners = listeners
         .into_iter()
         .map(|listener| {
@@ -170,6 +172,20 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
         .collect();
     tracing::info!("the API answers on https://{address}");
     Ok(Running { server, stop, listeners, candidate })
+}
+
+/// Hears the nodes' signs of life, on the addresses of the API.
+fn listen_to_nodes(server: &Server, listeners: &[TcpListener]) -> Result<Silence, Error> {
+    let failed = |error| Error::doing("listen to the nodes", error);
+    let bind = |listener: &TcpListener| UdpSocket::bind(listener.local_addr()?);
+    let sockets = listeners.iter().map(bind).collect::<std::io::Result<Vec<UdpSocket>>>().map_err(failed)?;
+    let (tell, silence) = tokio::sync::watch::channel(Arc::default());
+    let tell = move |silent: BTreeSet<String>| {
+        tracing::info!("nodes that are not heard: {silent:?}");
+        tell.send_replace(Arc::new(silent));
+    };
+    beat::hear(sockets, server.beats(), tell).map_err(failed)?;
+    Ok(silence)
 }
 
 /// The names of further config maps beside tokens, each with its key.
@@ -277,6 +293,7 @@ fn stand(
     settings: &Settings,
     address: SocketAddr,
     shared: bool,
+    silence: Silence,
     stopping: tokio::sync::watch::Receiver<bool>,
 ) -> tokio::task::JoinHandle<()> {
     if !settings.names("parts", "controllers") && !settings.names("parts", "scheduler") {
@@ -286,7 +303,7 @@ fn stand(
     let candidate = Candidate { storage: server.storage.clone(), name: name.clone(), shared };
     let (server, settings) = (server.clone(), settings.clone());
     tokio::spawn(candidate.run(stopping, move |reign| {
-        start_parts(&server, &settings, reign);
+        start_parts(&server, &settings, &silence, reign);
         let api = || reign.door(Arc::new(Local { server: server.clone(), user: server::local::system() }));
         reign.spawn(servers::tell_leader(server.clone(), api(), name.clone()));
         if shared {
@@ -327,7 +344,7 @@ fn issuer(server: &Arc<Server>) -> controllers::Issue {
 }
 
 /// Starts the parts that act, each with an identity of its own.
-fn start_parts(server: &Arc<Server>, settings: &Settings, reign: &Reign) {
+fn start_parts(server: &Arc<Server>, settings: &Settings, silence: &Silence, reign: &Reign) {
     let runs = |part: &str| settings.names("parts", part);
     let mirror = server.storage.mirror();
     let door = |name: &str, groups: &[&str]| -> Arc<dyn client::Api> {
@@ -356,7 +373,8 @@ fn start_parts(server: &Arc<Server>, settings: &Settings, reign: &Reign) {
             let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system", "system:authenticated"];
             let api = door(&user, &groups);
             let recorder = Recorder::new(api.clone(), clock.clone());
-            reign.spawn(parts::controllers::run(controller, mirror.clone(), api, shell.clone(), recorder));
+            let silence = silence.clone();
+            reign.spawn(parts::controllers::run(controller, mirror.clone(), api, shell.clone(), recorder, silence));
         }
     }
     if runs("controllers")

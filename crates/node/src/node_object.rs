@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::core::node_facts::NodeFacts;
 use base::Time;
-use client::{PatchType, Request};
+use cache::{Key, Part};
+use client::{Interest, PatchType, Request};
 use meta::{Reason, Resource, Status, Value, json};
 
 use crate::agent::{Agent, NODES};
@@ -38,7 +40,24 @@ pub async fn keep(agent: Arc<Agent>) {
                 RETRY
             }
         };
-        tokio::time::sleep(pause).await;
+        if tokio::time::timeout(pause, doubted(&agent)).await.is_ok() {
+            // Others think that the node is gone; it says at once that it is not.
+            told -= STATUS;
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+}
+
+/// Until somebody else has written that it is unknown how the node fares.
+async fn doubted(agent: &Agent) {
+    let own = Part::Named(Key::of("", &agent.options.node));
+    let changed = agent.mirror.listen(Interest::Parts(vec![(NODES, own)]));
+    loop {
+        let node = agent.mirror.one(NODES, "", &agent.options.node);
+        if node.is_some_and(|node| NodeFacts::read(&node).ready == "Unknown") {
+            return;
+        }
+        changed.changed().await;
     }
 }
 

@@ -1,12 +1,13 @@
 //! The work queue of one reconciler, as a stepped machine.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use base::{Backoff, Revision, Rng, Time, hash64};
 use cache::{Event, View};
 use meta::{Resource, Str};
 
-use crate::{Context, EVERYTHING, Effect, Mark, Outcome, Reconciler};
+use crate::{Context, EVERYTHING, Effect, Mark, Outcome, Reconciler, Silent};
 
 /// Pauses of a key whose effects fail, or that is blocked.
 pub const RETRY: Backoff = Backoff::new(5, 60_000);
@@ -54,12 +55,14 @@ pub struct Driver {
     timers: BTreeSet<(Time, Str)>,
     keys: BTreeMap<Str, KeyState>,
     blocked: BTreeMap<Str, String>,
+    silent: Arc<Silent>,
 }
 
 impl Driver {
     pub fn new(reconciler: Box<dyn Reconciler>) -> Driver {
         let (ready, timers) = (BTreeSet::new(), BTreeSet::new());
-        Driver { reconciler, ready, timers, keys: BTreeMap::new(), blocked: BTreeMap::new() }
+        let silent = Arc::default();
+        Driver { reconciler, ready, timers, keys: BTreeMap::new(), blocked: BTreeMap::new(), silent }
     }
 
     pub fn reconciler(&self) -> &dyn Reconciler {
@@ -82,6 +85,26 @@ impl Driver {
     pub fn observe(&mut self, resource: Resource, event: &Event, view: &View) {
         let mut keys = Vec::new();
         self.reconciler.keys(resource, event, view, &mut keys);
+        for key in keys {
+            self.queue(key);
+        }
+    }
+
+    /// Takes in which nodes are silent now, and queues the keys of those for which that is new.
+    pub fn hear(&mut self, silent: &BTreeSet<String>, view: &View) {
+        let mut keys = Vec::new();
+        for node in self.silent.keys().filter(|node| !silent.contains(node.as_str())) {
+            self.reconciler.keys_of_silence(node, &mut keys);
+        }
+        let mut known = Silent::new();
+        for node in silent {
+            let at = self.silent.get(node.as_str()).copied().unwrap_or_else(|| {
+                self.reconciler.keys_of_silence(node, &mut keys);
+                view.at()
+            });
+            known.insert(node.into(), at);
+        }
+        self.silent = Arc::new(known);
         for key in keys {
             self.queue(key);
         }
@@ -122,6 +145,7 @@ impl Driver {
             let named_at = *state.named_at.get_or_insert(view.at());
             let seed = hash64(self.reconciler.name().as_bytes()) ^ hash64(key.as_bytes()).rotate_left(17) ^ named_at.0;
             let mut cx = Context::new(now, Rng::new(seed));
+            cx.silent = self.silent.clone();
             cx.refused = state.refused.clone();
             cx.known = state.marked.take();
             let outcome = self.reconciler.reconcile(&key, view, &mut cx);

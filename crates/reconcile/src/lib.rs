@@ -11,7 +11,10 @@
 mod driver;
 mod effect;
 
-use base::{Rng, Time};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use base::{Revision, Rng, Time};
 use cache::{Event, View};
 use meta::{Resource, Str};
 
@@ -30,14 +33,23 @@ pub trait Reconciler: Send {
     /// object, as if just created. Keys are its own affair (`namespace/name` mostly).
     fn keys(&self, resource: Resource, event: &Event, view: &View, out: &mut Vec<Str>);
 
+    /// The keys that are touched when a node falls silent or is heard again ([`Context::silent`]).
+    fn keys_of_silence(&self, _node: &str, _out: &mut Vec<Str>) {}
+
     /// Looks at what is and says what to do about `key`. It cannot fail and never learns which event woke it.
     fn reconcile(&self, key: &str, view: &View, cx: &mut Context) -> Outcome;
 }
+
+/// Nodes that are not heard any more, each with the revision at which that was noticed. What the view shows of a node
+/// since then is newer than its silence.
+pub type Silent = BTreeMap<Str, Revision>;
 
 /// What a reconciler may use besides the view, and where its effects go.
 pub struct Context {
     pub now: Time,
     pub rng: Rng,
+    /// What is heard of nodes beside the store; nothing where nobody listens.
+    pub silent: Arc<Silent>,
     pub effects: Vec<Effect>,
     /// Why writes of the key's last job were refused; empty when it went well.
     pub refused: Vec<String>,
@@ -70,7 +82,8 @@ pub enum Outcome {
 
 impl Context {
     pub fn new(now: Time, rng: Rng) -> Context {
-        Context { now, rng, effects: Vec::new(), refused: Vec::new(), known: None, marked: None }
+        let silent = Arc::default();
+        Context { now, rng, silent, effects: Vec::new(), refused: Vec::new(), known: None, marked: None }
     }
 
     /// Since when looks at this key have found the same `mark`, by the clock of whoever looks; from now on if it is new.

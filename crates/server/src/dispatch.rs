@@ -5,6 +5,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use base::Revision;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use client::Mirror;
 use http::{HeaderMap, Method, Request, header};
@@ -765,6 +767,10 @@ async fn plain(server: &Arc<Server>, auth: &Authorized, incomer: Incomer) -> Res
             }),
         )),
         ["metrics"] => Ok(body::text(200, metrics(server))),
+        ["beat", node] => {
+            let key = STANDARD.encode(server.beats().of(node));
+            Ok(body::json(200, &json!({"key": key})))
+        }
         ["join", "ca"] => Ok(body::text(200, server.ca.pem().to_owned())),
         [""] | [] => {
             let paths: Vec<Value> = [

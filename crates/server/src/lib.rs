@@ -188,6 +188,11 @@ impl Server {
         Ok(())
     }
 
+    /// What proves the nodes' signs of life. All servers of a cluster have the same, and only they.
+    pub fn beats(&self) -> beat::Keys {
+        beat::Keys::new(self.authn.admin_token.as_bytes())
+    }
+
     pub fn now(&self) -> Time {
         self.clock.now()
     }

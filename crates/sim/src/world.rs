@@ -7,6 +7,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use base::{Clock, Rng, Time};
 use client::Mirror;
 use drive::Shell;
+use drive::controllers::nobody_listens;
 use drive::events::Recorder;
 use server::identity::{MASTERS, User as Identity};
 use server::{Keys, Options, Server};
@@ -449,7 +450,8 @@ impl World {
             api.user.name = user.into();
             let api: Arc<dyn client::Api> = Arc::new(api);
             let recorder = Recorder::new(api.clone(), Arc::new(process.clone()));
-            let run = drive::controllers::run(controller, mirror.clone(), api, shell.clone(), recorder);
+            let run =
+                drive::controllers::run(controller, mirror.clone(), api, shell.clone(), recorder, nobody_listens());
             process.spawn(after_list(mirror.clone(), run));
         }
         if let Some(cluster) = api::address::Cidr::parse("10.244.0.0/16") {

@@ -80,6 +80,7 @@ pub type Paths = Arc<dyn Fn(Resource) -> Option<Path> + Send + Sync>;
 /// A server behind HTTPS, as one identity. Connections are kept and shared.
 pub struct HttpApi {
     pool: Pool,
+    servers: Vec<(String, u16)>,
     authority: String,
     token: Option<String>,
     paths: Paths,
@@ -104,8 +105,13 @@ impl HttpApi {
             Identity::Token(token) => Some(token.clone()),
             Identity::Certificate { .. } | Identity::Renewed(_) => None,
         };
-        let pool = Pool::new(places, ca_pem, &identity)?;
-        Ok(HttpApi { pool, authority, token, paths })
+        let pool = Pool::new(places.clone(), ca_pem, &identity)?;
+        Ok(HttpApi { pool, servers: places, authority, token, paths })
+    }
+
+    /// Hosts and ports of all servers.
+    pub fn servers(&self) -> &[(String, u16)] {
+        &self.servers
     }
 
     /// Where `resource` is served.
