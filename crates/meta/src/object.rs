@@ -2,8 +2,8 @@
 
 use std::any::Any;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use base::{Revision, Time};
 use bytes::Bytes;
@@ -160,6 +160,17 @@ struct Inner {
     body: Body,
     /// Bytes of its protobuf message; 0 while nobody has asked.
     protobuf_len: AtomicU32,
+    /// Its tree, while the object is one of those that were read or written lately.
+    tree: Mutex<Option<Box<Value>>>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let tree = self.tree.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if tree.is_some() {
+            hot::forget(self.body.0.len());
+        }
+    }
 }
 
 /// How an object's text is held. Behind this type, and nowhere else, cold texts may one day be packed.
@@ -168,7 +179,16 @@ struct Body(Bytes);
 impl Object {
     /// `bytes` are the object's canonical JSON, complete with `resourceVersion`.
     pub fn new(facts: Facts, bytes: Bytes) -> Object {
-        Object(Arc::new(Inner { facts, body: Body(bytes), protobuf_len: AtomicU32::new(0) }))
+        let (protobuf_len, tree) = (AtomicU32::new(0), Mutex::new(None));
+        Object(Arc::new(Inner { facts, body: Body(bytes), protobuf_len, tree }))
+    }
+
+    /// The same where the tree that the text was written from is at hand; whoever changes the object next needs it.
+    pub fn written(facts: Facts, bytes: Bytes, tree: Value) -> Object {
+        debug_assert_eq!(Value::parse(&bytes).ok().as_ref(), Some(&tree), "the text is the tree's");
+        let object = Object::new(facts, bytes);
+        hot::keep(&object, tree);
+        object
     }
 
     pub fn facts(&self) -> &Facts {
@@ -200,10 +220,15 @@ impl Object {
         Ok(length)
     }
 
-    /// The object as a tree, decoded now.
+    /// The object as a tree: a clone of the one that was decoded lately, or decoded now.
     pub fn value(&self) -> Value {
-        Value::parse(&self.0.body.0)
-            .expect("an object's own text is valid: it was written by us or checked when it was read")
+        if let Some(tree) = hot::of(self) {
+            return tree;
+        }
+        let tree = Value::parse(&self.0.body.0)
+            .expect("an object's own text is valid: it was written by us or checked when it was read");
+        hot::keep(self, tree.clone());
+        tree
     }
 
     pub fn resource(&self) -> Resource {
@@ -240,5 +265,91 @@ impl fmt::Debug for Object {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let facts = self.facts();
         write!(f, "{} {}/{} {:?}", facts.resource, facts.namespace, facts.name, facts.revision)
+    }
+}
+
+/// The trees of objects that were read or written lately: what was just written is mostly read and changed next, by
+/// several readers. They are found through their objects only, so nobody can tell whether a tree was kept but by the time
+/// that it takes. Those kept longest go first.
+mod hot {
+    use std::collections::VecDeque;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+    use super::{Inner, Object};
+    use crate::value::Value;
+
+    /// Bytes of the texts whose trees are kept; a tree takes about four times as much.
+    const BYTES_MAX: usize = 12 << 20;
+    /// A larger text's tree is not kept.
+    const TEXT_MAX_BYTES: usize = 256 << 10;
+    /// Objects that are remembered as having a tree; those that are gone meanwhile count, too.
+    const OBJECTS_MAX: usize = 16_384;
+
+    static BYTES: AtomicUsize = AtomicUsize::new(0);
+    static ORDER: Mutex<VecDeque<Weak<Inner>>> = Mutex::new(VecDeque::new());
+
+    fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+        mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn of(object: &Object) -> Option<Value> {
+        lock(&object.0.tree).as_deref().cloned()
+    }
+
+    pub fn forget(bytes: usize) {
+        BYTES.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    pub fn keep(object: &Object, tree: Value) {
+        let bytes = object.0.body.0.len();
+        if bytes > TEXT_MAX_BYTES || lock(&object.0.tree).replace(Box::new(tree)).is_some() {
+            return;
+        }
+        let mut excess = (BYTES.fetch_add(bytes, Ordering::Relaxed) + bytes).saturating_sub(BYTES_MAX);
+        let mut cooled = Vec::new();
+        {
+            let mut order = lock(&ORDER);
+            order.push_back(Arc::downgrade(&object.0));
+            while excess > 0 || order.len() > OBJECTS_MAX {
+                let Some(oldest) = order.pop_front() else { break };
+                if let Some(inner) = oldest.upgrade() {
+                    excess = excess.saturating_sub(inner.body.0.len());
+                    cooled.push(inner);
+                }
+            }
+        }
+        // Outside of the lock: the last hold of an object may be among them.
+        for inner in cooled {
+            let tree = lock(&inner.tree).take();
+            if tree.is_some() {
+                forget(inner.body.0.len());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::json;
+
+    fn object(number: usize, size: usize) -> Object {
+        let value = json!({"metadata": {"name": (format!("n{number}"))}, "text": ("x".repeat(size))});
+        Object::new(Facts::of(Resource("things"), &value), value.to_json().into())
+    }
+
+    #[test]
+    fn trees_are_kept_for_a_while() {
+        let one = object(0, 1000);
+        let tree = one.value();
+        assert!(one.value().is_shared_with(&tree));
+        let others: Vec<Object> = (1..100).map(|number| object(number, 200_000)).collect();
+        for other in &others {
+            assert_eq!(other.value(), Value::parse(other.text()).unwrap());
+        }
+        assert!(!one.value().is_shared_with(&tree) && one.value() == tree, "many came since");
+        let huge = object(100, 1 << 20);
+        assert!(!huge.value().is_shared_with(&huge.value()));
     }
 }

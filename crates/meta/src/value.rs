@@ -1,9 +1,11 @@
 //! The tree that every generic step works on: parsed once at the door, written once into the store.
 //!
 //! Not `serde_json::Value`: keys and short strings are stored inline (no allocation), maps are sorted vectors, so that
-//! two equal values have equal text and a pod parses in a fraction of the time.
+//! two equal values have equal text and a pod parses in a fraction of the time. Maps are shared by their clones, so a change
+//! of an object copies only what changes.
 
 use std::ops::Index;
+use std::sync::Arc;
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
@@ -24,36 +26,52 @@ pub enum Value {
     Map(Map),
 }
 
-/// String keys in ascending order.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Map(Vec<(Str, Value)>);
+type Row = (Str, Value);
+
+/// String keys in ascending order. Clones share their entries until one of them is changed, so that a copy of a whole
+/// object costs nothing, and a change of it only what lies on the way to the change.
+#[derive(Clone, Default)]
+pub struct Map(Option<Arc<Vec<Row>>>);
 
 static NULL: Value = Value::Null;
-static EMPTY: Map = Map(Vec::new());
+static EMPTY: Map = Map(None);
 
 impl Map {
     pub const fn new() -> Map {
-        Map(Vec::new())
+        Map(None)
+    }
+
+    fn of(rows: Vec<Row>) -> Map {
+        if rows.is_empty() { Map(None) } else { Map(Some(Arc::new(rows))) }
+    }
+
+    fn rows(&self) -> &[Row] {
+        self.0.as_ref().map_or(&[], |rows| rows.as_slice())
+    }
+
+    /// The entries for changing them; from here on they are shared with nobody.
+    fn rows_mut(&mut self) -> &mut Vec<Row> {
+        Arc::make_mut(self.0.get_or_insert_default())
     }
 
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.rows().len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.rows().is_empty()
     }
 
     fn find(&self, key: &str) -> Result<usize, usize> {
-        self.0.binary_search_by(|(k, _)| k.as_str().cmp(key))
+        find(self.rows(), key)
     }
 
     pub fn get(&self, key: &str) -> Option<&Value> {
-        self.find(key).ok().map(|at| &self.0[at].1)
+        self.find(key).ok().map(|at| &self.rows()[at].1)
     }
 
     pub fn get_mut(&mut self, key: &str) -> Option<&mut Value> {
-        self.find(key).ok().map(|at| &mut self.0[at].1)
+        self.find(key).ok().map(|at| &mut self.rows_mut()[at].1)
     }
 
     pub fn contains(&self, key: &str) -> bool {
@@ -62,74 +80,104 @@ impl Map {
 
     /// Puts `value` at `key` and returns what was there.
     pub fn insert(&mut self, key: impl Into<Str>, value: impl Into<Value>) -> Option<Value> {
-        let (key, value) = (key.into(), value.into());
-        if self.0.last().is_none_or(|(last, _)| *last < key) {
-            self.0.push((key, value));
-            return None;
-        }
-        match self.find(&key) {
-            Ok(at) => Some(std::mem::replace(&mut self.0[at].1, value)),
-            Err(at) => {
-                self.0.insert(at, (key, value));
-                None
-            }
-        }
+        insert(self.rows_mut(), key.into(), value.into())
     }
 
     pub fn remove(&mut self, key: &str) -> Option<Value> {
-        self.find(key).ok().map(|at| self.0.remove(at).1)
+        self.find(key).ok().map(|at| self.rows_mut().remove(at).1)
     }
 
     /// The value at `key`, put there as `Null` if it was absent.
     pub fn entry(&mut self, key: &str) -> &mut Value {
-        let at = match self.find(key) {
-            Ok(at) => at,
-            Err(at) => {
-                self.0.insert(at, (key.into(), Value::Null));
-                at
-            }
-        };
-        &mut self.0[at].1
+        let found = self.find(key);
+        let rows = self.rows_mut();
+        let at = found.unwrap_or_else(|at| {
+            rows.insert(at, (key.into(), Value::Null));
+            at
+        });
+        &mut rows[at].1
     }
 
     /// The entry at a place in key order.
     pub fn nth(&self, at: usize) -> Option<(&str, &Value)> {
-        self.0.get(at).map(|(key, value)| (key.as_str(), value))
+        self.rows().get(at).map(|(key, value)| (key.as_str(), value))
     }
 
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Value)> + DoubleEndedIterator {
-        self.0.iter().map(|(key, value)| (key.as_str(), value))
+        self.rows().iter().map(|(key, value)| (key.as_str(), value))
     }
 
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (&str, &mut Value)> {
-        self.0.iter_mut().map(|(key, value)| (key.as_str(), value))
+        let rows = if self.is_empty() { &mut [] } else { self.rows_mut().as_mut_slice() };
+        rows.iter_mut().map(|(key, value)| (key.as_str(), value))
     }
 
     pub fn keys(&self) -> impl ExactSizeIterator<Item = &str> {
-        self.0.iter().map(|(key, _)| key.as_str())
+        self.rows().iter().map(|(key, _)| key.as_str())
     }
 
     pub fn retain(&mut self, mut keep: impl FnMut(&str, &mut Value) -> bool) {
-        self.0.retain_mut(|(key, value)| keep(key, value));
+        if !self.is_empty() {
+            self.rows_mut().retain_mut(|(key, value)| keep(key, value));
+        }
+    }
+
+    /// Whether both are clones of one map that neither has changed since; then they are equal.
+    pub fn is_shared_with(&self, other: &Map) -> bool {
+        match (&self.0, &other.0) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        }
+    }
+}
+
+fn find(rows: &[Row], key: &str) -> Result<usize, usize> {
+    rows.binary_search_by(|(known, _)| known.as_str().cmp(key))
+}
+
+fn insert(rows: &mut Vec<Row>, key: Str, value: Value) -> Option<Value> {
+    if rows.last().is_none_or(|(last, _)| *last < key) {
+        rows.push((key, value));
+        return None;
+    }
+    match find(rows, &key) {
+        Ok(at) => Some(std::mem::replace(&mut rows[at].1, value)),
+        Err(at) => {
+            rows.insert(at, (key, value));
+            None
+        }
+    }
+}
+
+impl PartialEq for Map {
+    fn eq(&self, other: &Map) -> bool {
+        self.is_shared_with(other) || self.rows() == other.rows()
+    }
+}
+
+impl std::fmt::Debug for Map {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
     }
 }
 
 impl IntoIterator for Map {
-    type Item = (Str, Value);
-    type IntoIter = std::vec::IntoIter<(Str, Value)>;
+    type Item = Row;
+    type IntoIter = std::vec::IntoIter<Row>;
 
     fn into_iter(self) -> Self::IntoIter {
-        self.0.into_iter()
+        self.0.map(Arc::unwrap_or_clone).unwrap_or_default().into_iter()
     }
 }
 
 impl<K: Into<Str>, V: Into<Value>> FromIterator<(K, V)> for Map {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(entries: I) -> Map {
-        let mut map = Map::new();
+        let entries = entries.into_iter();
+        let mut rows = Vec::with_capacity(entries.size_hint().0);
         for (key, value) in entries {
-            map.insert(key, value);
+            insert(&mut rows, key.into(), value.into());
         }
-        map
+        Map::of(rows)
     }
 }
 
@@ -149,7 +197,8 @@ impl Value {
 
     /// Reads a value from any serde format (the YAML reader comes in here).
     pub fn read<'de, D: Deserializer<'de>>(reader: D, duplicates: &mut Vec<String>) -> Result<Value, D::Error> {
-        Seed { path: &Step::Root, duplicates }.deserialize(reader)
+        let mut heap = Heap { rows: Vec::new(), items: Vec::new(), duplicates };
+        Seed { path: &Step::Root, heap: &mut heap }.deserialize(reader)
     }
 
     /// The value as compact JSON.
@@ -180,7 +229,7 @@ impl Value {
             }
             Value::Map(map) => {
                 text.push(b'{');
-                for (at, (key, value)) in map.0.iter().enumerate() {
+                for (at, (key, value)) in map.iter().enumerate() {
                     if at > 0 {
                         text.push(b',');
                     }
@@ -263,6 +312,21 @@ impl Value {
         match self {
             Value::Map(map) => Some(map),
             _ => None,
+        }
+    }
+
+    /// Whether both are clones of one map ([`Map::is_shared_with`]).
+    pub fn is_shared_with(&self, other: &Value) -> bool {
+        matches!((self, other), (Value::Map(one), Value::Map(other)) if one.is_shared_with(other))
+    }
+
+    /// Whether any number in it is a [`Value::Float`]: one that is whole is read back from its text as an integer.
+    pub fn has_floats(&self) -> bool {
+        match self {
+            Value::Float(_) => true,
+            Value::List(items) => items.iter().any(Value::has_floats),
+            Value::Map(map) => map.iter().any(|(_, value)| value.has_floats()),
+            _ => false,
         }
     }
 
@@ -490,12 +554,20 @@ impl Step<'_> {
     }
 }
 
-struct Seed<'a> {
-    path: &'a Step<'a>,
+/// Where members and items gather while their number is not known, so that each map and list is allocated once. Those of
+/// what is not finished yet lie below those of what is in it.
+struct Heap<'a> {
+    rows: Vec<Row>,
+    items: Vec<Value>,
     duplicates: &'a mut Vec<String>,
 }
 
-impl<'de> DeserializeSeed<'de> for Seed<'_> {
+struct Seed<'a, 'h> {
+    path: &'a Step<'a>,
+    heap: &'a mut Heap<'h>,
+}
+
+impl<'de> DeserializeSeed<'de> for Seed<'_, '_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<Value, D::Error> {
@@ -503,7 +575,7 @@ impl<'de> DeserializeSeed<'de> for Seed<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Seed<'_> {
+impl<'de> Visitor<'de> for Seed<'_, '_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -543,39 +615,46 @@ impl<'de> Visitor<'de> for Seed<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
-        let mut items = Vec::new();
+        let start = self.heap.items.len();
         loop {
-            let path = Step::Item(self.path, items.len());
-            match seq.next_element_seed(Seed { path: &path, duplicates: self.duplicates })? {
-                Some(item) => items.push(item),
-                None => return Ok(Value::List(items)),
+            let path = Step::Item(self.path, self.heap.items.len() - start);
+            match seq.next_element_seed(Seed { path: &path, heap: self.heap })? {
+                Some(item) => self.heap.items.push(item),
+                None => return Ok(Value::List(self.heap.items.drain(start..).collect())),
             }
         }
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
-        let mut map = Map(Vec::with_capacity(entries.size_hint().unwrap_or(0).min(64)));
+        let start = self.heap.rows.len();
         while let Some(key) = entries.next_key::<Key>()? {
             let Key(key) = key;
             let path = Step::Key(self.path, &key);
-            let value = entries.next_value_seed(Seed { path: &path, duplicates: self.duplicates })?;
-            if let Some(first) = map.insert(key.clone(), value) {
-                if let Some(second) = map.get_mut(&key) {
-                    merge_repeated(first, second);
+            let value = entries.next_value_seed(Seed { path: &path, heap: self.heap })?;
+            let rows = &mut self.heap.rows;
+            let place = match rows[start..].last() {
+                Some((last, _)) if *last >= key => find(&rows[start..], &key),
+                _ => Err(rows.len() - start),
+            };
+            match place {
+                Err(at) => rows.insert(start + at, (key, value)),
+                Ok(at) => {
+                    let mut text = String::new();
+                    path.print(&mut text);
+                    self.heap.duplicates.push(text);
+                    let first = std::mem::replace(&mut rows[start + at].1, value);
+                    merge_repeated(first, &mut rows[start + at].1);
                 }
-                let mut text = String::new();
-                path.print(&mut text);
-                self.duplicates.push(text);
             }
         }
-        Ok(Value::Map(map))
+        Ok(Value::Map(Map::of(self.heap.rows.drain(start..).collect())))
     }
 }
 
 /// A member that stands twice: the later one counts, but of two objects both do, as Go's decoder fills one struct twice.
 fn merge_repeated(first: Value, second: &mut Value) {
     let (Value::Map(first), Value::Map(second)) = (first, second) else { return };
-    for (key, value) in first.0 {
+    for (key, value) in first {
         match second.get_mut(&key) {
             Some(later) => merge_repeated(value, later),
             None => {
@@ -649,6 +728,21 @@ mod tests {
         for text in ["", "{", "{\"a\":}", "[1,]", "1 2", "nul", "{1:2}", &"[".repeat(100_000)] {
             assert!(Value::parse(text.as_bytes()).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn clones_share_until_one_is_changed() {
+        let one = json!({"a": {"b": 1}, "c": {"d": 2}});
+        let mut other = one.clone();
+        assert!(other.is_shared_with(&one) && other == one);
+        other.set(&["a", "b"], 3);
+        assert_eq!((one.at(&["a", "b"]).as_int(), other.at(&["a", "b"]).as_int()), (Some(1), Some(3)));
+        assert!(!other["a"].is_shared_with(&one["a"]) && other["c"].is_shared_with(&one["c"]));
+        assert_ne!(other, one);
+        let mut third = one.clone();
+        assert_eq!(third.take(&["x", "y"]), None);
+        assert!(third.is_shared_with(&one), "what is not there is taken without a copy");
+        assert_eq!(Map::new().iter_mut().count() + third.entries().clone().into_iter().count(), 2);
     }
 
     #[test]

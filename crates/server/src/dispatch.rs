@@ -239,7 +239,7 @@ fn impersonated(user: User, incomer: &Incomer, mirror: &Mirror) -> Result<User, 
 
 async fn handle(server: &Arc<Server>, auth: &Authorized, incomer: Incomer) -> Result<Response, Status> {
     if !auth.info.is_resource {
-        return plain(server, auth, incomer).await;
+        return Box::pin(plain(server, auth, incomer)).await;
     }
     let info = &auth.info;
     let registry = server.storage.registry();
@@ -260,7 +260,7 @@ async fn handle(server: &Arc<Server>, auth: &Authorized, incomer: Incomer) -> Re
         return Err(no_such_resource());
     }
     if !info.subresource.is_empty() {
-        return subresource::handle(server, auth, &kind, incomer).await;
+        return Box::pin(subresource::handle(server, auth, &kind, incomer)).await;
     }
     let verb = match (info.verb, info.name.is_empty()) {
         ("create", true) => Verb::Create,
@@ -277,13 +277,14 @@ async fn handle(server: &Arc<Server>, auth: &Authorized, incomer: Incomer) -> Re
         return Err(not_allowed());
     }
     if kind.names.group == crate::metrics::GROUP {
-        return crate::metrics::answer(server, auth, &kind, verb, &incomer).await;
+        return Box::pin(crate::metrics::answer(server, auth, &kind, verb, &incomer)).await;
     }
+    // In boxes: the future of a request, which is moved into a task, stays as small as a read needs it.
     match verb {
         Verb::Get => get(server, auth, &kind, &incomer),
-        Verb::List => list(server, auth, &kind, &incomer).await,
-        Verb::Watch => watch(server, auth, &kind, &incomer).await,
-        _ => write(server, auth, &kind, verb, incomer).await,
+        Verb::List => Box::pin(list(server, auth, &kind, &incomer)).await,
+        Verb::Watch => Box::pin(watch(server, auth, &kind, &incomer)).await,
+        _ => Box::pin(write(server, auth, &kind, verb, incomer)).await,
     }
 }
 
@@ -604,16 +605,19 @@ fn shower(server: &Arc<Server>, kind: &Arc<Kind>, accept: Accept) -> crate::verb
     let accept = Accept { pretty: false, ..accept };
     // Only the first frame of a table watch has the columns' definitions.
     let first = std::sync::atomic::AtomicBool::new(true);
-    Arc::new(move |object, text| {
-        if accept.shape == Shape::Table && !object.name().is_empty() {
+    let as_stored = accept.shape == Shape::Object && accept.media == Media::Json;
+    Arc::new(move |object, give| {
+        if as_stored && codec::is_stored_version(&kind, object) {
+            give(object.text());
+        } else if accept.shape == Shape::Table && !object.name().is_empty() {
             let mut value = object.value();
             kind.rules.present(&mut value);
             let columns = first.swap(false, Ordering::Relaxed);
             let table =
                 table::table(&kind, std::iter::once(&value), server.now(), columns, &Value::map(), accept.include);
-            table.write_json(text);
+            give(&table.to_json());
         } else {
-            text.extend_from_slice(&show(&server, &kind, accept, object));
+            give(&show(&server, &kind, accept, object));
         }
     })
 }

@@ -78,6 +78,8 @@ type Pending = Mutex<Option<Made>>;
 
 struct Made {
     facts: Facts,
+    /// What the text was written from, without its revision; none where the text is read back as something else.
+    tree: Option<Value>,
     /// For sealed values: the plain bytes and where the revision goes.
     plain: Option<(Bytes, u32)>,
 }
@@ -240,13 +242,14 @@ impl Storage {
                 let key = key_of(resource, &facts.namespace, &facts.name);
                 let (bytes, stamp) =
                     encode(&object).ok_or_else(|| Status::internal("an object without a place for its revision"))?;
+                let tree = (!object.has_floats()).then_some(object);
                 let mut put = if SEALED.contains(&resource) {
                     let sealed = self.seal.seal(&key, &bytes).map_err(Status::internal)?;
                     let attachment: Attachment =
-                        Arc::new(Pending::new(Some(Made { facts, plain: Some((bytes, stamp)) })));
+                        Arc::new(Pending::new(Some(Made { facts, tree, plain: Some((bytes, stamp)) })));
                     Put { attachment: Some(attachment), ..Put::new(key.clone(), sealed) }
                 } else {
-                    let attachment: Attachment = Arc::new(Pending::new(Some(Made { facts, plain: None })));
+                    let attachment: Attachment = Arc::new(Pending::new(Some(Made { facts, tree, plain: None })));
                     Put { attachment: Some(attachment), stamp: Some(stamp), ..Put::new(key.clone(), bytes) }
                 };
                 put.lease = lease;
@@ -322,13 +325,15 @@ impl Decoder {
         let Some(resource) = resource_of(key) else { return Ok(None) };
         let pending = version.attachment.as_deref().and_then(|attachment| attachment.downcast_ref::<Pending>());
         let made = pending.and_then(|pending| pending.lock().unwrap_or_else(PoisonError::into_inner).take());
-        if let Some(Made { facts, plain }) = made {
+        if let Some(Made { facts, tree, plain }) = made {
             let facts = Facts { revision: version.mod_revision, ..facts };
             let bytes = match plain {
                 None => version.value.clone(),
                 Some((plain, stamp)) => stamped(&plain, stamp, version.mod_revision),
             };
-            return Ok(Some(Object::new(facts, bytes)));
+            let Some(mut tree) = tree else { return Ok(Some(Object::new(facts, bytes))) };
+            tree.set(&["metadata", "resourceVersion"], version.mod_revision.to_string());
+            return Ok(Some(Object::written(facts, bytes, tree)));
         }
         let bytes = self.seal.unseal(key, &version.value)?;
         let damaged = |why: String| Error::Store { what: "decode an object of the store", why };

@@ -13,6 +13,7 @@ mod text;
 mod validate;
 mod walk;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
@@ -135,9 +136,61 @@ struct Id {
 
 #[derive(Clone, Debug)]
 struct Owned {
-    set: Set,
+    fields: Fields,
     api_version: Str,
     time: Option<Time>,
+}
+
+/// What is owned. Most writes touch nothing of most owners, whose fields then are never read.
+#[derive(Clone, Debug)]
+enum Fields {
+    /// As `FieldsV1` that we wrote ourselves.
+    Kept(Value),
+    Read(Set),
+}
+
+impl Fields {
+    fn set(&self) -> Cow<'_, Set> {
+        match self {
+            // What we wrote ourselves can be read.
+            Fields::Kept(fields) => Cow::Owned(Set::from_fields(fields).unwrap_or_default()),
+            Fields::Read(set) => Cow::Borrowed(set),
+        }
+    }
+
+    fn change(&mut self, change: impl FnOnce(Set) -> Set) {
+        let set = match std::mem::replace(self, Fields::Read(Set::new())) {
+            Fields::Read(set) => set,
+            kept => kept.set().into_owned(),
+        };
+        *self = Fields::Read(change(set));
+    }
+
+    fn is_empty(&self) -> bool {
+        match self {
+            Fields::Kept(fields) => fields.entries().is_empty(),
+            Fields::Read(set) => set.is_empty(),
+        }
+    }
+
+    fn add(&mut self, more: Set) {
+        if !matches!(self, Fields::Kept(fields) if text::covers(fields, &more)) {
+            self.change(|set| set.union(more));
+        }
+    }
+
+    fn remove(&mut self, gone: &Set) {
+        if !matches!(self, Fields::Kept(fields) if !text::touches(fields, gone)) {
+            self.change(|set| set.difference(gone));
+        }
+    }
+
+    fn to_fields(&self) -> Value {
+        match self {
+            Fields::Kept(fields) => fields.clone(),
+            Fields::Read(set) => set.to_fields(),
+        }
+    }
 }
 
 type Managers = BTreeMap<Id, Owned>;
@@ -165,7 +218,16 @@ impl Id {
     }
 }
 
+/// The owners of an object that is stored: what they own is kept as it stands until somebody must know it.
+fn stored_managers(entries: &Value) -> Result<Managers, FieldsError> {
+    managers_of(entries, |fields| Ok(Fields::Kept(fields.clone())))
+}
+
 fn read_managers(entries: &Value) -> Result<Managers, FieldsError> {
+    managers_of(entries, |fields| Set::from_fields(fields).map(Fields::Read))
+}
+
+fn managers_of(entries: &Value, read: impl Fn(&Value) -> Result<Fields, FieldsError>) -> Result<Managers, FieldsError> {
     let wrong = |what: &str| Err(FieldsError(what.to_owned()));
     let mut managers = Managers::new();
     for entry in entries.items() {
@@ -181,9 +243,9 @@ fn read_managers(entries: &Value) -> Result<Managers, FieldsError> {
         if entry["fieldsType"].text() != "FieldsV1" {
             return wrong("fieldsType must be FieldsV1");
         }
-        let set = match &entry["fieldsV1"] {
-            Value::Null => Set::new(),
-            fields => Set::from_fields(fields)?,
+        let fields = match &entry["fieldsV1"] {
+            Value::Null => Fields::Read(Set::new()),
+            fields => read(fields)?,
         };
         let id = Id {
             applied,
@@ -191,7 +253,7 @@ fn read_managers(entries: &Value) -> Result<Managers, FieldsError> {
             api_version: if applied { Str::default() } else { api_version.into() },
             subresource: entry["subresource"].text().into(),
         };
-        managers.insert(id, Owned { set, api_version: api_version.into(), time: Time::parse(entry["time"].text()) });
+        managers.insert(id, Owned { fields, api_version: api_version.into(), time: Time::parse(entry["time"].text()) });
     }
     Ok(managers)
 }
@@ -210,7 +272,7 @@ fn write_managers(object: &mut Value, managers: Managers) {
         let mut entry = Map::new();
         entry.insert("apiVersion", owned.api_version);
         entry.insert("fieldsType", "FieldsV1");
-        entry.insert("fieldsV1", owned.set.to_fields());
+        entry.insert("fieldsV1", owned.fields.to_fields());
         entry.insert("manager", id.manager);
         entry.insert("operation", if id.applied { "Apply" } else { "Update" });
         if !id.subresource.is_empty() {
@@ -251,14 +313,14 @@ pub fn track_update(old: Option<&Value>, new: &mut Value, of: TypeRef<'_>, write
     let zero;
     let sent = new.take(&["metadata", "managedFields"]).unwrap_or_default();
     let live = old.map_or(&Value::Null, |old| &old["metadata"]["managedFields"]);
-    let mut managers = if !writer.subresource.is_empty() {
-        read_managers(live).unwrap_or_default()
+    let mut managers = if !writer.subresource.is_empty() || sent == *live {
+        stored_managers(live).unwrap_or_default()
     } else if is_reset(&sent) {
         Managers::new()
     } else {
         match read_managers(&sent) {
             Ok(managers) if !managers.is_empty() => managers,
-            _ => read_managers(live).unwrap_or_default(),
+            _ => stored_managers(live).unwrap_or_default(),
         }
     };
     // An object that is not tracked stays so.
@@ -292,18 +354,18 @@ fn update(old: &Value, new: &Value, of: TypeRef<'_>, writer: &Writer<'_>, manage
     // `new` comes without `managedFields`, which are never compared.
     let mut changes = walk::compare(old, new, of).without(writer.reset);
     changes.removed = changes.removed.difference(&MANAGED);
-    let taken = changes.modified.union(&changes.added);
-    disown(managers, None, &taken, &changes.removed);
+    let taken = changes.modified.union(changes.added);
+    disown(managers, None, &[&taken, &changes.removed]);
     let set = taken.difference(&STRIPPED);
     if set.is_empty() {
         return;
     }
     let owned = managers.entry(Id::of(writer, false)).or_insert_with(|| Owned {
-        set: Set::new(),
+        fields: Fields::Read(Set::new()),
         api_version: writer.api_version.into(),
         time: None,
     });
-    owned.set = owned.set.union(&set);
+    owned.fields.add(set);
     owned.time = Some(Time::from_seconds(writer.now.seconds()));
 }
 
@@ -324,17 +386,12 @@ fn without_managed(object: &Value) -> std::borrow::Cow<'_, Value> {
     std::borrow::Cow::Owned(Value::Map(map))
 }
 
-/// Takes `taken` and `removed` from all managers but `keep`, and forgets those who own nothing any more.
-fn disown(managers: &mut Managers, keep: Option<&Id>, taken: &Set, removed: &Set) {
-    if !taken.is_empty() || !removed.is_empty() {
-        let gone = taken.union(removed);
-        for (id, owned) in managers.iter_mut() {
-            if Some(id) != keep {
-                owned.set = owned.set.difference(&gone);
-            }
-        }
+/// Takes what is `gone` from all managers but `keep`, and forgets those who own nothing any more.
+fn disown(managers: &mut Managers, keep: Option<&Id>, gone: &[&Set]) {
+    for (_, owned) in managers.iter_mut().filter(|(id, _)| Some(*id) != keep) {
+        gone.iter().filter(|gone| !gone.is_empty()).for_each(|gone| owned.fields.remove(gone));
     }
-    managers.retain(|_, owned| !owned.set.is_empty());
+    managers.retain(|_, owned| !owned.fields.is_empty());
 }
 
 /// Merges the oldest update managers when there are too many.
@@ -367,7 +424,7 @@ fn cap(managers: &mut Managers) {
             && let Some(owned) = managers.remove(&id)
             && let Some(into) = managers.get_mut(&bucket)
         {
-            into.set = into.set.union(&owned.set);
+            into.fields.add(owned.fields.set().into_owned());
             into.time = owned.time;
         }
         count -= 1;
@@ -402,27 +459,27 @@ pub fn apply(
     let own = walk::fields_of(applied, Some(of)).1.without(writer.reset);
     let last = managers.get(&id).cloned();
     let time = last.as_ref().and_then(|owned| owned.time);
-    managers.insert(id.clone(), Owned { set: own, api_version: writer.api_version.into(), time });
+    managers.insert(id.clone(), Owned { fields: Fields::Read(own), api_version: writer.api_version.into(), time });
     let result = match &last {
-        Some(last) if !last.set.is_empty() => prune(merged, &managers, &last.set, of),
+        Some(last) if !last.fields.is_empty() => prune(merged, &managers, &last.fields.set(), of),
         _ => merged,
     };
     let changes = walk::compare(&bare, &result, of).without(writer.reset);
-    let taken = changes.modified.union(&changes.added);
+    let taken = changes.modified.union(changes.added);
     let conflicts = conflicts(&managers, &id, &taken);
     if !force && !conflicts.is_empty() {
         return Err(ApplyError::Conflicts(conflicts));
     }
-    disown(&mut managers, Some(&id), &taken, &changes.removed);
+    disown(&mut managers, Some(&id), &[&taken, &changes.removed]);
     let mut result = result;
     if let Some(owned) = managers.get_mut(&id) {
-        owned.set = owned.set.difference(&STRIPPED);
+        owned.fields.remove(&STRIPPED);
         // Removed fields are nobody's, not even the applier's.
         if result != *bare {
             owned.time = Some(Time::from_seconds(writer.now.seconds()));
         }
     }
-    managers.retain(|_, owned| !owned.set.is_empty());
+    managers.retain(|_, owned| !owned.fields.is_empty());
     write_managers(&mut result, managers);
     keep_last_applied(&mut result, applied, writer.manager);
     Ok(result)
@@ -455,7 +512,7 @@ fn describe(applied: &Value, what: &str) -> String {
 fn conflicts(managers: &Managers, own: &Id, taken: &Set) -> Vec<Conflict> {
     let mut all = Vec::new();
     for (id, owned) in managers.iter().filter(|(id, _)| *id != own) {
-        for path in owned.set.intersection(taken).paths() {
+        for path in owned.fields.set().intersection(taken).paths() {
             all.push(Conflict { manager: id.show(), path });
         }
     }
@@ -469,9 +526,9 @@ fn prune(merged: Value, managers: &Managers, last: &Set, of: TypeRef<'_>) -> Val
     let last = walk::with_named(last, of);
     let fields = |value: &Value| walk::with_named(&walk::fields_of(value, of).1, of);
     let rest = walk::remove(&merged, &last, of).unwrap_or_else(Value::map);
-    let owned = managers.values().fold(Set::new(), |all, owned| all.union(&owned.set));
+    let owned = managers.values().fold(Set::new(), |all, owned| all.union(owned.fields.set().into_owned()));
     let all = fields(&merged);
-    let unowned = all.difference(&fields(&rest).union(&walk::with_named(&owned, of)));
+    let unowned = all.clone().difference(&fields(&rest).union(walk::with_named(&owned, of)));
     let kept = walk::remove(&merged, &unowned, of).unwrap_or_else(Value::map);
     let gone = all.difference(&fields(&kept)).intersection(&last);
     walk::remove(&merged, &gone, of).unwrap_or_else(Value::map)

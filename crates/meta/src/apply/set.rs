@@ -155,80 +155,68 @@ impl Set {
             if entry.below.is_empty() {
                 entry.below = below;
             } else {
-                entry.below = entry.below.union(&below);
+                entry.below.add(below);
             }
-        }
-    }
-
-    /// Walks two sets in step; `join` sees the entries of a step in either.
-    fn zip(&self, other: &Set, mut join: impl FnMut(Option<&Entry>, Option<&Entry>) -> Option<Entry>) -> Set {
-        let (mut a, mut b) = (self.0.iter().peekable(), other.0.iter().peekable());
-        let mut out = Vec::new();
-        loop {
-            let order = match (a.peek(), b.peek()) {
-                (None, None) => return Set(out),
-                (Some(_), None) => Ordering::Less,
-                (None, Some(_)) => Ordering::Greater,
-                (Some(a), Some(b)) => a.step.compare(&b.step),
-            };
-            let entry = match order {
-                Ordering::Less => join(a.next(), None),
-                Ordering::Greater => join(None, b.next()),
-                Ordering::Equal => join(a.next(), b.next()),
-            };
-            out.extend(entry.filter(|entry| entry.member || !entry.below.is_empty()));
         }
     }
 
     /// The paths in either.
-    pub fn union(&self, other: &Set) -> Set {
-        if other.is_empty() {
-            return self.clone();
-        }
+    pub fn union(mut self, other: Set) -> Set {
+        self.add(other);
+        self
+    }
+
+    fn add(&mut self, other: Set) {
         if self.is_empty() {
-            return other.clone();
+            *self = other;
+            return;
         }
-        self.zip(other, |a, b| match (a, b) {
-            (Some(a), Some(b)) => {
-                Some(Entry { step: a.step.clone(), member: a.member || b.member, below: a.below.union(&b.below) })
+        for entry in other.0 {
+            match self.find(&entry.step) {
+                Ok(at) => {
+                    self.0[at].member |= entry.member;
+                    self.0[at].below.add(entry.below);
+                }
+                Err(at) => self.0.insert(at, entry),
             }
-            (one, other) => one.or(other).cloned(),
-        })
+        }
     }
 
     /// The paths in both.
     pub fn intersection(&self, other: &Set) -> Set {
-        if self.is_empty() || other.is_empty() {
-            return Set::new();
-        }
-        self.zip(other, |a, b| {
-            let (a, b) = (a?, b?);
-            let below = a.below.intersection(&b.below);
-            let member = a.member && b.member;
-            (member || !below.is_empty()).then(|| Entry { step: a.step.clone(), member, below })
-        })
+        let both = |entry: &Entry| {
+            let other = other.get(&entry.step)?;
+            let (member, below) = (entry.member && other.member, entry.below.intersection(&other.below));
+            (member || !below.is_empty()).then(|| Entry { step: entry.step.clone(), member, below })
+        };
+        Set(self.0.iter().filter_map(both).collect())
     }
 
     /// The paths of this set that are not in `other`. Paths below those in `other` stay.
-    pub fn difference(&self, other: &Set) -> Set {
-        self.minus(other, false)
+    pub fn difference(mut self, other: &Set) -> Set {
+        self.take_out(other, false);
+        self
     }
 
     /// The paths of this set that are not in `other` and not below one of it.
-    pub fn without(&self, other: &Set) -> Set {
-        self.minus(other, true)
+    pub fn without(mut self, other: &Set) -> Set {
+        self.take_out(other, true);
+        self
     }
 
-    fn minus(&self, other: &Set, with_below: bool) -> Set {
-        if self.is_empty() || other.is_empty() {
-            return self.clone();
+    fn take_out(&mut self, other: &Set, with_below: bool) {
+        for gone in &other.0 {
+            let Ok(at) = self.find(&gone.step) else { continue };
+            let entry = &mut self.0[at];
+            match with_below && gone.member {
+                true => entry.below = Set::new(),
+                false => entry.below.take_out(&gone.below, with_below),
+            }
+            entry.member &= !gone.member;
+            if !entry.member && entry.below.is_empty() {
+                self.0.remove(at);
+            }
         }
-        self.zip(other, |a, b| {
-            let a = a?;
-            let Some(b) = b else { return Some(a.clone()) };
-            let below = if with_below && b.member { Set::new() } else { a.below.minus(&b.below, with_below) };
-            Some(Entry { step: a.step.clone(), member: a.member && !b.member, below })
-        })
     }
 
     /// Every path as text: `.spec.containers[name="a"].image`.

@@ -31,7 +31,7 @@ impl Set {
                 continue;
             }
             let mut below = Set::from_fields(value)?;
-            let member = value.entries().is_empty() || value.entries().contains(".");
+            let member = is_member(value);
             let step = read_step(key)?;
             // Text order and step order differ only among keys and values.
             match set.0.last() {
@@ -55,6 +55,27 @@ impl Set {
     }
 }
 
+/// Whether the set that `fields` is the text of, as [`Set::to_fields`] writes it, has a path in common with `set`.
+pub(super) fn touches(fields: &Value, set: &Set) -> bool {
+    set.0.iter().any(|entry| {
+        let below = fields.get(&write_step(&entry.step));
+        below.is_some_and(|below| entry.member && is_member(below) || touches(below, &entry.below))
+    })
+}
+
+/// Whether the set that `fields` is the text of has all paths of `set`.
+pub(super) fn covers(fields: &Value, set: &Set) -> bool {
+    set.0.iter().all(|entry| {
+        let below = fields.get(&write_step(&entry.step));
+        below.is_some_and(|below| (!entry.member || is_member(below)) && covers(below, &entry.below))
+    })
+}
+
+/// Whether a step with this below it is a path of the set itself.
+fn is_member(below: &Value) -> bool {
+    below.entries().is_empty() || below.entries().contains(".")
+}
+
 fn read_step(text: &str) -> Result<Step, FieldsError> {
     let wrong = |why: &dyn std::fmt::Display| FieldsError(format!("{text:?} in fieldsV1: {why}"));
     match text.get(..2) {
@@ -72,12 +93,13 @@ fn read_step(text: &str) -> Result<Step, FieldsError> {
 
 fn write_step(step: &Step) -> Str {
     fn with(start: &str, rest: &[u8]) -> Str {
-        let mut text = Str::from(start);
+        let mut text = Str::with_capacity(start.len() + rest.len());
+        text.push_str(start);
         text.push_str(&String::from_utf8_lossy(rest));
         text
     }
     match step {
-        Step::Field(name) => compact_str::format_compact!("f:{name}"),
+        Step::Field(name) => with("f:", name.as_bytes()),
         Step::Key(keys) => {
             let mut text = Vec::with_capacity(64);
             text.push(b'{');
@@ -127,11 +149,34 @@ mod tests {
         let set = |text: &str| Set::from_fields(&Value::parse(text.as_bytes()).unwrap()).unwrap();
         let a = set(r#"{"f:a":{".":{},"f:b":{}},"f:c":{}}"#);
         let b = set(r#"{"f:a":{}}"#);
-        assert_eq!(a.difference(&b), set(r#"{"f:a":{"f:b":{}},"f:c":{}}"#));
-        assert_eq!(a.without(&b), set(r#"{"f:c":{}}"#));
+        assert_eq!(a.clone().difference(&b), set(r#"{"f:a":{"f:b":{}},"f:c":{}}"#));
+        assert_eq!(a.clone().without(&b), set(r#"{"f:c":{}}"#));
         assert_eq!(a.intersection(&b), b);
-        assert_eq!(a.union(&set(r#"{"f:b":{}}"#)), set(r#"{"f:a":{".":{},"f:b":{}},"f:b":{},"f:c":{}}"#));
-        assert!(a.difference(&a).is_empty());
+        assert_eq!(a.clone().union(set(r#"{"f:b":{}}"#)), set(r#"{"f:a":{".":{},"f:b":{}},"f:b":{},"f:c":{}}"#));
+        assert!(a.clone().difference(&a).is_empty());
+    }
+
+    #[test]
+    fn texts_are_compared_as_the_sets_are() {
+        let parts = ["f:a", "f:b", "k:{\"a\":1}", "k:{\"a\":\"x\",\"b\":2}", "v:1", "."];
+        let mut rng = base::Rng::new(12);
+        let mut random = || {
+            let mut value = Value::map();
+            for _ in 0..1 + rng.below(4) {
+                let path: Vec<&str> = (0..1 + rng.below(3)).map(|_| parts[rng.below(6) as usize]).collect();
+                value.set(&path, Value::map());
+            }
+            Set::from_fields(&value).unwrap()
+        };
+        let mut seen = [0; 4];
+        for _ in 0..5_000 {
+            let (a, b) = (random(), random());
+            let (touched, covered) = (touches(&a.to_fields(), &b), covers(&a.to_fields(), &b));
+            assert_eq!(touched, !a.intersection(&b).is_empty(), "{a:?} {b:?}");
+            assert_eq!(covered, b.clone().difference(&a).is_empty(), "{a:?} {b:?}");
+            seen[usize::from(touched) * 2 + usize::from(covered)] += 1;
+        }
+        assert!(seen[0] > 0 && seen[2] > 0 && seen[3] > 0, "{seen:?}");
     }
 
     #[test]

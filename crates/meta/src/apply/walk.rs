@@ -193,7 +193,8 @@ fn differ(old: Option<&Value>, new: Option<&Value>, of: Of<'_>) -> (Whole, Chang
             let see = |key: &str, old: Option<&Value>, new: Option<&Value>| {
                 let inner = member(inner, key).0;
                 // Most members have not changed.
-                let skip = matches!((old, new), (Some(old), Some(new)) if is_same_scalar(old, new));
+                let skip =
+                    matches!((old, new), (Some(old), Some(new)) if is_same_scalar(old, new) || old.is_shared_with(new));
                 if !skip {
                     changes.put(Step::Field(key.into()), differ(old, new, inner));
                 }

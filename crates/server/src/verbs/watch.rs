@@ -1,6 +1,9 @@
 //! Watches: a cursor into the cache's history, pulled whenever the client has taken what it was given.
 //!
 //! There is no buffer per watcher: a slow client is only a cursor that lags; one that lags past the history gets 410.
+//!
+//! What a send costs is mostly the way through TLS and the kernel, not the events. A watch on which events keep coming
+//! therefore sends at most every [`PACE`], all that has gathered; one on which they are rare sends each at once.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -19,11 +22,15 @@ use super::list::{Filter, matching, part_of};
 const PULL_MAX: usize = 256;
 /// Bytes put together for one write.
 const WRITE_MAX_BYTES: usize = 128 * 1024;
+/// The least time between two sends while events keep coming.
+const PACE: Duration = Duration::from_millis(3);
+/// Events keep coming where a send follows another within this time.
+const BUSY: Duration = Duration::from_millis(10);
 /// How often a bookmark is sent to those who want some.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 
-/// How an object is shown in this watch.
-pub type Show = Arc<dyn Fn(&Object, &mut Vec<u8>) + Send + Sync>;
+/// How an object is shown in this watch: gives its text to the second argument.
+pub type Show = Arc<dyn Fn(&Object, &mut dyn FnMut(&[u8])) + Send + Sync>;
 /// Wraps one event: its type and the object's text, into the bytes of one frame.
 pub type Frame = fn(&str, &[u8], &mut Vec<u8>);
 
@@ -77,6 +84,9 @@ struct Watch {
     initial: VecDeque<Object>,
     initial_bookmark: bool,
     ended: bool,
+    /// When events were sent last, and when the next may be.
+    sent: tokio::time::Instant,
+    not_before: Option<tokio::time::Instant>,
 }
 
 /// The frames of a watch, until its time is over.
@@ -96,6 +106,8 @@ pub fn frames(wish: Wish, mirror: Arc<Mirror>) -> impl Stream<Item = Bytes> + Se
         initial,
         initial_bookmark: wish.marks_initial,
         ended: false,
+        sent: now,
+        not_before: None,
         wish,
         mirror,
     };
@@ -108,11 +120,8 @@ impl Watch {
             return None;
         }
         let mut out = Vec::new();
-        let mut text = Vec::new();
         while let Some(object) = self.initial.pop_front() {
-            text.clear();
-            (self.wish.show)(&object, &mut text);
-            (self.wish.frame)("ADDED", &text, &mut out);
+            self.put("ADDED", &object, &mut out);
             if out.len() >= WRITE_MAX_BYTES {
                 return Some(out.into());
             }
@@ -122,6 +131,9 @@ impl Watch {
         }
         if !out.is_empty() {
             return Some(out.into());
+        }
+        if let Some(at) = self.not_before.take() {
+            tokio::time::sleep_until(at).await;
         }
         loop {
             // Noted before the pull, so that a change right after it wakes us again.
@@ -135,18 +147,19 @@ impl Watch {
                 }
                 Ok(events) => {
                     for event in &events {
-                        if let Some((of_type, object)) = seen(&self.wish, event) {
-                            text.clear();
-                            if of_type == "DELETED" {
-                                self.show_deleted(object, event.revision, &mut text);
-                            } else {
-                                (self.wish.show)(object, &mut text);
+                        match seen(&self.wish, event) {
+                            Some((of_type @ "DELETED", object)) => {
+                                self.put(of_type, &deleted(object, event.revision), &mut out);
                             }
-                            (self.wish.frame)(of_type, &text, &mut out);
+                            Some((of_type, object)) => self.put(of_type, object, &mut out),
+                            None => {}
                         }
                     }
                     self.cursor = events.last().map_or(self.cursor.max(at), |event| event.revision);
                     if !out.is_empty() {
+                        let now = tokio::time::Instant::now();
+                        self.not_before = (now - self.sent < BUSY).then(|| now + PACE);
+                        self.sent = now;
                         return Some(out.into());
                     }
                     if !events.is_empty() {
@@ -173,12 +186,8 @@ impl Watch {
         }
     }
 
-    /// A deleted object is shown as it was last, at the revision of its deletion.
-    fn show_deleted(&self, object: &Object, revision: Revision, text: &mut Vec<u8>) {
-        let mut value = object.value();
-        value.set(&["metadata", "resourceVersion"], revision.to_string());
-        let facts = meta::Facts { revision, ..object.facts().clone() };
-        (self.wish.show)(&Object::new(facts, value.to_json().into()), text);
+    fn put(&self, of_type: &str, object: &Object, out: &mut Vec<u8>) {
+        (self.wish.show)(object, &mut |text| (self.wish.frame)(of_type, text, out));
     }
 
     fn bookmark(&self, initial: bool, out: &mut Vec<u8>) {
@@ -192,10 +201,16 @@ impl Watch {
             object.make(annotations).make_map().insert("k8s.io/initial-events-end", Value::from("true"));
         }
         let facts = meta::Facts::of(self.wish.kind.resource, &object);
-        let mut text = Vec::new();
-        (self.wish.show)(&Object::new(facts, object.to_json().into()), &mut text);
-        (self.wish.frame)("BOOKMARK", &text, out);
+        self.put("BOOKMARK", &Object::new(facts, object.to_json().into()), out);
     }
+}
+
+/// A deleted object is shown as it was last, at the revision of its deletion.
+fn deleted(object: &Object, revision: Revision) -> Object {
+    let mut value = object.value();
+    value.set(&["metadata", "resourceVersion"], revision.to_string());
+    let facts = meta::Facts { revision, ..object.facts().clone() };
+    Object::new(facts, value.to_json().into())
 }
 
 /// The history no longer reaches back to where the client was.
