@@ -40,6 +40,7 @@ pub const TARGETS: &[Target] = &[
         run: certificate,
     },
     Target { name: "spdy", seeds: spdy_bytes, run: spdy },
+    Target { name: "signs-of-life", seeds: signs_of_life, run: hear },
     Target { name: "dns", seeds: dns_bytes, run: dns },
     Target { name: "netlink", seeds: net::fuzzing::replies, run: net::fuzzing::read_replies },
     Target {
@@ -482,4 +483,16 @@ fn store_files(input: &[u8]) {
     let _ = store::check_on(&disk);
     let _ = store::dump_on(&disk, None, true);
     let _ = store::dump_on(&disk, None, false);
+}
+
+fn signs_of_life() -> Vec<Vec<u8>> {
+    let mut bytes = Vec::new();
+    beat::Signer::new(&beat::Keys::new(b"secret").of("node-1")).write("node-1", 1, &mut bytes);
+    vec![bytes]
+}
+
+fn hear(input: &[u8]) {
+    let mut listener = beat::Listener::new(beat::Keys::new(b"secret"));
+    let known = signs_of_life().iter().any(|sign| sign == input);
+    assert_eq!(listener.hear(input, 0), known, "only what the node signed is a sign of its life");
 }
