@@ -2,13 +2,31 @@
 
 use std::io;
 use std::mem::{MaybeUninit, zeroed};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::RawFd;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
 
 /// Packets taken at once.
-const PACKETS: usize = 32;
+const PACKETS: usize = 64;
 /// The longest question that is read; a longer one is cut, and then refused as malformed.
-const QUESTION_MAX_BYTES: usize = 2048;
+const QUESTION_MAX_BYTES: usize = 1024;
+
+/// Has answers sent in one piece, which saves numbering their fragments, or not at all.
+///
+/// # Errors
+/// When the socket is of the other family.
+pub fn whole_packets(socket: &UdpSocket, v4: bool) -> io::Result<()> {
+    let (level, option, value) = if v4 {
+        (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO)
+    } else {
+        (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DO)
+    };
+    // SAFETY: the option is a number, and the pointer is to one that outlives the call, with its true size.
+    let outcome = unsafe {
+        let bytes = size_of::<libc::c_int>() as libc::socklen_t;
+        libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), bytes)
+    };
+    if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
 
 /// Questions that came together, and the answers to them.
 pub struct Batch {
@@ -35,11 +53,11 @@ impl Batch {
         }
     }
 
-    /// Takes what has come; the number of questions.
+    /// Waits until something has come, and takes it; the number of questions.
     ///
     /// # Errors
-    /// `WouldBlock` when nothing has come, and errors of earlier answers.
-    pub fn receive(&mut self, socket: RawFd) -> io::Result<usize> {
+    /// Those of the socket.
+    pub fn receive(&mut self, socket: &UdpSocket) -> io::Result<usize> {
         self.answers.clear();
         self.ends.clear();
         let mut parts: [MaybeUninit<libc::iovec>; PACKETS] = [const { MaybeUninit::uninit() }; PACKETS];
@@ -56,7 +74,8 @@ impl Batch {
         // SAFETY: every header points to a part and an address of ours that outlive the call, with their true sizes.
         let taken = unsafe {
             let no_limit = std::ptr::null_mut();
-            libc::recvmmsg(socket, headers.as_mut_ptr(), PACKETS as libc::c_uint, libc::MSG_DONTWAIT as _, no_limit)
+            let flags = libc::MSG_WAITFORONE as _;
+            libc::recvmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), PACKETS as libc::c_uint, flags, no_limit)
         };
         let taken = usize::try_from(taken).map_err(|_| io::Error::last_os_error())?;
         for (at, header) in headers.iter().enumerate().take(taken) {
@@ -96,7 +115,7 @@ impl Batch {
     }
 
     /// Sends all answers. What the kernel does not take is lost, as UDP may; the client asks again.
-    pub fn send(&mut self, socket: RawFd) {
+    pub fn send(&mut self, socket: &UdpSocket) {
         if self.ends.is_empty() {
             return;
         }
@@ -119,7 +138,7 @@ impl Batch {
             // SAFETY: every header points to a part and an address of ours that outlive the call, with their true sizes.
             let taken = unsafe {
                 let rest = (self.ends.len() - sent) as libc::c_uint;
-                libc::sendmmsg(socket, headers.as_mut_ptr().add(sent), rest, libc::MSG_DONTWAIT as _)
+                libc::sendmmsg(socket.as_raw_fd(), headers.as_mut_ptr().add(sent), rest, libc::MSG_DONTWAIT as _)
             };
             match usize::try_from(taken) {
                 Ok(taken) if taken > 0 => sent += taken,

@@ -3,6 +3,9 @@
 //! Sockets to listen on are bound by the caller, in whatever network namespace it is ([`Sockets::bind`]); questions to
 //! upstream servers leave from the namespace in which the server runs, which may be another one.
 //!
+//! UDP has a thread for each socket, which waits in the kernel and takes packets by the batch: a runtime's readiness costs
+//! about as much as the answer. What has to be asked elsewhere, and TCP, is left to the runtime.
+//!
 //! Limits: [`MAX_FORWARDS`] questions upstream at once, [`MAX_CONNECTIONS`] TCP clients, each closed after
 //! [`IDLE_TIMEOUT`]. Beyond them clients get SERVFAIL, or no connection.
 
@@ -13,12 +16,12 @@ use crate::dns::zone::Zone;
 use crate::error::Error;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -30,8 +33,10 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 pub const UPSTREAM_TIMEOUT: Duration = Duration::from_secs(2);
 /// All upstream servers are tried this often.
 const UPSTREAM_ROUNDS: usize = 2;
-/// Batches of packets taken in a row before other tasks get their turn.
-const BATCHES: usize = 4;
+/// Room for questions that wait, so that a burst is not lost while the thread does not run.
+const WAITING_BYTES: usize = 1 << 20;
+/// After an error of the socket that was not about one packet.
+const PAUSE: Duration = Duration::from_millis(1);
 /// Replies of upstream servers may be as long as UDP allows.
 const MAX_REPLY_BYTES: usize = 65_535;
 
@@ -53,7 +58,10 @@ impl Sockets {
             let address = tcp.local_addr()?;
             let udp = std::net::UdpSocket::bind(address)?;
             tcp.set_nonblocking(true)?;
-            udp.set_nonblocking(true)?;
+            // Answers fit through every usual link in one piece, so that nobody needs to number fragments or believe any.
+            super::batch::whole_packets(&udp, address.is_ipv4())?;
+            // What an unprivileged process gets is enough for a start.
+            let _ = rustix::net::sockopt::set_socket_recv_buffer_size_force(&udp, WAITING_BYTES);
             Ok(Sockets { udp, tcp, address })
         };
         bind().map_err(Error::io(format!("listen for DNS on {address}")))
@@ -83,10 +91,13 @@ struct Counters {
 /// A running server; it ends when this is dropped.
 pub struct Server {
     tasks: Vec<JoinHandle<()>>,
+    udp: Vec<Arc<std::net::UdpSocket>>,
     shared: Arc<Shared>,
 }
 
 struct Shared {
+    /// Threads shall end.
+    ended: AtomicBool,
     zone: Arc<RwLock<Zone>>,
     upstreams: Vec<SocketAddr>,
     /// The upstream that answered last.
@@ -112,6 +123,7 @@ impl Server {
             })
         };
         let shared = Arc::new(Shared {
+            ended: AtomicBool::new(false),
             zone,
             upstreams: upstreams.iter().filter(|upstream| !is_own(upstream)).copied().collect(),
             preferred: AtomicU32::new(0),
@@ -120,15 +132,18 @@ impl Server {
             turn: AtomicU32::new(u32::from(random_id())),
             counters: Counters::default(),
         });
-        let mut tasks = Vec::new();
+        let mut server = Server { tasks: Vec::new(), udp: Vec::new(), shared: shared.clone() };
         for Sockets { udp, tcp, address } in sockets {
             let failed = || Error::io(format!("serve DNS on {address}"));
-            let udp = Arc::new(UdpSocket::from_std(udp).map_err(failed())?);
             let tcp = TcpListener::from_std(tcp).map_err(failed())?;
-            tasks.push(tokio::spawn(serve_udp(shared.clone(), udp)));
-            tasks.push(tokio::spawn(serve_tcp(shared.clone(), tcp)));
+            let udp = Arc::new(udp);
+            let (own, socket, runtime) = (shared.clone(), udp.clone(), Handle::current());
+            let thread = std::thread::Builder::new().name("dns".into());
+            thread.spawn(move || serve_udp(&own, &socket, &runtime)).map_err(failed())?;
+            server.udp.push(udp);
+            server.tasks.push(tokio::spawn(serve_tcp(shared.clone(), tcp)));
         }
-        Ok(Server { tasks, shared })
+        Ok(server)
     }
 
     pub fn counts(&self) -> Counts {
@@ -144,6 +159,11 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.tasks.iter().for_each(JoinHandle::abort);
+        self.shared.ended.store(true, Ordering::Release);
+        for socket in &self.udp {
+            // It has no peer, which the kernel complains of; those who wait in it wake all the same.
+            let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both);
+        }
     }
 }
 
@@ -161,44 +181,46 @@ pub fn upstreams_of(resolv_conf: &str) -> Vec<SocketAddr> {
     found
 }
 
-async fn serve_udp(shared: Arc<Shared>, socket: Arc<UdpSocket>) {
+/// Answers until the server ends.
+fn serve_udp(shared: &Arc<Shared>, socket: &Arc<std::net::UdpSocket>, runtime: &Handle) {
     let (mut batch, mut out) = (Batch::new(), Vec::with_capacity(4096));
-    let handle = socket.as_raw_fd();
     loop {
-        if socket.readable().await.is_err() {
+        let taken = batch.receive(socket);
+        if shared.ended.load(Ordering::Acquire) {
             return;
         }
-        for _ in 0..BATCHES {
-            let taken = match socket.try_io(Interest::READABLE, || batch.receive(handle)) {
-                Ok(taken) => taken,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                // That of an earlier answer: nobody listens there any more.
-                Err(_) => continue,
-            };
-            for at in 0..taken {
-                match shared.answer(batch.question(at), Transport::Udp, &mut out) {
-                    Outcome::Reply => batch.answer(at, &out),
-                    Outcome::Ignore => {}
-                    outcome => {
-                        let permit = shared.forwards.clone().try_acquire_owned();
-                        let (Ok(permit), Some(client)) = (permit, batch.client(at)) else {
-                            wire::bare_reply(&mut out, batch.question(at), SERVER_FAILURE);
-                            batch.answer(at, &out);
-                            continue;
-                        };
-                        let (shared, socket) = (shared.clone(), socket.clone());
-                        let (query, partial) = (batch.question(at).to_vec(), out.clone());
-                        tokio::spawn(async move {
-                            let reply = shared.elsewhere(query, partial, outcome, Transport::Udp).await;
-                            let _ = socket.send_to(&reply, client).await;
-                            drop(permit);
-                        });
-                    }
+        let Ok(taken) = taken else {
+            std::thread::sleep(PAUSE);
+            continue;
+        };
+        let turn = shared.count(taken as u32);
+        // Changes of names wait for a batch at most.
+        let zone = shared.zone.read().unwrap_or_else(PoisonError::into_inner);
+        for at in 0..taken {
+            let question = batch.question(at);
+            match answer(&zone, question, Transport::Udp, turn.wrapping_add(at as u32), &mut out) {
+                Outcome::Reply => batch.answer(at, &out),
+                Outcome::Ignore => {}
+                outcome => {
+                    let permit = shared.forwards.clone().try_acquire_owned();
+                    let (Ok(permit), Some(client)) = (permit, batch.client(at)) else {
+                        wire::bare_reply(&mut out, question, SERVER_FAILURE);
+                        batch.answer(at, &out);
+                        continue;
+                    };
+                    let (shared, socket) = (shared.clone(), socket.clone());
+                    let (query, partial) = (question.to_vec(), out.clone());
+                    runtime.spawn(async move {
+                        let reply = shared.elsewhere(query, partial, outcome, Transport::Udp).await;
+                        // What the kernel does not take is lost, as UDP may; the client asks again.
+                        let _ = rustix::net::sendto(&socket, &reply, rustix::net::SendFlags::DONTWAIT, &client);
+                        drop(permit);
+                    });
                 }
             }
-            batch.send(handle);
         }
-        tokio::task::yield_now().await;
+        drop(zone);
+        batch.send(socket);
     }
 }
 
@@ -253,9 +275,14 @@ async fn write_message(stream: &mut TcpStream, message: &[u8]) -> io::Result<()>
 }
 
 impl Shared {
+    /// Counts questions; the turn of the first.
+    fn count(&self, questions: u32) -> u32 {
+        self.counters.queries.fetch_add(u64::from(questions), Ordering::Relaxed);
+        self.turn.fetch_add(questions, Ordering::Relaxed)
+    }
+
     fn answer(&self, query: &[u8], transport: Transport, out: &mut Vec<u8>) -> Outcome {
-        self.counters.queries.fetch_add(1, Ordering::Relaxed);
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let turn = self.count(1);
         let zone = self.zone.read().unwrap_or_else(PoisonError::into_inner);
         answer(&zone, query, transport, turn, out)
     }
@@ -370,11 +397,7 @@ async fn ask_tcp(upstream: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
 /// The reply as it is if the client can take it; otherwise one that says "ask by TCP".
 fn fitting(query: &[u8], reply: Vec<u8>, transport: Transport) -> Vec<u8> {
     let Ok(question) = wire::question(query) else { return reply };
-    let limit = match (transport, question.edns) {
-        (Transport::Tcp, _) => return reply,
-        (Transport::Udp, Some((size, _))) => usize::from(size.max(512)),
-        (Transport::Udp, None) => 512,
-    };
+    let limit = limit(&question, transport);
     if reply.len() <= limit {
         return reply;
     }
