@@ -1,8 +1,8 @@
 //! From a question to a reply: pure. What is not ours is handed on.
 
 use crate::dns::wire::{
-    self, CLASS_ANY, CLASS_IN, HEADER_BYTES, NAME_ERROR, NO_ERROR, Name, NoQuestion, Owner, Question, REFUSED, Reply,
-    Section, TYPE_A, TYPE_AAAA, TYPE_ANY, TYPE_CNAME, TYPE_NS, TYPE_PTR, TYPE_SOA, TYPE_SRV, TYPE_TXT,
+    self, CLASS_ANY, CLASS_IN, HEADER_BYTES, Key, NAME_ERROR, NO_ERROR, Name, NoQuestion, Owner, Question, REFUSED,
+    Reply, Section, TYPE_A, TYPE_AAAA, TYPE_ANY, TYPE_CNAME, TYPE_NS, TYPE_PTR, TYPE_SOA, TYPE_SRV, TYPE_TXT,
 };
 use crate::dns::zone::{Found, NEGATIVE_TTL_S, Records, Srv, TTL_S, Zone};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -56,9 +56,10 @@ pub fn answer(zone: &Zone, query: &[u8], transport: Transport, turn: u32, out: &
         return Outcome::Reply;
     }
     let name = question.name.lower();
+    let key = name.key();
     let mut asked = Asked { zone, question: &question, reply: Reply::begin(out, query, &question, limit), turn };
-    let outcome = if name.as_bytes().ends_with(zone.domain.as_bytes()) && is_within(&name, &zone.domain) {
-        asked.in_zone(&name)
+    let outcome = if is_within(&key, zone) {
+        asked.in_zone(name, key)
     } else {
         match reverse(&name).and_then(|address| zone.names_of(address)) {
             Some(names) => {
@@ -91,9 +92,8 @@ pub(crate) fn limit(question: &Question, transport: Transport) -> usize {
     }
 }
 
-/// The end matches byte for byte; here also label for label.
-fn is_within(name: &Name, domain: &Name) -> bool {
-    name.key().as_bytes().starts_with(domain.key().as_bytes())
+fn is_within(key: &Key, zone: &Zone) -> bool {
+    key.as_bytes().starts_with(zone.domain_key.as_bytes())
 }
 
 enum Answer {
@@ -111,10 +111,10 @@ struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    fn in_zone(&mut self, name: &Name) -> Answer {
-        let (mut name, mut owner) = (*name, HEADER_BYTES);
+    fn in_zone(&mut self, mut name: Name, mut key: Key) -> Answer {
+        let mut owner = HEADER_BYTES;
         for _ in 0..MAX_ALIASES {
-            match self.zone.find(name.key().as_bytes()) {
+            match self.zone.find(key.as_bytes()) {
                 Found::Records(records) => match &records.cname {
                     Some(target) => {
                         let at = self.reply.at();
@@ -127,11 +127,12 @@ impl Asked<'_> {
                         }
                         let Some((next, _)) = Name::read(target, 0) else { return Answer::Done };
                         let next = next.lower();
-                        if !is_within(&next, &self.zone.domain) {
+                        (name, key) = (next, next.key());
+                        if !is_within(&key, self.zone) {
                             return Answer::Outside(next.as_bytes().to_vec());
                         }
                         // The target stands behind pointer, type, class, time to live and length.
-                        (name, owner) = (next, at + 12);
+                        owner = at + 12;
                     }
                     None => return self.records(records, &name, owner),
                 },

@@ -2,9 +2,12 @@
 //!
 //! Invariant: every name below `<service>.<namespace>.svc.<domain>` belongs to that one Service, so a change of it
 //! replaces exactly its own names. The reverse table remembers whose each entry is.
+//!
+//! Names are kept twice: in their order, which tells what lies below a name, and by a hash of them, which is where almost
+//! every question ends. Of two names with one hash the later is found by it, the other in the order.
 
 use crate::address::Cidr;
-use crate::dns::wire::Name;
+use crate::dns::wire::{Key, Name};
 use crate::nodenet::Protocol;
 use base::Tree;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -87,7 +90,9 @@ type Reverse = Arc<Vec<Named>>;
 #[derive(Clone)]
 pub struct Zone {
     pub(crate) domain: Name,
+    pub(crate) domain_key: Key,
     names: Tree<Arc<[u8]>, Arc<Records>>,
+    by_hash: Tree<u64, (Arc<[u8]>, Arc<Records>)>,
     reverse: Tree<IpAddr, Reverse>,
     services: Tree<ServiceKey, Arc<ServiceNames>>,
     namespaces: Tree<Arc<str>, ()>,
@@ -125,7 +130,9 @@ impl Zone {
         let name = Name::parse(domain).ok_or_else(|| NotAName(domain.into()))?.lower();
         let mut zone = Zone {
             domain: name,
+            domain_key: name.key(),
             names: Tree::new(),
+            by_hash: Tree::new(),
             reverse: Tree::new(),
             services: Tree::new(),
             namespaces: Tree::new(),
@@ -155,13 +162,20 @@ impl Zone {
     /// Names too long for DNS cannot be asked for either, so they are left out.
     fn put(&mut self, prefix: &str, records: Records) {
         if let Some(name) = self.name(prefix) {
-            self.names.insert(name.key().as_bytes().into(), Arc::new(records));
+            let (key, records) = (Arc::<[u8]>::from(name.key().as_bytes()), Arc::new(records));
+            self.by_hash.insert(hash_of(&key), (key.clone(), records.clone()));
+            self.names.insert(key, records);
         }
     }
 
     fn take(&mut self, prefix: &str) {
         if let Some(name) = self.name(prefix) {
-            self.names.remove(name.key().as_bytes());
+            let key = name.key();
+            let hash = hash_of(key.as_bytes());
+            if self.by_hash.get(&hash).is_some_and(|(other, _)| **other == *key.as_bytes()) {
+                self.by_hash.remove(&hash);
+            }
+            self.names.remove(key.as_bytes());
         }
     }
 
@@ -174,12 +188,20 @@ impl Zone {
         self.services.len()
     }
 
+    /// Namespace and name of every Service.
+    pub fn all_services(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.services.iter().map(|((namespace, name), _)| (&**namespace, &**name))
+    }
+
     pub fn service(&self, namespace: &str, name: &str) -> Option<&ServiceNames> {
         self.services.get(&(namespace.into(), name.into())).map(|found| &**found)
     }
 
     /// Says that a namespace exists, or no longer does: addresses with dashes below `pod` are answered in existing ones.
     pub fn set_namespace(&mut self, namespace: &str, exists: bool) {
+        if exists == self.has_namespace(namespace.as_bytes()) {
+            return;
+        }
         self.serial = self.serial.wrapping_add(1);
         for kind in ["svc", "pod"] {
             let prefix = format!("{namespace}.{kind}");
@@ -303,6 +325,9 @@ impl Zone {
 
     /// Looks a lower-case name of the zone up.
     pub(crate) fn find(&self, key: &[u8]) -> Found<'_> {
+        if let Some((_, records)) = self.by_hash.get(&hash_of(key)).filter(|(other, _)| **other == *key) {
+            return Found::Records(records);
+        }
         if let Some(records) = self.names.get(key) {
             return Found::Records(records);
         }
@@ -324,6 +349,19 @@ impl Zone {
     }
 }
 
+/// A number that differs for most names; not for use against people who choose names so that it does not.
+fn hash_of(key: &[u8]) -> u64 {
+    const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mut hash = key.len() as u64;
+    for part in key.chunks(8) {
+        let mut word = [0; 8];
+        word[..part.len()].copy_from_slice(part);
+        let product = u128::from(hash ^ u64::from_le_bytes(word)) * u128::from(FACTOR);
+        hash = product as u64 ^ (product >> 64) as u64;
+    }
+    hash
+}
+
 fn service_prefix((namespace, name): &ServiceKey) -> String {
     format!("{name}.{namespace}.svc")
 }
@@ -334,4 +372,34 @@ fn endpoint_label(endpoint: &EndpointName) -> String {
         IpAddr::V4(address) => address.to_string().replace('.', "-"),
         IpAddr::V6(address) => address.to_string().replace(':', "-"),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_with_one_hash_are_told_apart() {
+        let mut zone = Zone::new("cluster.local", &[], &[]).unwrap();
+        let key = |zone: &Zone, prefix: &str| zone.name(prefix).unwrap().key();
+        for name in ["a", "b"] {
+            let service = ServiceNames {
+                addresses: vec![IpAddr::from([10, 0, 0, name.as_bytes()[0]])],
+                ..ServiceNames::default()
+            };
+            zone.set_service("n", name, Some(service));
+        }
+        let found = |zone: &Zone, name: &str| match zone.find(key(zone, &format!("{name}.n.svc")).as_bytes()) {
+            Found::Records(records) => records.v4.first().map(|address| address.octets()[3]),
+            Found::Empty | Found::Nothing => None,
+        };
+        // As if the hash of one were that of the other, which came later.
+        let (a, b) = (key(&zone, "a.n.svc"), key(&zone, "b.n.svc"));
+        let other = zone.by_hash.get(&hash_of(b.as_bytes())).cloned().unwrap();
+        zone.by_hash.insert(hash_of(a.as_bytes()), other);
+        assert_eq!((found(&zone, "a"), found(&zone, "b")), (Some(b'a'), Some(b'b')));
+        zone.set_service("n", "a", None);
+        assert_eq!((found(&zone, "a"), found(&zone, "b")), (None, Some(b'b')));
+        assert_ne!(hash_of(b"ab"), hash_of(b"ba"));
+    }
 }
