@@ -137,6 +137,9 @@ pub struct NodeNet {
     /// The pod networks of other nodes.
     pub routes: BTreeMap<Cidr, Via>,
     pub vxlan: Option<Vxlan>,
+    /// Where this node answers DNS (UDP port 53): such packets are not tracked as connections, and no service can take
+    /// that address and port.
+    pub name_server: Option<IpAddr>,
 }
 
 impl fmt::Display for NodeNet {
@@ -150,6 +153,9 @@ impl fmt::Display for NodeNet {
         }
         if let Some(vxlan) = &self.vxlan {
             writeln!(f, "overlay {} port {} at {} as {}", vxlan.id, vxlan.port, vxlan.local, vxlan.address)?;
+        }
+        if let Some(server) = self.name_server {
+            writeln!(f, "names at {server}")?;
         }
         for (destination, via) in &self.routes {
             match via {

@@ -11,8 +11,10 @@ use super::fronts::{Family, PickChain, REFUSAL_DROP, REFUSAL_REJECT, SetId};
 use crate::address::{Cidr, bytes_of};
 use crate::netlink::nft::{
     Batch, ChainKind, Data, Hook, REG_VERDICT, Rule, SET_EVAL, SET_MAP, SET_TIMEOUT, SetSpec, TYPE_IPV4, TYPE_IPV6,
-    TYPE_MARK, TYPE_PORT, TYPE_PRIORITY, TYPE_PROTOCOL, VERDICT_DROP, VERDICT_GOTO, VERDICT_JUMP, concat, reg,
+    TYPE_MARK, TYPE_PORT, TYPE_PRIORITY, TYPE_PROTOCOL, VERDICT_ACCEPT, VERDICT_DROP, VERDICT_GOTO, VERDICT_JUMP,
+    concat, reg,
 };
+use crate::nodenet::Protocol;
 use std::net::IpAddr;
 
 pub(crate) const TABLE: &str = "gantry";
@@ -35,6 +37,7 @@ const META_OUTPUT_NAME: u32 = 7;
 const META_L4PROTO: u32 = 16;
 const CT_STATE: u32 = 0;
 const CT_STATE_NEW: u32 = 8;
+const CT_STATE_UNTRACKED: u32 = 64;
 const FIB_LOCAL: u32 = 2;
 const NETWORK: u32 = 1;
 const TRANSPORT: u32 = 2;
@@ -42,6 +45,7 @@ const TRANSPORT: u32 = 2;
 const DATA: u32 = 10;
 /// The number of a client's endpoint, behind those.
 const STICKY: u32 = 15;
+const DNS_PORT: u16 = 53;
 const LOOPBACK_NAME: &[u8; 16] = b"lo\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
 
 /// What the rules themselves depend on; when it changes, the table is replaced.
@@ -52,6 +56,7 @@ pub(crate) struct Frame {
     pub cluster_cidr: Option<Cidr>,
     pub service_cidrs: Vec<Cidr>,
     pub no_masquerade: Vec<Cidr>,
+    pub name_server: Option<IpAddr>,
 }
 
 impl Frame {
@@ -86,8 +91,26 @@ impl Frame {
         batch.add_rule(REJECT_CHAIN, |rule| {
             rule.reject(code);
         });
+        self.untracked(batch);
         self.filters(batch);
         self.translations(batch);
+    }
+
+    /// Questions to the node's name server and its answers are on no connection: an entry for each would cost more than
+    /// the answer, and a node that asks much would fill the table.
+    fn untracked(&self, batch: &mut Batch) {
+        let Some(server) = self.name_server else { return };
+        for (chain, hook) in [("untracked-in", Hook::Prerouting), ("untracked-out", Hook::Output)] {
+            batch.add_base_chain(chain, ChainKind::Filter, hook, -300);
+            for (address_at, port_at) in [(self.source_at(), 0), (self.destination_at(), 2)] {
+                batch.add_rule(chain, |rule| {
+                    rule.meta(reg(0), META_L4PROTO).compare(reg(0), true, &[Protocol::Udp.number()]);
+                    rule.payload(reg(0), TRANSPORT, port_at, 2).compare(reg(0), true, &DNS_PORT.to_be_bytes());
+                    rule.payload(reg(0), NETWORK, address_at, self.family.address_bytes());
+                    rule.compare(reg(0), true, &bytes_of(server)).untracked();
+                });
+            }
+        }
     }
 
     fn sets(&self, batch: &mut Batch, sizes: &dyn Fn(SetId) -> u32) {
@@ -141,6 +164,15 @@ impl Frame {
     fn filters(&self, batch: &mut Batch) {
         batch.add_base_chain("filter-in", ChainKind::Filter, Hook::Prerouting, -110);
         batch.add_base_chain("filter-out", ChainKind::Filter, Hook::Output, -110);
+        if self.name_server.is_some() {
+            for chain in ["filter-in", "filter-out"] {
+                // None of the rules that follow is about them.
+                batch.add_rule(chain, |rule| {
+                    in_state(rule, CT_STATE_UNTRACKED);
+                    rule.verdict(VERDICT_ACCEPT, "");
+                });
+            }
+        }
         if self.family == Family::V4 {
             // Node ports answer on 127.0.0.1, for which the kernel must let such packets through; not from elsewhere.
             batch.add_rule("filter-in", |rule| {
@@ -366,11 +398,13 @@ fn through_priority(rule: &mut Rule<'_>, into: u32) {
 }
 
 fn new_connections(rule: &mut Rule<'_>) {
-    rule.conntrack(reg(0), CT_STATE).bitwise(reg(0), &CT_STATE_NEW.to_ne_bytes(), &[0; 4]).compare(
-        reg(0),
-        false,
-        &[0; 4],
-    );
+    in_state(rule, CT_STATE_NEW);
+}
+
+/// The rule goes on only for packets whose connection is in this state.
+fn in_state(rule: &mut Rule<'_>, state: u32) {
+    rule.conntrack(reg(0), CT_STATE).bitwise(reg(0), &state.to_ne_bytes(), &[0; 4]);
+    rule.compare(reg(0), false, &[0; 4]);
 }
 
 fn local_destination(rule: &mut Rule<'_>) {

@@ -388,6 +388,7 @@ fn frames(net: &NodeNet) -> Vec<Frame> {
                 cluster_cidr: of(&net.cluster_cidrs).first().copied(),
                 service_cidrs: of(&net.service_cidrs),
                 no_masquerade: of(&net.no_masquerade),
+                name_server: net.name_server.filter(|server| server.is_ipv6() == (family == Family::V6)),
             }
         })
         .collect()

@@ -26,6 +26,7 @@ pub(crate) const SET_EVAL: u32 = 0x20;
 const DATA_VERDICT: u32 = 0xffff_ff00;
 
 pub(crate) const VERDICT_DROP: i32 = 0;
+pub(crate) const VERDICT_ACCEPT: i32 = 1;
 pub(crate) const VERDICT_JUMP: i32 = -3;
 pub(crate) const VERDICT_GOTO: i32 = -4;
 
@@ -254,6 +255,11 @@ impl Rule<'_> {
             m.be32(1, into);
             m.be32(2, key);
         })
+    }
+
+    /// The packet belongs to no connection.
+    pub fn untracked(&mut self) -> &mut Self {
+        self.expression("notrack", |_| {})
     }
 
     /// The rule goes on only if the register equals (`true`) or does not equal the value.

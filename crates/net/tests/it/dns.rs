@@ -111,8 +111,9 @@ fn upstream() -> SocketAddr {
 async fn pods_ask_their_node() {
     let mut world = World::new(1);
     let pod = world.pod(0);
-    world.apply();
     let address = SocketAddr::new(world.nodes[0].link.address, 53);
+    world.nodes[0].net.name_server = Some(address.ip());
+    world.apply();
     let sockets = world.nodes[0].link.netns.run(|| Sockets::bind(address).unwrap()).unwrap();
     let mut zone = Zone::new("cluster.local", &[address.ip()], &[]).unwrap();
     let web = ServiceNames { addresses: vec![ip("10.96.0.7")], ..ServiceNames::default() };
@@ -128,8 +129,14 @@ async fn pods_ask_their_node() {
     let server = Server::start(vec![sockets], zone.clone(), &[address, upstream]).unwrap();
 
     let web_query = query(1, "web.default.svc.cluster.local", 1);
+    let connections = || {
+        let read = || std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count").unwrap();
+        world.nodes[0].link.netns.run(read).unwrap()
+    };
+    let before = connections();
     let reply = udp(&pod.netns, address, &web_query).unwrap();
     assert_eq!((summary(&reply), &reply[reply.len() - 4..]), ((0, false, 1), &[10, 96, 0, 7][..]));
+    assert_eq!(connections(), before, "questions are on no connection");
     let many_query = query(2, "many.default.svc.cluster.local", 1);
     let reply = udp(&pod.netns, address, &many_query).unwrap();
     assert!(reply.len() <= 512 && summary(&reply).1);
