@@ -32,6 +32,8 @@ const RETRY: Duration = Duration::from_secs(1);
 const BEAT_KEY_CHECK: Duration = Duration::from_secs(60);
 /// Pods a node takes.
 const PODS_MAX: i64 = 1000;
+/// Changes that a reader of the mirror may be behind before it has to look at everything.
+const HISTORY_EVENTS: usize = 1_000;
 /// The node's own process and its pods, below the node's cgroup.
 const AGENT_CGROUP: &str = "agent";
 const PODS_CGROUP: &str = "kubepods";
@@ -138,9 +140,9 @@ async fn serve(settings: &Settings, place: Place) -> Result<(), Error> {
     let runtime = Arc::new(open_runtime(settings, &place)?);
     let member = patiently(|| join(settings, &place)).await?;
     let told = patiently(|| join::settings(&member.http)).await?;
-    let indexes: Vec<Index> =
-        api::INDEXES.iter().map(|(resource, name, of)| Index { resource: *resource, name, of: *of }).collect();
-    let mirror = Arc::new(Mirror::new(Cache::new(indexes)));
+    let rows = api::INDEXES.iter().chain(net::plan::INDEXES);
+    let indexes: Vec<Index> = rows.map(|(resource, name, of)| Index { resource: *resource, name, of: *of }).collect();
+    let mirror = Arc::new(Mirror::new(Cache::new(indexes).with_history(HISTORY_EVENTS)));
     tokio::spawn(follow(member.http.clone(), mirror.clone(), wishes(&place.node)));
     load_images(settings, &*runtime).await;
 
@@ -237,6 +239,7 @@ fn network_options(settings: &Settings, place: &Place, told: &Value) -> Result<N
             cluster_cidrs: vec![range("pod-cidr")?],
             service_cidrs: vec![range("service-cidr")?],
             same_link: settings.text("pod-network") == Some("direct"),
+            name_server: Some(place.address),
         },
         cluster_domain: told["cluster-domain"].text().to_owned(),
         dns: place.address,

@@ -157,4 +157,16 @@ impl NetnsThread {
         self.0.send(job).map_err(|_| gone())?;
         outcome.recv().map_err(|_| gone())
     }
+
+    /// Like [`NetnsThread::run`], for tasks: others run on their thread meanwhile.
+    ///
+    /// # Errors
+    /// When an earlier work panicked.
+    pub async fn task<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+        let gone = || Error::Limit("the thread of a network namespace has ended");
+        let (sender, outcome) = tokio::sync::oneshot::channel();
+        let job = Box::new(move || drop(sender.send(work())));
+        self.0.send(job).map_err(|_| gone())?;
+        outcome.await.map_err(|_| gone())
+    }
 }

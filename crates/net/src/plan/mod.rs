@@ -1,17 +1,24 @@
 //! From a view of the cluster to the network of one node, and to the names of its DNS: pure functions.
 //!
 //! Which endpoints serve: the ready ones; when a service has none left, those that still serve while terminating.
+//!
+//! A whole plan ([`node_net`]) costs as much as there is; a [`Planner`] keeps one current at the cost of what changed.
+//! Both are the same code, and a test compares them.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod claims;
+mod planner;
+
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use cache::View;
-use meta::{Object, Resource, Value};
+use cache::{Key, View};
+use meta::{Object, Resource, Str, Value};
 
 use crate::address::Cidr;
 use crate::dns::{EndpointName, PortName, ServiceNames};
 use crate::nodenet::{Endpoint, HostPort, NodeNet, Protocol, Via, Vip, VipKey, Vxlan};
+pub use planner::{Changed, Planner, Touched};
 
 pub const SERVICES: Resource = Resource("services");
 pub const SLICES: Resource = Resource("endpointslices.discovery.k8s.io");
@@ -20,6 +27,9 @@ pub const PODS: Resource = Resource("pods");
 pub const NAMESPACES: Resource = Resource("namespaces");
 /// What the plan of a node looks at.
 pub const WATCHES: &[Resource] = &[SERVICES, SLICES, NODES, PODS, NAMESPACES];
+/// The index that a view needs beside `api::INDEXES`: slices by their service's key.
+pub const INDEXES: &[api::IndexRow] = &[(SLICES, OF_SERVICE, service_key)];
+const OF_SERVICE: &str = "service";
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// Seconds that session affinity lasts when the service does not say.
 const AFFINITY_S: u32 = 10_800;
@@ -32,59 +42,35 @@ pub struct PlanOptions {
     pub service_cidrs: Vec<Cidr>,
     /// Nodes share one link; otherwise packets between them are wrapped.
     pub same_link: bool,
+    /// Where the node's own name server listens.
+    pub name_server: Option<IpAddr>,
 }
 
 /// The network of `node`, whole.
 pub fn node_net(view: &View, node: &str, options: &PlanOptions) -> NodeNet {
-    let mut net = NodeNet {
-        cluster_cidrs: options.cluster_cidrs.iter().copied().collect(),
-        service_cidrs: options.service_cidrs.iter().copied().collect(),
-        ..NodeNet::default()
-    };
-    routes(view, node, options, &mut net);
-    let slices = slices_by_service(view);
-    for service in view.list(SERVICES, "") {
-        let none = Vec::new();
-        let slices = slices.get(&(service.namespace(), service.name())).unwrap_or(&none);
-        vips(service, slices, node, &mut net);
-    }
-    for pod in view.by(PODS, "node", node) {
-        host_ports(pod, &mut net);
-    }
-    net
+    let mut planner = Planner::new(node, options.clone());
+    planner.update(view, &Touched::All);
+    planner.net()
 }
 
-type ByService<'a> = BTreeMap<(&'a str, &'a str), Vec<&'a Object>>;
-
-fn slices_by_service(view: &View) -> ByService<'_> {
-    let mut found: ByService<'_> = BTreeMap::new();
-    for slice in view.list(SLICES, "") {
-        if let Some(name) = slice.labels().get(SERVICE_NAME) {
-            found.entry((slice.namespace(), name)).or_default().push(slice);
-        }
-    }
-    found
+/// The key of the service that a slice is of.
+fn service_key(slice: &Object) -> Option<Str> {
+    slice.labels().get(SERVICE_NAME).map(|name| Key::of(slice.namespace(), name).0)
 }
 
-fn routes(view: &View, own: &str, options: &PlanOptions, net: &mut NodeNet) {
-    for node in view.list(NODES, "") {
-        let value = node.value();
-        let cidrs = cidrs_of(&value);
-        let address = address_of(&value);
-        if node.name() == own {
-            net.pod_cidrs.extend(cidrs.iter().copied());
-            if let (false, Some(local), Some(cidr)) = (options.same_link, address, cidrs.first()) {
-                net.vxlan = Some(Vxlan { id: 7, port: 8472, local, address: cidr.nth(0) });
-            }
-            continue;
-        }
-        let Some(address) = address else { continue };
-        for cidr in cidrs {
-            if cidr.is_ipv6() == address.is_ipv6() {
-                let via = if options.same_link { Via::Node(address) } else { Via::Vxlan { node: address } };
-                net.routes.insert(cidr, via);
-            }
-        }
+/// How packets get to the pods of another node.
+fn routes(node: &Value, options: &PlanOptions) -> Vec<(Cidr, Via)> {
+    let Some(address) = address_of(node) else { return Vec::new() };
+    let via = if options.same_link { Via::Node(address) } else { Via::Vxlan { node: address } };
+    let cidrs = cidrs_of(node).into_iter().filter(|cidr| cidr.is_ipv6() == address.is_ipv6());
+    cidrs.map(|cidr| (cidr, via)).collect()
+}
+
+/// The node's own end of the overlay, if there is one.
+fn overlay(node: &Value, options: &PlanOptions) -> Option<Vxlan> {
+    match (options.same_link, address_of(node), cidrs_of(node).first()) {
+        (false, Some(local), Some(cidr)) => Some(Vxlan { id: 7, port: 8472, local, address: cidr.nth(0) }),
+        _ => None,
     }
 }
 
@@ -126,14 +112,11 @@ pub fn cluster_addresses(spec: &Value) -> Vec<IpAddr> {
     if many.is_empty() { spec["clusterIP"].text().parse().into_iter().collect() } else { many }
 }
 
-fn vips(service: &Object, slices: &[&Object], node: &str, net: &mut NodeNet) {
+fn vips(service: &Object, slices: &[Value], node: &str) -> Vec<(VipKey, Arc<Vip>)> {
     let value = service.value();
     let spec = &value["spec"];
     let cluster = cluster_addresses(spec);
-    if cluster.is_empty() {
-        return;
-    }
-    let slices: Vec<Value> = slices.iter().map(|slice| slice.value()).collect();
+    let mut vips = Vec::new();
     let affinity_s = (spec["sessionAffinity"].text() == "ClientIP").then(|| {
         let seconds = spec.at(&["sessionAffinityConfig", "clientIP", "timeoutSeconds"]).as_int();
         seconds.and_then(|seconds| u32::try_from(seconds).ok()).unwrap_or(AFFINITY_S)
@@ -148,16 +131,17 @@ fn vips(service: &Object, slices: &[&Object], node: &str, net: &mut NodeNet) {
             let same_family = |other: &IpAddr| other.is_ipv6() == address.is_ipv6();
             let vip = Vip {
                 name: format!("{}/{}:{}", service.namespace(), service.name(), port["name"].text()),
-                endpoints: endpoints(&slices, port["name"].text(), protocol, address.is_ipv6(), node),
+                endpoints: endpoints(slices, port["name"].text(), protocol, address.is_ipv6(), node),
                 affinity_s,
                 node_port: port_of(&port["nodePort"]),
                 external: external.iter().copied().filter(same_family).collect(),
                 internal_local: spec["internalTrafficPolicy"].text() == "Local",
                 external_local: spec["externalTrafficPolicy"].text() == "Local",
             };
-            net.vips.insert(VipKey { address: *address, protocol, port: number }, Arc::new(vip));
+            vips.push((VipKey { address: *address, protocol, port: number }, Arc::new(vip)));
         }
     }
+    vips
 }
 
 fn condition(endpoint: &Value, name: &str) -> Option<bool> {
@@ -189,25 +173,26 @@ fn endpoints(slices: &[Value], port_name: &str, protocol: Protocol, ipv6: bool, 
     if ready.is_empty() { serving } else { ready }.into_iter().collect()
 }
 
-fn host_ports(pod: &Object, net: &mut NodeNet) {
-    let facts = api::core::pod_facts::of(pod);
-    if facts.phase.is_final() {
-        return;
+fn host_ports(pod: &Object) -> Vec<HostPort> {
+    let mut found = Vec::new();
+    if api::core::pod_facts::of(pod).phase.is_final() {
+        return found;
     }
     let value = pod.value();
     let spec = &value["spec"];
-    let Ok(address) = value.at(&["status", "podIP"]).text().parse::<IpAddr>() else { return };
+    let Ok(address) = value.at(&["status", "podIP"]).text().parse::<IpAddr>() else { return found };
     if spec["hostNetwork"].is_true() {
-        return;
+        return found;
     }
     let containers = spec["containers"].items().iter().chain(spec["initContainers"].items());
     for port in containers.flat_map(|container| container["ports"].items()) {
         if let (Some(host), Some(pod_port)) = (port_of(&port["hostPort"]), port_of(&port["containerPort"])) {
             let on = port["hostIP"].text().parse::<IpAddr>().ok().filter(|address| !address.is_unspecified());
             let protocol = protocol_of(port["protocol"].text());
-            net.host_ports.insert(HostPort { address: on, protocol, port: host, pod: address, pod_port });
+            found.push(HostPort { address: on, protocol, port: host, pod: address, pod_port });
         }
     }
+    found
 }
 
 /// The names of one service; `None` when it is gone.
@@ -223,7 +208,7 @@ pub fn service_names(view: &View, namespace: &str, name: &str) -> Option<Service
     let mut names = ServiceNames { addresses, ports, ..ServiceNames::default() };
     if names.addresses.is_empty() {
         let all = spec["publishNotReadyAddresses"].is_true();
-        for slice in view.list(SLICES, namespace).filter(|slice| slice.labels().get(SERVICE_NAME) == Some(name)) {
+        for slice in view.by(SLICES, OF_SERVICE, &Key::of(namespace, name).0) {
             names.endpoints.extend(endpoint_names(&slice.value(), all));
         }
     }
@@ -249,15 +234,6 @@ fn endpoint_names(slice: &Value, all: bool) -> Vec<EndpointName> {
         })
         .map(|(address, hostname)| EndpointName { address, hostname, ports: ports.clone() })
         .collect()
-}
-
-/// The service that a change of one of these objects may rename: `(namespace, name)`.
-pub fn service_of(resource: Resource, object: &Object) -> Option<(String, String)> {
-    match resource {
-        SERVICES => Some((object.namespace().to_owned(), object.name().to_owned())),
-        SLICES => object.labels().get(SERVICE_NAME).map(|name| (object.namespace().to_owned(), name.to_owned())),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

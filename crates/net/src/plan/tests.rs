@@ -1,19 +1,27 @@
 use super::*;
-use base::Revision;
+use base::{Revision, Rng};
 use cache::{Cache, Change};
 use meta::{Facts, json};
+use std::collections::BTreeMap;
+
+fn empty() -> Cache {
+    let rows = api::INDEXES.iter().chain(INDEXES);
+    let index = rows.map(|(resource, name, of)| cache::Index { resource: *resource, name, of: *of });
+    Cache::new(index.collect::<Vec<_>>())
+}
+
+fn object((resource, value): (Resource, Value)) -> Object {
+    let mut facts = Facts::of(resource, &value);
+    if resource == PODS {
+        facts.own = api::core::pod_facts::facts(&value);
+    }
+    Object::new(facts, value.to_json().into())
+}
 
 fn view(objects: Vec<(Resource, Value)>) -> View {
-    let index = api::INDEXES.iter().map(|(resource, name, of)| cache::Index { resource: *resource, name, of: *of });
-    let mut cache = Cache::new(index.collect::<Vec<_>>());
-    let changes = objects.into_iter().map(|(resource, value)| {
-        let mut facts = Facts::of(resource, &value);
-        if resource == PODS {
-            facts.own = api::core::pod_facts::facts(&value);
-        }
-        Change { revision: Revision(1), old: None, new: Some(Object::new(facts, value.to_json().into())) }
-    });
-    cache.apply(Revision(1), changes.collect::<Vec<_>>());
+    let mut cache = empty();
+    let new = |one| Change { revision: Revision(1), old: None, new: Some(object(one)) };
+    cache.apply(Revision(1), objects.into_iter().map(new).collect::<Vec<_>>());
     cache.view()
 }
 
@@ -36,7 +44,12 @@ fn slice(endpoints: Value) -> (Resource, Value) {
 
 fn options(same_link: bool) -> PlanOptions {
     let cidr = |text: &str| vec![text.parse().unwrap()];
-    PlanOptions { cluster_cidrs: cidr("10.244.0.0/16"), service_cidrs: cidr("10.96.0.0/16"), same_link }
+    PlanOptions {
+        cluster_cidrs: cidr("10.244.0.0/16"),
+        service_cidrs: cidr("10.96.0.0/16"),
+        same_link,
+        name_server: None,
+    }
 }
 
 #[test]
@@ -88,4 +101,80 @@ fn names_of_headless_and_external_services() {
         service_names(&view(vec![service(json!({"type": "ExternalName", "externalName": "x.y"}))]), "ns", "web");
     assert_eq!(external.unwrap().external.as_deref(), Some("x.y"));
     assert!(service_names(&view(vec![]), "ns", "web").is_none());
+}
+
+/// Something of a small cluster in which names, addresses and networks meet.
+fn anything(rng: &mut Rng) -> (Resource, Value) {
+    let of = |rng: &mut Rng, list: &[&str]| list[rng.below(list.len() as u64) as usize].to_owned();
+    let (namespace, name) = (of(rng, &["a", "b"]), of(rng, &["x", "y", "z"]));
+    let address = format!("10.96.0.{}", rng.below(4));
+    match rng.below(4) {
+        0 => {
+            let port =
+                json!({"name": (of(rng, &["http", "dns"])), "port": (80 + rng.below(2) as i64), "protocol": "TCP"});
+            let spec =
+                json!({"clusterIP": (if rng.chance(150) { "None".to_owned() } else { address }), "ports": [port]});
+            (SERVICES, json!({"metadata": {"name": name, "namespace": namespace}, "spec": spec}))
+        }
+        1 => {
+            let endpoint = |n: u64| json!({"addresses": [(format!("10.244.1.{n}"))], "nodeName": "a", "conditions": {"ready": (n != 1)}});
+            let endpoints = Value::from((0..rng.below(3)).map(endpoint).collect::<Vec<_>>());
+            // The label moves from service to service, and goes.
+            let labels = if rng.chance(900) {
+                json!({"kubernetes.io/service-name": (of(rng, &["x", "y", "z"]))})
+            } else {
+                json!({})
+            };
+            let ports = json!([{"name": "http", "port": 8080, "protocol": "TCP"}]);
+            let meta = json!({"name": name, "namespace": namespace, "labels": labels});
+            (SLICES, json!({"metadata": meta, "addressType": "IPv4", "ports": ports, "endpoints": endpoints}))
+        }
+        2 => node(&of(rng, &["a", "b", "c"]), "172.20.0.11", &format!("10.244.{}.0/24", rng.below(2))),
+        _ => {
+            let ports = json!([{"containerPort": 53, "hostPort": (5353 + rng.below(2) as i64), "protocol": "UDP"}]);
+            let spec = json!({"nodeName": (of(rng, &["a", "b"])), "containers": [{"ports": ports}]});
+            let status = json!({"podIP": "10.244.1.7", "phase": (of(rng, &["Running", "Failed"]))});
+            (PODS, json!({"metadata": {"name": name, "namespace": namespace}, "status": status, "spec": spec}))
+        }
+    }
+}
+
+#[test]
+fn a_plan_that_is_kept_current_is_the_whole_plan() {
+    for seed in 0..40 {
+        let mut rng = Rng::new(seed);
+        let (mut cache, options) = (empty(), options(seed % 2 == 0));
+        let mut planner = Planner::new("a", options.clone());
+        let (mut last, mut vips) = (planner.net(), BTreeMap::new());
+        for revision in 1..60 {
+            let mut touched = if rng.chance(20) { Touched::All } else { Touched::nothing() };
+            let changes = (0..=rng.below(3)).map(|_| {
+                let (resource, one) = (anything(&mut rng), rng.chance(700));
+                let object = object(resource);
+                let old = (!one).then(|| object.clone());
+                Change { revision: Revision(revision), old, new: one.then_some(object) }
+            });
+            let since = cache.view().at();
+            cache.apply(Revision(revision), changes.collect::<Vec<_>>());
+            for resource in [SERVICES, SLICES, NODES, PODS] {
+                for event in cache.since(resource, since, usize::MAX).unwrap() {
+                    event.old.iter().chain(&event.new).for_each(|object| touched.note(resource, object));
+                }
+            }
+            let changed = planner.update(&cache.view(), &touched);
+            let net = planner.net();
+            assert_eq!(net, node_net(&cache.view(), "a", &options), "seed {seed}, revision {revision}");
+            for (key, vip) in changed.vips {
+                match vip {
+                    Some(vip) => vips.insert(key, vip),
+                    None => vips.remove(&key),
+                };
+            }
+            assert_eq!(net.vips, vips, "seed {seed}, revision {revision}: what changed leads there, too");
+            let rest = |net: &NodeNet| NodeNet { vips: BTreeMap::new(), ..net.clone() };
+            assert!(changed.rest || rest(&net) == rest(&last), "seed {seed}, revision {revision}");
+            assert!(planner.update(&cache.view(), &Touched::All).nothing(), "seed {seed}, revision {revision}");
+            last = net;
+        }
+    }
 }
