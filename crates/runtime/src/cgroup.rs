@@ -121,7 +121,7 @@ impl Cgroups {
         match &self.layout {
             Layout::V1(mounts) => {
                 for (controller, mount) in mounts {
-                    self.create_v1(controller, mount, &below)?;
+                    create_v1(controller, mount, &below)?;
                 }
             }
             Layout::V2(root) => {
@@ -131,22 +131,6 @@ impl Cgroups {
                     at.push(part);
                     make_dir(&at)?;
                 }
-            }
-        }
-        Ok(())
-    }
-
-    fn create_v1(&self, controller: &str, mount: &Path, below: &Path) -> Result<(), Error> {
-        let mut at = mount.to_owned();
-        for part in below.components() {
-            at.push(part);
-            if !make_dir(&at)? || controller != "cpuset" {
-                continue;
-            }
-            for file in ["cpuset.cpus", "cpuset.mems"] {
-                let from = at.parent().unwrap_or(mount).join(file);
-                let value = std::fs::read_to_string(&from).map_err(Error::io(format!("read {}", from.display())))?;
-                write(&at.join(file), value.trim())?;
             }
         }
         Ok(())
@@ -220,12 +204,19 @@ impl Cgroups {
 
     /// Moves a process into it.
     pub fn join(&self, path: &str, pid: u32) -> Result<(), Error> {
-        self.join_files(path).iter().try_for_each(|file| write(file, &pid.to_string()))
+        self.procs_files(path).iter().try_for_each(|file| write(file, &pid.to_string()))
     }
 
-    /// The files a process writes `0` to in order to join.
-    pub(crate) fn join_files(&self, path: &str) -> Vec<PathBuf> {
+    /// The files that list its processes.
+    pub(crate) fn procs_files(&self, path: &str) -> Vec<PathBuf> {
         self.dirs(path).into_iter().map(|d| d.join("cgroup.procs")).collect()
+    }
+
+    /// The files a process with one thread writes `0` to in order to join. On version 1 it joins as a thread: to move a
+    /// whole process the kernel holds up every fork and exit of the machine, and waits for that up to 40 ms.
+    pub(crate) fn join_files(&self, path: &str) -> Vec<PathBuf> {
+        let file = if self.is_v2() { "cgroup.procs" } else { "tasks" };
+        self.dirs(path).into_iter().map(|d| d.join(file)).collect()
     }
 
     /// The file that counts kills for memory.
@@ -286,9 +277,6 @@ impl Cgroups {
         let until = Instant::now() + Duration::from_millis(REMOVE_WAIT_MS);
         loop {
             let mut left = None;
-            for child in self.children(path) {
-                self.remove(&format!("{path}/{child}"))?;
-            }
             for dir in self.dirs(path) {
                 match std::fs::remove_dir(&dir) {
                     Ok(()) => {}
@@ -300,8 +288,14 @@ impl Cgroups {
             if Instant::now() >= until {
                 return Err(Error::Io { doing: format!("remove {}", dir.display()), source: error });
             }
-            self.kill(path);
-            std::thread::sleep(Duration::from_millis(REMOVE_RETRY_MS));
+            let children = self.children(path);
+            for child in &children {
+                self.remove(&format!("{path}/{child}"))?;
+            }
+            if children.is_empty() {
+                self.kill(path);
+                std::thread::sleep(Duration::from_millis(REMOVE_RETRY_MS));
+            }
         }
     }
 
@@ -358,6 +352,27 @@ impl Cgroups {
             }
         }
     }
+}
+
+/// The directory itself first: mostly its parents are there.
+fn create_v1(controller: &str, mount: &Path, below: &Path) -> Result<(), Error> {
+    let at = mount.join(below);
+    let made = match (make_dir(&at), below.parent()) {
+        (Err(Error::Io { source, .. }), Some(parent)) if source.kind() == std::io::ErrorKind::NotFound => {
+            create_v1(controller, mount, parent)?;
+            make_dir(&at)?
+        }
+        (other, _) => other?,
+    };
+    if !made || controller != "cpuset" {
+        return Ok(());
+    }
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        let from = at.parent().unwrap_or(mount).join(file);
+        let value = std::fs::read_to_string(&from).map_err(Error::io(format!("read {}", from.display())))?;
+        write(&at.join(file), value.trim())?;
+    }
+    Ok(())
 }
 
 /// Whether it was made now.
@@ -510,7 +525,7 @@ mod tests {
         cgroups.allow_devices(&path, &rules).unwrap();
         let script = "echo 0 > \"$1\"; for d in null zero full; do \
             (: < /dev/$d) 2>/dev/null && echo r $d; (: > /dev/$d) 2>/dev/null && echo w $d; done; true";
-        let procs = cgroups.join_files(&path).remove(0);
+        let procs = cgroups.procs_files(&path).remove(0);
         let output = std::process::Command::new("sh").args(["-c", script, "sh"]).arg(procs).output().unwrap();
         cgroups.remove(&path).unwrap();
         assert_eq!(String::from_utf8_lossy(&output.stdout), "r null\nw null\nr zero\n");

@@ -81,7 +81,7 @@ pub(super) fn container(s: Sources<'_>) -> Result<(ContainerPlan, Vec<DeviceRule
             max_files: l.max_files,
         }),
         oom_file: s.cgroups.oom_file(s.cgroup),
-        cgroup_procs: s.cgroups.join_files(s.cgroup),
+        cgroup_procs: s.cgroups.procs_files(s.cgroup),
     };
     Ok((plan, rules))
 }
