@@ -7,12 +7,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use base::{Clock, Revision, Time};
-use client::{Action, Api, Mirror, Request};
+use cache::Part;
+use client::{Action, Api, Interest, Mirror, Request};
 use meta::{Object, Resource, Status, Str, Value, json};
 use net::{Addresses, Cidr, PodLinks};
 use reconcile::EventRecord;
-use runtime::Runtime;
-use tokio::sync::{mpsc, watch};
+use runtime::{Found, Runtime};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::carry;
 use crate::endpoints::{Known, KnownPods};
@@ -65,15 +66,19 @@ pub struct Agent {
     pub events: EventSink,
     pub links: Mutex<PodLinks>,
     pub addresses: Mutex<Option<Addresses>>,
-    /// Where each pod's task hears of its object.
-    workers: Mutex<BTreeMap<Str, watch::Sender<Option<Object>>>>,
-    /// Wakes every pod's task when the runtime changed.
-    runtime_changed: watch::Sender<u64>,
+    workers: Mutex<BTreeMap<Str, Hears>>,
     pub tokens: carry::Tokens,
     pub(crate) known: Mutex<KnownPods>,
     pub(crate) samples: Mutex<Samples>,
     pub(crate) permits: crate::endpoints::permit::Permits,
     pub started: Time,
+}
+
+/// What a pod's task hears.
+struct Hears {
+    object: watch::Sender<Option<Object>>,
+    /// Something of the pod changed in the runtime.
+    runtime: Arc<Notify>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -101,7 +106,6 @@ impl Agent {
             links: Mutex::new(links),
             addresses: Mutex::new(None),
             workers: Mutex::default(),
-            runtime_changed: watch::Sender::new(0),
             tokens: carry::Tokens::default(),
             known: Mutex::default(),
             samples: Mutex::default(),
@@ -178,8 +182,8 @@ impl Agent {
 
     /// What the runtime has of the pod with this uid.
     pub async fn observe(&self, uid: &str) -> Result<(Observed, Option<String>), runtime::Error> {
-        let sandboxes = self.runtime.sandboxes().await?;
-        let sandbox = sandboxes.iter().filter(|one| one.spec.uid == uid).max_by_key(|one| one.spec.attempt);
+        let Found { sandboxes, mut containers } = self.runtime.of_pod(uid).await?;
+        let sandbox = sandboxes.iter().max_by_key(|one| one.spec.attempt);
         let Some(sandbox) = sandbox else { return Ok((Observed::default(), None)) };
         let mut observed = Observed {
             sandbox: true,
@@ -193,9 +197,6 @@ impl Agent {
                 .collect(),
             ..Observed::default()
         };
-        let own: Vec<&str> = sandboxes.iter().filter(|one| one.spec.uid == uid).map(|one| one.id.as_str()).collect();
-        let mut containers: Vec<_> =
-            self.runtime.containers().await?.into_iter().filter(|one| own.contains(&one.sandbox.as_str())).collect();
         containers.sort_by_key(|one| one.attempt);
         for container in containers {
             let seen = self.seen(uid, &container);
@@ -245,21 +246,18 @@ impl Agent {
         let found = self.runtime.found().await?;
         let agent = self.clone();
         tokio::spawn(async move { agent.watch_runtime().await });
-        let mut changed = self.mirror.subscribe();
+        let pods = self.mirror.listen(Interest::Parts(vec![(PODS, Part::All)]));
         self.wait_for_addresses(&found).await;
         // Before the pods of this node are known, everything found would look like left behind.
         self.mirror.knows(PODS, Revision(1)).await;
         loop {
-            changed.borrow_and_update();
             self.hand_out(&found.sandboxes);
-            if changed.changed().await.is_err() {
-                return Ok(());
-            }
+            pods.changed().await;
         }
     }
 
     /// Pods need addresses, which come with the node's pod network.
-    async fn wait_for_addresses(&self, found: &runtime::Found) {
+    async fn wait_for_addresses(&self, found: &Found) {
         let mut changed = self.mirror.subscribe();
         loop {
             changed.borrow_and_update();
@@ -286,7 +284,13 @@ impl Agent {
         loop {
             let changes = self.runtime.changed(version).await;
             version = changes.version;
-            self.runtime_changed.send_replace(version);
+            let workers = lock(&self.workers);
+            if changes.all {
+                workers.values().for_each(|worker| worker.runtime.notify_one());
+            } else {
+                let own = changes.pods.iter().filter_map(|uid| workers.get(uid.as_str()));
+                own.for_each(|worker| worker.runtime.notify_one());
+            }
         }
     }
 
@@ -301,7 +305,7 @@ impl Agent {
         for (uid, pod) in &here {
             match workers.get(uid) {
                 Some(worker) => {
-                    worker.send_if_modified(|known| {
+                    worker.object.send_if_modified(|known| {
                         let newer = known.as_ref().is_none_or(|known| known.revision() < pod.revision());
                         if newer {
                             *known = Some(pod.clone());
@@ -310,15 +314,16 @@ impl Agent {
                     });
                 }
                 None => {
-                    let (sender, receiver) = watch::channel(Some(pod.clone()));
-                    workers.insert(uid.clone(), sender);
-                    tokio::spawn(self.clone().work(uid.clone(), receiver));
+                    let (object, objects) = watch::channel(Some(pod.clone()));
+                    let runtime = Arc::new(Notify::new());
+                    workers.insert(uid.clone(), Hears { object, runtime: runtime.clone() });
+                    tokio::spawn(self.clone().work(uid.clone(), objects, runtime));
                 }
             }
         }
         for (uid, worker) in workers.iter() {
             if !here.contains_key(uid) {
-                worker.send_if_modified(|known| known.take().is_some());
+                worker.object.send_if_modified(|known| known.take().is_some());
             }
         }
         // What runs for pods that nobody knows is removed.
@@ -332,13 +337,11 @@ impl Agent {
     }
 
     /// The task of one pod.
-    async fn work(self: Arc<Self>, uid: Str, mut pods: watch::Receiver<Option<Object>>) {
+    async fn work(self: Arc<Self>, uid: Str, mut pods: watch::Receiver<Option<Object>>, runtime: Arc<Notify>) {
         let mut worker = Worker::default();
         let (done, mut results) = mpsc::unbounded_channel::<(Command, Outcome)>();
-        let mut runtime_changed = self.runtime_changed.subscribe();
         let mut refreshed = tokio::time::Instant::now();
         loop {
-            runtime_changed.borrow_and_update();
             worker.see(pods.borrow_and_update().as_ref(), self.now());
             let observed = match self.observe(&uid).await {
                 Ok((observed, sandbox)) => {
@@ -382,7 +385,7 @@ impl Agent {
                 worker.wake().map_or(REFRESH, |at| Duration::from_millis(at.ms_since(self.now()).max(1)).min(REFRESH));
             tokio::select! {
                 changed = pods.changed() => if changed.is_err() { return },
-                _ = runtime_changed.changed() => {}
+                () = runtime.notified() => {}
                 Some((command, outcome)) = results.recv() => {
                     self.take(&mut worker, &command, outcome);
                     while let Ok((command, outcome)) = results.try_recv() {

@@ -165,9 +165,8 @@ async fn make_volumes(agent: &Agent, pod: &Value, dirs: &PodDirs) -> Result<(), 
 }
 
 async fn sandbox(agent: &Agent, pod: &Value, dirs: &PodDirs) -> Result<(), String> {
-    let sandboxes = agent.runtime.sandboxes().await.map_err(|error| error.to_string())?;
-    let old = sandboxes.iter().filter(|one| one.spec.uid == uid(pod));
-    let attempt = old.clone().map(|one| one.spec.attempt + 1).max().unwrap_or(0);
+    let old = agent.runtime.of_pod(uid(pod)).await.map_err(|error| error.to_string())?.sandboxes;
+    let attempt = old.iter().map(|one| one.spec.attempt + 1).max().unwrap_or(0);
     let host_network = pod.at(&["spec", "hostNetwork"]).is_true();
     let address = if host_network { None } else { Some(attach(agent, pod).await?) };
     let own: Vec<IpAddr> = match address {
@@ -507,19 +506,15 @@ async fn run_hook(
 }
 
 async fn end(agent: &Agent, pod: &Value) -> Result<(), String> {
-    for sandbox in agent.runtime.sandboxes().await.map_err(|error| error.to_string())? {
-        if sandbox.spec.uid == uid(pod) {
-            agent.runtime.stop_sandbox(&sandbox.id).await.map_err(|error| error.to_string())?;
-        }
+    for sandbox in agent.runtime.of_pod(uid(pod)).await.map_err(|error| error.to_string())?.sandboxes {
+        agent.runtime.stop_sandbox(&sandbox.id).await.map_err(|error| error.to_string())?;
     }
     detach(agent, pod)
 }
 
 async fn remove(agent: &Agent, pod: &Value) -> Result<(), String> {
-    for sandbox in agent.runtime.sandboxes().await.map_err(|error| error.to_string())? {
-        if sandbox.spec.uid == uid(pod) {
-            agent.runtime.remove_sandbox(&sandbox.id).await.map_err(|error| error.to_string())?;
-        }
+    for sandbox in agent.runtime.of_pod(uid(pod)).await.map_err(|error| error.to_string())?.sandboxes {
+        agent.runtime.remove_sandbox(&sandbox.id).await.map_err(|error| error.to_string())?;
     }
     detach(agent, pod)?;
     let dirs = agent.dirs(uid(pod));

@@ -60,6 +60,8 @@ pub trait Runtime: Send + Sync + 'static {
     /// Kills when needed and forgets it. Missing is no error.
     fn remove<'a>(&'a self, id: &'a str) -> Answer<'a, ()>;
     fn containers(&self) -> Answer<'_, Vec<ContainerStatus>>;
+    /// The sandboxes of one pod, all attempts, and their containers.
+    fn of_pod<'a>(&'a self, uid: &'a str) -> Answer<'a, Found>;
     fn container<'a>(&'a self, id: &'a str) -> Answer<'a, ContainerStatus>;
     /// Changes limits of a container in place.
     fn update<'a>(&'a self, id: &'a str, resources: Resources) -> Answer<'a, ()>;
@@ -535,10 +537,12 @@ pub struct Changes {
     pub version: u64,
     /// Ids of the sandboxes concerned (also those of changed containers).
     pub sandboxes: Vec<String>,
+    /// The uids of their pods.
+    pub pods: Vec<String>,
     pub all: bool,
 }
 
-/// What [`Runtime::found`] saw.
+/// What [`Runtime::found`] or [`Runtime::of_pod`] saw.
 #[derive(Clone, Debug, Default)]
 pub struct Found {
     pub sandboxes: Vec<SandboxStatus>,

@@ -247,6 +247,10 @@ impl Runtime for Embedded {
         async { Ok(self.inner.model(|m| m.containers.values().map(model::Container::status).collect())) }.boxed()
     }
 
+    fn of_pod<'a>(&'a self, uid: &'a str) -> Answer<'a, Found> {
+        async move { Ok(self.inner.model(|m| m.of_pod(uid))) }.boxed()
+    }
+
     fn container<'a>(&'a self, id: &'a str) -> Answer<'a, ContainerStatus> {
         async move { self.inner.container(id, |c| c.status()) }.boxed()
     }

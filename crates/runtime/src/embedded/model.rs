@@ -11,8 +11,8 @@ use super::Inner;
 use super::link::Link;
 use crate::plan::Record;
 use crate::seam::{
-    Changes, ContainerSpec, ContainerStatus, ImageConfig, NetworkNamespace, Resources, SandboxSpec, SandboxStatus,
-    State,
+    Changes, ContainerSpec, ContainerStatus, Found, ImageConfig, NetworkNamespace, Resources, SandboxSpec,
+    SandboxStatus, State,
 };
 use crate::shim::NETWORK_FILE;
 use crate::{Error, lock};
@@ -30,8 +30,15 @@ pub(super) struct Model {
     pub pods: BTreeMap<String, Pod>,
     pub containers: BTreeMap<String, Container>,
     version: u64,
-    /// (version, sandbox)
-    changes: VecDeque<(u64, String)>,
+    changes: VecDeque<Noted>,
+}
+
+/// That a sandbox changed.
+struct Noted {
+    version: u64,
+    sandbox: String,
+    /// The pod's uid.
+    uid: String,
 }
 
 pub(super) struct Pod {
@@ -166,21 +173,40 @@ impl Container {
 
 impl Model {
     pub fn changes_since(&self, since: u64) -> Changes {
-        let all = since == 0 || self.changes.front().is_some_and(|(first, _)| *first > since + 1);
-        let mut sandboxes: Vec<String> =
-            self.changes.iter().filter(|(v, _)| *v > since).map(|(_, id)| id.clone()).collect();
-        sandboxes.sort();
-        sandboxes.dedup();
-        Changes { version: self.version, sandboxes, all }
+        let all = since == 0 || self.changes.front().is_some_and(|first| first.version > since + 1);
+        // Versions ascend, and readers are mostly a few behind.
+        let start = self.changes.partition_point(|noted| noted.version <= since);
+        let each = |of: fn(&Noted) -> &String| {
+            let mut found: Vec<String> = self.changes.range(start..).map(of).cloned().collect();
+            found.sort();
+            found.dedup();
+            found
+        };
+        Changes { version: self.version, sandboxes: each(|noted| &noted.sandbox), pods: each(|noted| &noted.uid), all }
     }
 
-    fn note(&mut self, sandbox: &str) -> u64 {
+    fn uid_of(&self, sandbox: &str) -> Option<String> {
+        self.pods.get(sandbox).map(|pod| pod.spec.uid.clone())
+    }
+
+    fn note(&mut self, sandbox: &str, uid: String) -> u64 {
         self.version += 1;
         if self.changes.len() == CHANGES_MAX {
             self.changes.pop_front();
         }
-        self.changes.push_back((self.version, sandbox.to_owned()));
+        self.changes.push_back(Noted { version: self.version, sandbox: sandbox.to_owned(), uid });
         self.version
+    }
+
+    /// The sandboxes of one pod and their containers.
+    pub fn of_pod(&self, uid: &str) -> Found {
+        let own = |sandbox: &str| self.pods.get(sandbox).is_some_and(|pod| pod.spec.uid == uid);
+        let sandboxes = self.pods.iter().filter(|(_, pod)| pod.spec.uid == uid);
+        let containers = self.containers.values().filter(|one| own(&one.record.spec.sandbox));
+        Found {
+            sandboxes: sandboxes.map(|(id, pod)| pod.status(id)).collect(),
+            containers: containers.map(Container::status).collect(),
+        }
     }
 }
 
@@ -193,8 +219,10 @@ impl Inner {
     /// Changes the model and announces that `sandbox` changed.
     pub fn change<T>(&self, sandbox: &str, change: impl FnOnce(&mut Model) -> T) -> T {
         let mut model = lock(&self.model);
+        let before = model.uid_of(sandbox);
         let result = change(&mut model);
-        let version = model.note(sandbox);
+        let uid = before.or_else(|| model.uid_of(sandbox)).unwrap_or_default();
+        let version = model.note(sandbox, uid);
         // Under the lock, so that versions are announced in order.
         self.version.send_replace(version);
         result
