@@ -134,28 +134,29 @@ impl Embedded {
         let (dir, parent) = self.inner.pod(&sandbox, |p| (p.dir.clone(), p.spec.cgroup_parent.clone()))?;
         self.inner.link(&sandbox)?;
         let id = new_id()?;
-        let (inner, name, kept) = (self.inner.clone(), spec.image.clone(), id.clone());
-        let image = blocking("take an image", move || inner.take_image(&name, &kept)).await?;
-        let record = ContainerRecord {
-            id: id.clone(),
-            created_us: now_us(),
-            image_id: image.status.id.clone(),
-            image_ref: image.status.digests.first().unwrap_or(&image.status.id).clone(),
-            image: image.status.config,
-            layers: image.layers,
-            cgroup: format!("{}/{id}", parent.trim_end_matches('/')),
-            resources: spec.resources.clone(),
-            start_error: None,
-            spec,
-        };
-        let (inner, kept, file) = (self.inner.clone(), record.clone(), record_file(&dir, &id));
-        blocking("create a container", move || {
-            let root = inner.container_dir(&kept.id);
-            let target = inner.root_target(&dir, &kept.id);
+        let (inner, made) = (self.inner.clone(), id.clone());
+        let cgroup = format!("{}/{id}", parent.trim_end_matches('/'));
+        let record = blocking("create a container", move || {
+            let image = inner.take_image(&spec.image, &made)?;
+            let record = ContainerRecord {
+                created_us: now_us(),
+                image_id: image.status.id.clone(),
+                image_ref: image.status.digests.first().unwrap_or(&image.status.id).clone(),
+                image: image.status.config,
+                layers: image.layers,
+                cgroup,
+                resources: spec.resources.clone(),
+                start_error: None,
+                spec,
+                id: made,
+            };
+            let root = inner.container_dir(&record.id);
+            let target = inner.root_target(&dir, &record.id);
             for dir in [root.join("upper"), root.join("work"), target] {
-                std::fs::create_dir_all(&dir).map_err(Error::io(format!("make {}", dir.display())))?;
+                std::fs::create_dir(&dir).map_err(Error::io(format!("make {}", dir.display())))?;
             }
-            write_whole(&file, &kept)
+            write_whole(&record_file(&dir, &record.id), &record)?;
+            Ok(record)
         })
         .await?;
         self.inner.change(&sandbox, |m| m.containers.insert(id.clone(), Container::new(record, None, false)));
