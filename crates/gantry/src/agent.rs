@@ -21,6 +21,7 @@ use server::SystemClock;
 use crate::error::Error;
 use crate::flags::Settings;
 use crate::folder::{Folder, absolute};
+use crate::footprint;
 use crate::join::{self, Member, Newcomer, Token};
 use crate::left;
 use crate::machine;
@@ -56,6 +57,7 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
     let _state = Folder::take(&state, "gantry agent")?;
     machine::check(&data)?;
     let place = Place::find(settings, data, state)?;
+    footprint::small_pages();
     let started = |error| Error::doing("start the threads", error);
     let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(started)?;
     tokio.block_on(serve(settings, place))
@@ -167,6 +169,7 @@ async fn serve(settings: &Settings, place: Place) -> Result<(), Error> {
     tokio::spawn(keep_beating(member.http.clone(), place.node.clone()));
     tokio::spawn(node::numbers::keep(agent.clone()));
     let network = tokio::spawn(network_loop(network, mirror, thread));
+    tokio::spawn(footprint::keep_small());
     tracing::info!("node {} serves on {own}", place.node);
     tokio::select! {
         result = agent.run() => result?,

@@ -8,6 +8,7 @@ mod bench;
 mod error;
 mod flags;
 mod folder;
+mod footprint;
 mod images;
 mod join;
 mod leader;

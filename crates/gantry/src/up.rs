@@ -21,6 +21,7 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 use crate::error::Error;
 use crate::flags::Settings;
 use crate::folder::{Folder, absolute};
+use crate::footprint;
 use crate::left::{self, Names};
 use crate::machine;
 use crate::server::{Running, TOKEN_FILE};
@@ -49,6 +50,7 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
     // Before any thread starts: mounts of nodes and containers are nobody else's.
     machine::own_mounts()?;
     let names = Names::of(&data);
+    footprint::small_pages();
     let started = |error| Error::doing("start the threads", error);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(started)?;
     let settings = settings.clone().with("data", data.display());
@@ -56,6 +58,8 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
 }
 
 async fn cluster(settings: &Settings, data: &Path, names: &Names) -> Result<(), Error> {
+    tokio::spawn(footprint::keep_small());
+    tokio::spawn(footprint::huge_pages_when_large());
     // What a cluster that was killed left behind.
     left::sweep(names)?;
     names.tell(data)?;

@@ -12,8 +12,8 @@
 //! directory; killing the agent stops no container.
 //!
 //! Where things are: `seam` the trait and its types; `embedded` this side of it; `shim` the process per pod; `plan`
-//! what goes between them; `image` registry, archives, store; `cgroup`, `seccomp`, `capability`, `rooted`, `sys` the
-//! kernel's corners.
+//! what goes between them; `image` registry, archives, store; `cgroup`, `seccomp`, `capability`, `rooted`,
+//! `memory`, `sys` the kernel's corners.
 
 mod capability;
 mod cgroup;
@@ -21,6 +21,7 @@ mod embedded;
 mod error;
 pub mod fuzzing;
 mod image;
+pub mod memory;
 mod name;
 mod plan;
 mod rooted;

@@ -81,6 +81,14 @@ pub(crate) fn mount_attributes(
     .map(drop)
 }
 
+/// Forgets the pages of a mapping that has a file behind it and was never written to: they come from the file again.
+pub(crate) fn forget_pages(start: usize, bytes: usize) {
+    // SAFETY: the caller found the range in this process' mappings, private to it and without the right to write; what is
+    // read or run there next is mapped anew with the same bytes. A range that is gone by now is refused, or was
+    // mapped anew by the loader in the same way.
+    let _ = unsafe { libc::madvise(std::ptr::without_provenance_mut(start), bytes, libc::MADV_DONTNEED) };
+}
+
 pub(crate) fn prctl(option: libc::c_int, a: libc::c_ulong, b: libc::c_ulong) -> Result<()> {
     // SAFETY: callers pass options whose arguments are numbers (never pointers).
     check(unsafe { libc::prctl(option, a, b, 0, 0) }.into()).map(drop)

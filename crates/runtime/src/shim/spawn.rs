@@ -178,6 +178,8 @@ fn prepare(
     streams: &ChildStreams,
     enter: impl FnOnce(Option<BorrowedFd<'_>>) -> Done,
 ) -> Done<(CString, Vec<CString>, Vec<CString>)> {
+    // The agent's small pages are not the container's.
+    rustix::thread::disable_transparent_huge_pages(false).map_err(why("allow huge pages"))?;
     // Until execve nobody in the container may look into this process, which still holds the host's files.
     sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).map_err(why("hide the new process"))?;
     rustix::process::setsid().map_err(why("make a session"))?;
