@@ -19,4 +19,4 @@ mod udp;
 
 pub use listener::{EVERY_MS, LOOK_MS, Listener, PATIENCE_MS};
 pub use packet::{KEY_BYTES, Keys, MAX_BYTES, Packet, Signer};
-pub use udp::{Sender, hear};
+pub use udp::{Hearing, Sender, hear};

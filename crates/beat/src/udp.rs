@@ -16,7 +16,46 @@ use crate::packet::{Keys, MAX_BYTES, Signer};
 const BUFFER_BYTES: usize = 16 * 1024 * 1024;
 const STACK_BYTES: usize = 128 * 1024;
 
-/// Hears what comes to `sockets` until the process ends. `tell` is told all silent nodes whenever they change.
+/// A thread that runs until this is dropped.
+struct Running {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Running {
+    /// Runs `work` again and again, with `pause` in between.
+    fn start(name: &str, pause: Duration, mut work: impl FnMut() + Send + 'static) -> io::Result<Running> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let run = move || {
+            hurry();
+            while !stopped.load(Ordering::Relaxed) {
+                work();
+                std::thread::park_timeout(pause);
+            }
+        };
+        let thread = std::thread::Builder::new().name(name.into()).stack_size(STACK_BYTES).spawn(run)?;
+        Ok(Running { stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            // One that panicked does no more, either.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A listener; it stops when this is dropped.
+pub struct Hearing {
+    _running: Running,
+}
+
+/// Hears what comes to `sockets`. `tell` is told all silent nodes whenever they change.
 ///
 /// # Errors
 /// The sockets or the thread cannot be had.
@@ -24,30 +63,24 @@ pub fn hear(
     sockets: Vec<UdpSocket>,
     keys: Keys,
     mut tell: impl FnMut(BTreeSet<String>) + Send + 'static,
-) -> io::Result<()> {
+) -> io::Result<Hearing> {
     for socket in &sockets {
         socket.set_nonblocking(true)?;
         // A smaller buffer loses datagrams only of thousands of nodes.
         let _ = rustix::net::sockopt::set_socket_recv_buffer_size_force(socket, BUFFER_BYTES);
     }
-    let listen = move || {
-        hurry();
-        let (began, mut listener) = (Instant::now(), Listener::new(keys));
-        let now_ms = || u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let mut bytes = [0; MAX_BYTES + 1];
-        loop {
-            // What comes from here on is heard at the next look, so nobody is silent for it.
-            let now = now_ms();
-            for socket in &sockets {
-                drain(socket, &mut bytes, |bytes| _ = listener.hear(bytes, now));
-            }
-            if listener.look(now) {
-                tell(listener.silent());
-            }
-            std::thread::sleep(Duration::from_millis(LOOK_MS));
+    let (began, mut listener, mut bytes) = (Instant::now(), Listener::new(keys), [0; MAX_BYTES + 1]);
+    let look = move || {
+        // What comes from here on is heard at the next look, so nobody is silent for it.
+        let now_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        for socket in &sockets {
+            drain(socket, &mut bytes, |bytes| _ = listener.hear(bytes, now_ms));
+        }
+        if listener.look(now_ms) {
+            tell(listener.silent());
         }
     };
-    std::thread::Builder::new().name("beats".into()).stack_size(STACK_BYTES).spawn(listen).map(drop)
+    Ok(Hearing { _running: Running::start("beats", Duration::from_millis(LOOK_MS), look)? })
 }
 
 /// Takes all that has come; errors of a socket (an earlier answer that nobody wanted) are no datagrams.
@@ -72,8 +105,7 @@ fn hurry() {
 
 /// A node that sends; it stops when this is dropped.
 pub struct Sender {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    _running: Running,
 }
 
 impl Sender {
@@ -82,29 +114,9 @@ impl Sender {
     /// # Errors
     /// The thread cannot be had.
     pub fn start(node: String, key: &[u8], servers: Vec<(String, u16)>) -> io::Result<Sender> {
-        let (stop, signer) = (Arc::new(AtomicBool::new(false)), Signer::new(key));
-        let stopped = stop.clone();
-        let send = move || {
-            hurry();
-            let mut way = Way::default();
-            while !stopped.load(Ordering::Relaxed) {
-                way.send(&node, &signer, &servers);
-                std::thread::park_timeout(Duration::from_millis(EVERY_MS));
-            }
-        };
-        let thread = std::thread::Builder::new().name("beat".into()).stack_size(STACK_BYTES).spawn(send)?;
-        Ok(Sender { stop, thread: Some(thread) })
-    }
-}
-
-impl Drop for Sender {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            thread.thread().unpark();
-            // One that panicked sends no more, either.
-            let _ = thread.join();
-        }
+        let (mut way, signer) = (Way::default(), Signer::new(key));
+        let send = move || way.send(&node, &signer, &servers);
+        Ok(Sender { _running: Running::start("beat", Duration::from_millis(EVERY_MS), send)? })
     }
 }
 
@@ -158,7 +170,7 @@ mod tests {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let port = socket.local_addr().unwrap().port();
         let (told, silences) = std::sync::mpsc::channel();
-        hear(vec![socket], Keys::new(b"secret"), move |silent| drop(told.send(silent))).unwrap();
+        let hearing = hear(vec![socket], Keys::new(b"secret"), move |silent| drop(told.send(silent))).unwrap();
         let key = Keys::new(b"secret").of("one");
         let place = vec![("127.0.0.1".to_owned(), port)];
         let sender = Sender::start("one".to_owned(), &key, place.clone()).unwrap();
@@ -169,6 +181,6 @@ mod tests {
         assert_eq!(silent, BTreeSet::from(["one".to_owned()]));
         let again = Sender::start("one".to_owned(), &key, place).unwrap();
         assert!(silences.recv_timeout(Duration::from_secs(30)).unwrap().is_empty());
-        drop((again, other));
+        drop((again, other, hearing));
     }
 }

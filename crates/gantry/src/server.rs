@@ -37,6 +37,7 @@ pub struct Running {
     stop: tokio::sync::watch::Sender<bool>,
     listeners: Vec<tokio::task::JoinHandle<()>>,
     candidate: tokio::task::JoinHandle<()>,
+    _hearing: beat::Hearing,
 }
 
 impl Running {
@@ -154,7 +155,7 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
         server::metrics::start(&server).await?;
     }
     let (stop, stopping) = tokio::sync::watch::channel(false);
-    let silence = listen_to_nodes(&server, &listeners)?;
+    let (silence, hearing) = listen_to_nodes(&server, &listeners)?;
     let candidate = stand(&server, settings, inside, opened.shared, silence, stopping);
     let listeners = listeners
         .into_iter()
@@ -171,21 +172,24 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
         })
         .collect();
     tracing::info!("the API answers on https://{address}");
-    Ok(Running { server, stop, listeners, candidate })
+    Ok(Running { server, stop, listeners, candidate, _hearing: hearing })
 }
 
 /// Hears the nodes' signs of life, on the addresses of the API.
-fn listen_to_nodes(server: &Server, listeners: &[TcpListener]) -> Result<Silence, Error> {
+fn listen_to_nodes(server: &Server, listeners: &[TcpListener]) -> Result<(Silence, beat::Hearing), Error> {
     let failed = |error| Error::doing("listen to the nodes", error);
-    let bind = |listener: &TcpListener| UdpSocket::bind(listener.local_addr()?);
-    let sockets = listeners.iter().map(bind).collect::<std::io::Result<Vec<UdpSocket>>>().map_err(failed)?;
+    let bind = |listener: &TcpListener| {
+        let address = listener.local_addr().map_err(failed)?;
+        UdpSocket::bind(address).map_err(|error| busy(address, "--listen or --also (its UDP port)", &error))
+    };
+    let sockets = listeners.iter().map(bind).collect::<Result<Vec<UdpSocket>, Error>>()?;
     let (tell, silence) = tokio::sync::watch::channel(Arc::default());
     let tell = move |silent: BTreeSet<String>| {
         tracing::info!("nodes that are not heard: {silent:?}");
         tell.send_replace(Arc::new(silent));
     };
-    beat::hear(sockets, server.beats(), tell).map_err(failed)?;
-    Ok(silence)
+    let hearing = beat::hear(sockets, server.beats(), tell).map_err(failed)?;
+    Ok((silence, hearing))
 }
 
 /// The names of further config maps beside tokens, each with its key.
