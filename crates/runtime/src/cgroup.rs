@@ -219,6 +219,14 @@ impl Cgroups {
         self.dirs(path).into_iter().map(|d| d.join(file)).collect()
     }
 
+    /// Those of the files to join through which a process gets its share of processor time. What a process does before it is
+    /// the container's should not wait for the little that the container may have, so it joins these last. On version 2
+    /// there is one file for everything.
+    pub(crate) fn share_files(&self, path: &str) -> Vec<PathBuf> {
+        let dir = if self.is_v2() { None } else { self.dir("cpu", path) };
+        dir.map(|dir| dir.join("tasks")).into_iter().collect()
+    }
+
     /// The file that counts kills for memory.
     pub(crate) fn oom_file(&self, path: &str) -> Option<PathBuf> {
         let file = if self.is_v2() { "memory.events" } else { "memory.oom_control" };

@@ -48,8 +48,11 @@ pub(crate) struct ProcessPlan {
     pub oom_score_adj: Option<i32>,
     pub tty: bool,
     pub stdin: bool,
-    /// Files that the process writes its id to, to join its cgroups.
+    /// Files that the process, which has one thread, writes its id to, to join its cgroups.
     pub cgroup_procs: Vec<PathBuf>,
+    /// Those of them that come last, when the container is made.
+    #[serde(default)]
+    pub cgroup_last: Vec<PathBuf>,
     /// First window size as (columns, rows).
     pub size: Option<(u16, u16)>,
 }

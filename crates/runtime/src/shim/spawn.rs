@@ -49,20 +49,34 @@ pub(super) struct Spawned {
 /// Starts a container's first process. `processes` is the process namespace to join instead of a new one.
 pub(super) fn start(plan: &ContainerPlan, processes: Option<BorrowedFd<'_>>, own_processes: bool) -> Done<Spawned> {
     let flags = sys::CLONE_NEWNS | if own_processes { sys::CLONE_NEWPID } else { 0 };
-    launch(&plan.process, flags, processes, |console| {
-        sys::unshare(libc::CLONE_NEWCGROUP).map_err(why("make a cgroup namespace"))?;
+    launch(&plan.process, flags, processes, |console, joined| {
+        if plan.process.cgroup_last.is_empty() {
+            // Control groups of version 2 are mounted as the new namespace shows them.
+            own_cgroups()?;
+        }
         root::enter(plan)?;
         if let Some(console) = console {
             let number = open_terminal(console, plan.process.size)?;
             root::bind_console(number)?;
         }
-        root::restrict(plan)
+        root::restrict(plan)?;
+        if !plan.process.cgroup_last.is_empty() {
+            // The namespace begins at the groups that the process is in.
+            joined()?;
+            own_cgroups()?;
+        }
+        Ok(())
     })
+}
+
+fn own_cgroups() -> Done {
+    sys::unshare(libc::CLONE_NEWCGROUP).map_err(why("make a cgroup namespace"))
 }
 
 /// Starts one more process beside the container's first.
 pub(super) fn exec(process: &ProcessPlan, first: BorrowedFd<'_>) -> Done<Spawned> {
-    launch(process, 0, Some(first), |console| {
+    launch(process, 0, Some(first), |console, joined| {
+        joined()?;
         sys::join_namespaces(first, libc::CLONE_NEWNS | libc::CLONE_NEWCGROUP).map_err(why("join the container"))?;
         match console {
             Some(console) => open_terminal(console, process.size).map(drop),
@@ -115,7 +129,7 @@ fn launch(
     plan: &ProcessPlan,
     flags: u64,
     processes: Option<BorrowedFd<'_>>,
-    enter: impl FnOnce(Option<BorrowedFd<'_>>) -> Done,
+    enter: impl FnOnce(Option<BorrowedFd<'_>>, &dyn Fn() -> Done) -> Done,
 ) -> Done<Spawned> {
     let (theirs, ours) = streams(plan).map_err(why("make the standard streams"))?;
     let (report, reporter) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(why("make a pipe"))?;
@@ -162,7 +176,7 @@ fn fork_into(other: BorrowedFd<'_>, flags: u64) -> std::io::Result<sys::Fork> {
 fn become_container(
     plan: &ProcessPlan,
     streams: &ChildStreams,
-    enter: impl FnOnce(Option<BorrowedFd<'_>>) -> Done,
+    enter: impl FnOnce(Option<BorrowedFd<'_>>, &dyn Fn() -> Done) -> Done,
 ) -> String {
     match prepare(plan, streams, enter) {
         Ok((path, argv, env)) => {
@@ -176,7 +190,7 @@ fn become_container(
 fn prepare(
     plan: &ProcessPlan,
     streams: &ChildStreams,
-    enter: impl FnOnce(Option<BorrowedFd<'_>>) -> Done,
+    enter: impl FnOnce(Option<BorrowedFd<'_>>, &dyn Fn() -> Done) -> Done,
 ) -> Done<(CString, Vec<CString>, Vec<CString>)> {
     // The agent's small pages are not the container's.
     rustix::thread::disable_transparent_huge_pages(false).map_err(why("allow huge pages"))?;
@@ -190,13 +204,22 @@ fn prepare(
             sys::dup_to(fd.as_fd(), number).map_err(why("set up the standard streams"))?;
         }
     }
-    for file in &plan.cgroup_procs {
+    for file in plan.cgroup_procs.iter().filter(|file| !plan.cgroup_last.contains(file)) {
         std::fs::write(file, "0").map_err(why(format_args!("join {}", file.display())))?;
     }
+    // Opened now: the host's files are out of sight soon.
+    let open = |file: &PathBuf| {
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        rustix::fs::open(file, flags, Mode::empty()).map_err(why(format_args!("open {}", file.display())))
+    };
+    let last = plan.cgroup_last.iter().map(open).collect::<Done<Vec<_>>>()?;
+    let join_last = || -> Done {
+        last.iter().try_for_each(|file| rustix::io::write(file, b"0").map(drop)).map_err(why("join the last cgroup"))
+    };
     if let Some(score) = plan.oom_score_adj {
         std::fs::write("/proc/self/oom_score_adj", score.to_string()).map_err(why("set the OOM score"))?;
     }
-    enter(streams.console.as_ref().map(AsFd::as_fd))?;
+    enter(streams.console.as_ref().map(AsFd::as_fd), &join_last)?;
     let root = Rooted::open(Path::new("/")).map_err(why("open the root"))?;
     let who = user::identity(&root, plan)?;
     let env = environment(plan, &who.home);

@@ -42,6 +42,28 @@ async fn limits_hold_and_change_in_place() {
 }
 
 #[tokio::test]
+async fn a_container_is_in_all_its_groups_and_sees_them_as_its_root() {
+    const OURS: [&str; 7] = ["memory", "cpu", "cpuacct", "cpuset", "pids", "devices", "blkio"];
+    let lab = Lab::new().await;
+    let sandbox = lab.sandbox("groups").await;
+    let id = lab.run(lab.shell(&sandbox.id, "sleep 100")).await;
+    let pid = lab.runtime.container(&id).await.unwrap().pid;
+    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    for line in text.lines() {
+        let [_, controllers, path] = line.splitn(3, ':').collect::<Vec<_>>()[..] else { panic!("{line}") };
+        let own = lab.embedded.cgroups().is_v2() || controllers.split(',').any(|one| OURS.contains(&one));
+        assert!(!own || path.ends_with(&format!("{}/pod-groups/{id}", lab.cgroup)), "{line}");
+    }
+    // From inside, for the first process and for one that came later.
+    for file in ["/proc/1/cgroup", "/proc/self/cgroup"] {
+        let output = lab.runtime.exec_sync(&id, vec!["cat".into(), file.into()], 10_000).await.unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(text.lines().count() > 0 && text.lines().all(|line| line.ends_with(":/")), "{file}: {text}");
+    }
+    lab.close().await;
+}
+
+#[tokio::test]
 async fn a_kill_for_memory_is_seen() {
     let lab = Lab::new().await;
     let hog = "head -c 200000000 /dev/zero | tail -c 190000000 | wc -c";
