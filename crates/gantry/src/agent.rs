@@ -57,7 +57,6 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
     let _state = Folder::take(&state, "gantry agent")?;
     machine::check(&data)?;
     let place = Place::find(settings, data, state)?;
-    footprint::small_pages();
     let started = |error| Error::doing("start the threads", error);
     let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(started)?;
     tokio.block_on(serve(settings, place))

@@ -16,7 +16,8 @@ const LOOK: Duration = Duration::from_secs(1);
 /// A process with this much in memory gets huge pages.
 const LARGE_BYTES: usize = 96 << 20;
 
-/// No huge pages from here on, also for processes that this one starts. To be called before there are threads.
+/// No huge pages from here on, also for processes that this one starts. To be called first: what the allocator has touched
+/// by then is large already.
 pub fn small_pages() {
     // A kernel without huge pages has none to refuse.
     let _ = rustix::thread::disable_transparent_huge_pages(true);

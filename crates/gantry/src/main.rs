@@ -37,6 +37,9 @@ fn main() -> ExitCode {
         let rest: Vec<String> = words.map(|word| word.to_string_lossy().into_owned()).collect();
         runtime::shim::main(&rest);
     }
+    if std::env::args_os().nth(1).is_some_and(|word| ["up", "agent", "server"].iter().any(|stays| word == *stays)) {
+        footprint::small_pages();
+    }
     let settings = flags::read(std::env::args_os(), &|name| std::env::var(name).ok());
     match settings.and_then(|settings| run(&settings)) {
         Ok(()) => ExitCode::SUCCESS,

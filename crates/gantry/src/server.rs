@@ -19,6 +19,7 @@ use crate::backend;
 use crate::error::Error;
 use crate::flags::Settings;
 use crate::folder::Folder;
+use crate::footprint;
 use crate::join::{self, Token};
 use crate::leader::{Candidate, Reign};
 use crate::parts::{self, controllers::Silence, events::Recorder};
@@ -58,6 +59,8 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
     let started = |error| Error::doing("start the threads", error);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(started)?;
     runtime.block_on(async {
+        tokio::spawn(footprint::keep_small());
+        tokio::spawn(footprint::huge_pages_when_large());
         let running = start(settings).await?;
         println!("The API answers on {}", url_of(settings));
         println!("kubectl --kubeconfig {} get namespaces", settings.data().join("kubeconfig").display());

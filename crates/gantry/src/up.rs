@@ -50,7 +50,6 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
     // Before any thread starts: mounts of nodes and containers are nobody else's.
     machine::own_mounts()?;
     let names = Names::of(&data);
-    footprint::small_pages();
     let started = |error| Error::doing("start the threads", error);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(started)?;
     let settings = settings.clone().with("data", data.display());
