@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use base::Time;
 use meta::{Resource, Str, Value};
-use net::PodLink;
+use net::{PodLink, PodLinks};
 use runtime::{Credentials, ImageStatus, no_progress};
 
 use crate::agent::{ADDRESS, Agent};
@@ -203,9 +203,9 @@ async fn attach(agent: &Agent, pod: &Value) -> Result<IpAddr, String> {
     let address = address.ok_or("no address is left for pods on this node")?;
     std::fs::create_dir_all(&agent.options.netns).map_err(|error| error.to_string())?;
     let link = link_of(agent, pod, address);
-    let made = lock(&agent.links).attach(&link).map_err(|error| format!("cannot connect the pod: {error}"));
-    match made {
-        Ok(_) => {
+    let made = on_links(agent, move |links| links.attach(&link).map(drop)).await;
+    match made.map_err(|why| format!("cannot connect the pod: {why}")) {
+        Ok(()) => {
             std::fs::write(&kept, address.to_string()).map_err(|error| error.to_string())?;
             Ok(address)
         }
@@ -218,12 +218,23 @@ async fn attach(agent: &Agent, pod: &Value) -> Result<IpAddr, String> {
     }
 }
 
-fn detach(agent: &Agent, pod: &Value) -> Result<(), String> {
+/// Works on the links of pods where nobody else is held up: the kernel takes milliseconds, one pod after the other.
+async fn on_links<T: Send + 'static>(
+    agent: &Agent,
+    work: impl FnOnce(&mut PodLinks) -> Result<T, net::Error> + Send + 'static,
+) -> Result<T, String> {
+    let links = agent.links.clone();
+    let done = tokio::task::spawn_blocking(move || work(&mut lock(&links))).await;
+    done.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+}
+
+async fn detach(agent: &Agent, pod: &Value) -> Result<(), String> {
     let kept = agent.dirs(uid(pod)).root.join("address");
     let Some(address) = std::fs::read_to_string(&kept).ok().and_then(|text| text.trim().parse::<IpAddr>().ok()) else {
         return Ok(());
     };
-    lock(&agent.links).detach(&link_of(agent, pod, address)).map_err(|error| error.to_string())?;
+    let link = link_of(agent, pod, address);
+    on_links(agent, move |links| links.detach(&link)).await?;
     if let Some(addresses) = lock(&agent.addresses).as_mut() {
         addresses.free(address);
     }
@@ -509,14 +520,14 @@ async fn end(agent: &Agent, pod: &Value) -> Result<(), String> {
     for sandbox in agent.runtime.of_pod(uid(pod)).await.map_err(|error| error.to_string())?.sandboxes {
         agent.runtime.stop_sandbox(&sandbox.id).await.map_err(|error| error.to_string())?;
     }
-    detach(agent, pod)
+    detach(agent, pod).await
 }
 
 async fn remove(agent: &Agent, pod: &Value) -> Result<(), String> {
     for sandbox in agent.runtime.of_pod(uid(pod)).await.map_err(|error| error.to_string())?.sandboxes {
         agent.runtime.remove_sandbox(&sandbox.id).await.map_err(|error| error.to_string())?;
     }
-    detach(agent, pod)?;
+    detach(agent, pod).await?;
     let dirs = agent.dirs(uid(pod));
     clear(&dirs)
 }
@@ -550,7 +561,7 @@ pub async fn discard(agent: &Agent, uid: &str, sandbox: &str) {
     let mut pod = Value::map();
     pod.set(&["metadata", "uid"], uid);
     let result = match agent.runtime.remove_sandbox(sandbox).await {
-        Ok(()) => detach(agent, &pod).and_then(|()| clear(&agent.dirs(uid))),
+        Ok(()) => detach(agent, &pod).await.and_then(|()| clear(&agent.dirs(uid))),
         Err(error) => Err(error.to_string()),
     };
     if let Err(why) = result {
