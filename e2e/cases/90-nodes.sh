@@ -81,3 +81,14 @@ has "$(k get events)" Preempted
 kubectl delete priorityclass "$ns-high"
 k delete pod --all --wait --grace-period=0 --force --timeout=60s
 k delete deployment kept --wait --timeout=60s
+
+# A node that stands still is noticed long before its lease ends, and is well again when it goes on.
+agent=$(pgrep -f " agent .*--data $data/nodes/node-2 ")
+stood=$SECONDS
+kill -STOP $agent
+eventually sh -c 'kubectl get node node-2 | grep -qw NotReady'
+[ $((SECONDS - stood)) -lt 30 ] || { echo "noticed after $((SECONDS - stood)) s"; kill -CONT $agent; return 1; }
+eventually sh -c 'kubectl get node node-2 -o jsonpath="{.spec.taints}" | grep -q node.kubernetes.io/unreachable'
+kill -CONT $agent
+eventually sh -c 'kubectl get node node-2 | grep -qw Ready'
+eventually sh -c '[ -z "$(kubectl get node node-2 -o jsonpath="{.spec.taints}")" ]'
