@@ -168,6 +168,7 @@ impl Follower {
             "{}watch=true&allowWatchBookmarks=true&resourceVersion={since}&timeoutSeconds={seconds}",
             self.url(&path)
         );
+        let place = self.api.place();
         let open = self.api.open(Method::GET, &url, "", bytes::Bytes::new());
         let lost = |_| Status::new(Reason::Timeout, "the watch is silent");
         let mut body = tokio::time::timeout(SILENCE_SPARE, open).await.map_err(lost)??;
@@ -176,7 +177,12 @@ impl Follower {
         // How far the text was searched for the end of a line.
         let (mut searched, mut useful) = (0, false);
         loop {
-            let frame = tokio::time::timeout(silence, body.frame()).await.map_err(lost)?;
+            let frame = tokio::select! {
+                biased;
+                frame = tokio::time::timeout(silence, body.frame()) => frame.map_err(lost)?,
+                // Calls found that server of no use; it may have lost its store and be silent for that.
+                () = self.api.left(place) => return Ok(useful),
+            };
             let Some(frame) = frame else { return Ok(useful) };
             let broken = |error| Status::new(Reason::ServiceUnavailable, format!("the watch broke off: {error}"));
             let Ok(data) = frame.map_err(broken)?.into_data() else { continue };

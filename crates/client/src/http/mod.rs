@@ -136,7 +136,29 @@ impl HttpApi {
             self.collect(answer).await
         };
         let late = |_| Status::new(Reason::Timeout, format!("no answer within {} s", CALL_TIMEOUT.as_secs()));
-        tokio::time::timeout(CALL_TIMEOUT, call).await.map_err(late)?
+        self.or_move_on(async { tokio::time::timeout(CALL_TIMEOUT, call).await.map_err(late)? }).await
+    }
+
+    /// Which server is in use now, for [`HttpApi::left`].
+    pub(crate) fn place(&self) -> usize {
+        self.pool.at()
+    }
+
+    /// Is done when another server is in use than the one of that moment: streams of that one are of no more use.
+    pub(crate) async fn left(&self, place: usize) {
+        self.pool.left(place).await;
+    }
+
+    /// A server that cannot work (it lost its store) or does not answer is left for another one, where there is one.
+    async fn or_move_on<T>(&self, work: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+        let place = self.pool.at();
+        let result = work.await;
+        if let Err(status) = &result
+            && matches!(status.reason(), Reason::ServiceUnavailable | Reason::Timeout)
+        {
+            self.pool.move_on(place);
+        }
+        result
     }
 
     /// Sends a request and returns its answer when the head has come; for streams. A refusal is a `Status` already.
@@ -159,12 +181,15 @@ impl HttpApi {
             .header(header::USER_AGENT, concat!("gantry/", env!("CARGO_PKG_VERSION")))
             .body(Full::new(body))
             .map_err(|error| Status::bad_request(format!("the request {path:?} cannot be sent: {error}")))?;
-        let (parts, body) = self.pool.send(request).await?.into_parts();
-        if parts.status.is_success() {
-            return Ok(body);
-        }
-        let text = self.collect(body).await?;
-        Err(refusal(parts.status, &text))
+        self.or_move_on(async {
+            let (parts, body) = self.pool.send(request).await?.into_parts();
+            if parts.status.is_success() {
+                return Ok(body);
+            }
+            let text = self.collect(body).await?;
+            Err(refusal(parts.status, &text))
+        })
+        .await
     }
 
     async fn collect(&self, body: Incoming) -> Result<Bytes, Status> {

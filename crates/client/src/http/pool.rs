@@ -1,8 +1,7 @@
 //! Connections to one server: one with HTTP/2 that all calls share, or idle ones with HTTP/1.1. Of several servers that
-//! are one cluster the first that answers is used, until it does so no more.
+//! are one cluster the first that answers is used, until it does so no more, or says that it cannot work.
 
 use std::io::ErrorKind;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use meta::{Reason, Status};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
 
 use super::Identity;
@@ -52,8 +52,8 @@ struct Place {
 
 pub(super) struct Pool {
     places: Vec<Place>,
-    /// The place in use.
-    at: AtomicUsize,
+    /// Counts the places that were used; the last of them, modulo how many there are, is in use.
+    at: watch::Sender<usize>,
     tls: TlsConnector,
     shared: Mutex<Option<http2::SendRequest<Sent>>>,
     idle: Arc<Mutex<Vec<http1::SendRequest<Sent>>>>,
@@ -98,7 +98,7 @@ impl Pool {
         let places = servers.into_iter().map(place).collect::<Result<Vec<Place>, Status>>()?;
         let tls = TlsConnector::from(Arc::new(config));
         let (shared, idle, connecting) = (Mutex::default(), Arc::default(), tokio::sync::Mutex::default());
-        Ok(Pool { places, at: AtomicUsize::new(0), tls, shared, idle, connecting })
+        Ok(Pool { places, at: watch::Sender::new(0), tls, shared, idle, connecting })
     }
 
     /// Sends a request over a kept or a new connection. When a kept one turns out to be closed before anything of the
@@ -176,7 +176,35 @@ impl Pool {
     }
 
     fn place(&self) -> &Place {
-        &self.places[self.at.load(Ordering::Relaxed) % self.places.len()]
+        &self.places[*self.at.borrow() % self.places.len()]
+    }
+
+    /// Which place is in use, for [`Pool::move_on`] and [`Pool::left`].
+    pub fn at(&self) -> usize {
+        *self.at.borrow()
+    }
+
+    /// Uses the place no more that was in use `at` that moment, where there is another one.
+    pub fn move_on(&self, at: usize) {
+        if self.places.len() < 2 {
+            return;
+        }
+        let moved = self.at.send_if_modified(|now| {
+            let same = *now == at;
+            *now += usize::from(same);
+            same
+        });
+        if moved {
+            *self.shared.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        }
+    }
+
+    /// Is done when another place is in use than `at` that moment.
+    pub async fn left(&self, at: usize) {
+        let mut now = self.at.subscribe();
+        // The sender lives as long as the pool.
+        let _ = now.wait_for(|now| now % self.places.len() != at % self.places.len()).await;
     }
 
     /// A TLS connection to the place in use; the failure says whether the server only was not there.
@@ -214,7 +242,7 @@ impl Pool {
                 Err(failure) => failure,
             };
             let again = failure.1 || many;
-            self.at.fetch_add(1, Ordering::Relaxed);
+            self.at.send_modify(|at| *at += 1);
             if !again || tries >= CONNECT_TRIES * self.places.len() as u32 {
                 return Err(failure.0);
             }

@@ -4,12 +4,13 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use base::Revision;
 use cache::Cache;
 use client::{Api, HttpApi, Identity, Mirror, PatchType, Path, Paths, Request, Wish, follow};
-use meta::{Reason, Resource, json};
+use meta::{Reason, Resource, Status, json};
 use server::ca::Usage;
 use server::{Options, Server, SystemClock};
 use tokio::net::TcpListener;
@@ -154,6 +155,55 @@ async fn a_mirror_follows_through_lost_connections() {
     }
     following.abort();
     lab.task.abort();
+}
+
+/// Serves on another port, and says how many watches were asked for there; while `down`, calls are refused as by a
+/// server that lost its store.
+async fn counted(lab: &Lab, down: Arc<AtomicBool>) -> (String, tokio::sync::watch::Receiver<u32>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let identity = lab.server.ca.issue("gantry", &[], &["127.0.0.1".to_owned()], Usage::Server, 1).unwrap();
+    let tls = server::http::serve::tls(&identity, lab.server.ca.pem()).unwrap();
+    let (server, watches) = (lab.server.clone(), tokio::sync::watch::Sender::new(0));
+    let count = watches.subscribe();
+    let handler = move |request: http::Request<hyper::body::Incoming>, user| {
+        let (server, down) = (server.clone(), down.load(Ordering::SeqCst));
+        if request.uri().query().is_some_and(|query| query.contains("watch=true")) {
+            watches.send_modify(|watches| *watches += 1);
+        }
+        async move {
+            match down {
+                true => server::http::body::refusal(&Status::new(Reason::ServiceUnavailable, "the store is away")),
+                false => server::dispatch::answer(server, request, user).await,
+            }
+        }
+    };
+    tokio::spawn(server::http::serve::run(listener, tls, handler, std::future::pending()));
+    (address, count)
+}
+
+/// Its watches would be silent for ever.
+#[tokio::test]
+async fn a_server_that_cannot_work_is_left_also_by_watches() {
+    let lab = Lab::new().await;
+    let down = Arc::new(AtomicBool::new(false));
+    let (one, mut at_one) = counted(&lab, down.clone()).await;
+    let (two, mut at_two) = counted(&lab, Arc::default()).await;
+    let places = format!("https://{one},https://{two}");
+    let api = Arc::new(HttpApi::new(&places, lab.server.ca.pem(), identity(&lab), paths()).unwrap());
+    api.call(Request::create(NAMESPACES, json!({"metadata": {"name": "ns"}}))).await.unwrap();
+    let mirror = Arc::new(Mirror::new(Cache::new([])));
+    let following = tokio::spawn(follow(api.clone(), mirror.clone(), vec![Wish::all(MAPS)]));
+    soon(at_one.wait_for(|watches| *watches == 1)).await.unwrap();
+    assert_eq!(*at_two.borrow(), 0);
+    down.store(true, Ordering::SeqCst);
+    let map = |name: &str| Request::create(MAPS, json!({"metadata": {"name": name, "namespace": "ns"}}));
+    assert_eq!(api.call(map("a")).await.unwrap_err().reason(), Reason::ServiceUnavailable);
+    soon(at_two.wait_for(|watches| *watches == 1)).await.unwrap();
+    let written = api.call(map("b")).await.unwrap();
+    soon(mirror.knows(MAPS, written.revision)).await;
+    assert_eq!(*at_one.borrow(), 1);
+    following.abort();
 }
 
 fn identity(lab: &Lab) -> Identity {
