@@ -1,7 +1,8 @@
 //! The parts of a control plane that act: what feeds the pure cores, and what turns their decisions into calls.
 //!
 //! - [`controllers`]: reconcilers, their jobs and effects; [`scheduler`]: plans and bindings; [`ipam`]: pod ranges of
-//!   nodes; [`events`]: records for users; [`fate`]: what an answer, or none, means for a write.
+//!   nodes; [`events`]: records for users; [`fate`]: what an answer, or none, means for a write; [`leader`]: which of
+//!   several servers leads.
 //!
 //! Not here: any decision of a controller or of the scheduler; threads, timers, clocks, sockets. Those come through
 //! [`Shell`], so that a real process and the simulator run the same code.
@@ -14,6 +15,7 @@ pub mod cursor;
 pub mod events;
 pub mod fate;
 pub mod ipam;
+pub mod leader;
 pub mod scheduler;
 
 use std::future::Future;
@@ -31,4 +33,7 @@ pub trait Shell: Clock {
 
     /// Is done after `ms` milliseconds.
     fn sleep(&self, ms: u64) -> Task;
+
+    /// Milliseconds by a clock that nobody sets, so that it never jumps; only differences mean something.
+    fn steady_ms(&self) -> u64;
 }

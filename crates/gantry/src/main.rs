@@ -11,7 +11,6 @@ mod folder;
 mod footprint;
 mod images;
 mod join;
-mod leader;
 mod left;
 mod machine;
 mod parts;

@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use server::authn::ADMIN;
 use server::ca::{Current, Identity, Usage, renew_after, write_private};
 use server::identity::User;
-use server::local::Local;
+use server::local::{Fenced, Local};
 use server::{Options, Server, SystemClock};
 use tokio::net::TcpListener;
 
@@ -21,8 +21,10 @@ use crate::flags::Settings;
 use crate::folder::Folder;
 use crate::footprint;
 use crate::join::{self, Token};
-use crate::leader::{Candidate, Reign};
-use crate::parts::{self, controllers::Silence, events::Recorder};
+use crate::parts::controllers::Silence;
+use crate::parts::events::Recorder;
+use crate::parts::leader::{Candidate, Reign};
+use crate::parts::{self, Tokio};
 use crate::servers;
 
 /// Ports that services get on every node.
@@ -307,11 +309,17 @@ fn stand(
         return tokio::spawn(async {});
     }
     let name = format!("{}_{}", address, server::uid::new());
-    let candidate = Candidate { storage: server.storage.clone(), name: name.clone(), shared };
+    let candidate = Candidate {
+        backend: server.storage.backend().clone(),
+        side: server.storage.side(),
+        shell: Arc::new(Tokio),
+        name: name.clone(),
+        shared,
+    };
     let (server, settings) = (server.clone(), settings.clone());
     tokio::spawn(candidate.run(stopping, move |reign| {
         start_parts(&server, &settings, &silence, reign);
-        let api = || reign.door(Arc::new(Local { server: server.clone(), user: server::local::system() }));
+        let api = || door(reign, &server, server::local::system());
         reign.spawn(servers::tell_leader(server.clone(), api(), name.clone()));
         if shared {
             reign.spawn(servers::publish_all(server.clone(), api()));
@@ -350,13 +358,16 @@ fn issuer(server: &Arc<Server>) -> controllers::Issue {
     })
 }
 
+/// A door for one identity, through which nothing is written after the reign.
+fn door(reign: &Reign, server: &Arc<Server>, user: User) -> Arc<dyn client::Api> {
+    Arc::new(Fenced { api: Arc::new(Local { server: server.clone(), user }), fence: reign.fence() })
+}
+
 /// Starts the parts that act, each with an identity of its own.
 fn start_parts(server: &Arc<Server>, settings: &Settings, silence: &Silence, reign: &Reign) {
     let runs = |part: &str| settings.names("parts", part);
     let mirror = server.storage.mirror();
-    let door = |name: &str, groups: &[&str]| -> Arc<dyn client::Api> {
-        reign.door(Arc::new(Local { server: server.clone(), user: User::new(name, groups) }))
-    };
+    let door = |name: &str, groups: &[&str]| door(reign, server, User::new(name, groups));
     let clock = server.clock.clone();
     let shell = reign.shell();
     if runs("controllers") {

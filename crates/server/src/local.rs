@@ -5,11 +5,13 @@ use std::sync::Arc;
 use client::{Action, Answer, Api, Reply, Request};
 use meta::decode::{FieldValidation, conform};
 use meta::{Facts, Object, Status};
+use store::Compare;
 
 use crate::Server;
 use crate::authz::authorize;
 use crate::identity::{MASTERS, User};
 use crate::request::RequestInfo;
+use crate::storage::fenced;
 use crate::subresource;
 use crate::verbs::options::{DeleteOptions, WriteOptions};
 use crate::verbs::patch::{Patch, patch};
@@ -30,6 +32,18 @@ pub struct Local {
 impl Api for Local {
     fn call(&self, request: Request) -> Reply<'_, Answer> {
         Box::pin(call(&self.server, &self.user, request))
+    }
+}
+
+/// A door through which nothing is written once `fence` has fallen.
+pub struct Fenced {
+    pub api: Arc<dyn Api>,
+    pub fence: Compare,
+}
+
+impl Api for Fenced {
+    fn call(&self, request: Request) -> Reply<'_, Answer> {
+        Box::pin(fenced(self.fence.clone(), self.api.call(request)))
     }
 }
 

@@ -35,6 +35,8 @@ pub struct Author {
     pub what: String,
     /// Which life of the process it was.
     pub life: u64,
+    /// The epoch of the leader whose part it was; zero when it was none.
+    pub epoch: Revision,
     /// The revision of the view that the decision rests on; zero when it rests on none.
     pub decided_on: Revision,
 }
@@ -337,6 +339,11 @@ impl Shell for Process {
         let key = (inner.now.plus_ms(ms), inner.numbers);
         inner.timers.insert(key, None);
         Box::pin(Sleep { exec: self.exec.clone(), key })
+    }
+
+    /// Wrong clocks are the kind that is set; this one is right.
+    fn steady_ms(&self) -> u64 {
+        self.exec.inner().now.ms_since(Time::ZERO)
     }
 }
 

@@ -1,11 +1,15 @@
 //! The parts of a control plane that act, on the real clock and the tasks of tokio.
 
-use std::time::Duration;
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
 
 use base::{Clock, Time};
 use drive::{Shell, Task};
 
-pub use drive::{controllers, events, ipam, scheduler};
+pub use drive::{controllers, events, ipam, leader, scheduler};
+
+/// When this process began to count.
+static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// This process's time and tasks.
 pub struct Tokio;
@@ -24,4 +28,11 @@ impl Shell for Tokio {
     fn sleep(&self, ms: u64) -> Task {
         Box::pin(tokio::time::sleep(Duration::from_millis(ms)))
     }
+
+    fn steady_ms(&self) -> u64 {
+        u64::try_from(BEGUN.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
 }
+
+#[cfg(test)]
+mod tests;
