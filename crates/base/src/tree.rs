@@ -7,6 +7,7 @@
 //! [`MAX`] entries. Nodes are not merged before they are empty: removals come with later inserts in the same ranges.
 
 use std::borrow::Borrow;
+use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -150,6 +151,37 @@ impl<K: Ord + Clone, V: Clone> Tree<K, V> {
     }
 }
 
+impl<K, V> Tree<K, V> {
+    /// Whether this is the very same map as `other`: no change lies between them.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.root, &other.root)
+    }
+
+    /// The entries of this map, and those of `other`, that are not known to be in both because the two share the node:
+    /// all differences between the two maps, and some entries that happen to be equal. Both ascend.
+    pub fn unshared<'a>(&'a self, other: &'a Self) -> (Entries<'a, K, V>, Entries<'a, K, V>) {
+        let (own, others) = (leaves(&self.root), leaves(&other.root));
+        let only = |leaves: &[&'a Arc<Node<K, V>>], without: &[&'a Arc<Node<K, V>>]| {
+            let known: BTreeSet<*const Node<K, V>> = without.iter().map(|leaf| Arc::as_ptr(leaf)).collect();
+            let rest = leaves.iter().filter(|leaf| !known.contains(&Arc::as_ptr(leaf)));
+            let entries = rest.filter_map(|leaf| if let Node::Leaf(entries) = &***leaf { Some(entries) } else { None });
+            entries.flatten().collect()
+        };
+        (only(&own, &others), only(&others, &own))
+    }
+}
+
+fn leaves<K, V>(root: &Arc<Node<K, V>>) -> Vec<&Arc<Node<K, V>>> {
+    let (mut rest, mut leaves) = (vec![root], Vec::new());
+    while let Some(node) = rest.pop() {
+        match &**node {
+            Node::Leaf(_) => leaves.push(node),
+            Node::Branch(children) => rest.extend(children.iter().rev().map(|(_, child)| child)),
+        }
+    }
+    leaves
+}
+
 impl<K: Ord + Clone, V: Clone> FromIterator<(K, V)> for Tree<K, V> {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(entries: I) -> Self {
         let mut tree = Tree::default();
@@ -161,6 +193,9 @@ impl<K: Ord + Clone, V: Clone> FromIterator<(K, V)> for Tree<K, V> {
 }
 
 type Children<'a, K, V> = std::slice::Iter<'a, (K, Arc<Node<K, V>>)>;
+
+/// Some entries of a [`Tree`].
+pub type Entries<'a, K, V> = Vec<&'a (K, V)>;
 
 /// Entries of a [`Tree`] in ascending order.
 pub struct Range<'a, K, V> {
@@ -297,6 +332,18 @@ mod tests {
                 }
             }
             snapshots.push((tree, model));
+            for pair in snapshots.windows(2) {
+                let [(before, known), (after, model)] = pair else { continue };
+                let (new, old) = after.unshared(before);
+                assert!(new.is_sorted() && old.is_sorted());
+                let mut patched = known.clone();
+                for (key, _) in old {
+                    patched.remove(key);
+                }
+                patched.extend(new.into_iter().copied());
+                assert_eq!(patched, *model);
+                assert!(after.is_same(&after.clone()) && !after.is_same(before));
+            }
             for (tree, model) in &snapshots {
                 assert!(tree.iter().eq(model.iter()));
                 for start in [0, 17, 300, 599, 700] {

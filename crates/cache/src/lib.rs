@@ -23,7 +23,7 @@ pub use history::{Compacted, Event};
 use lanes::Lanes;
 pub use lanes::{Bell, Bells, Part};
 pub use source::Source;
-pub use view::{Key, View};
+pub use view::{Entries, Key, View};
 
 /// An index of one resource: the value under which an object is found, or `None`.
 pub type IndexFn = fn(&Object) -> Option<Str>;

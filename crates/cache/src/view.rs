@@ -41,6 +41,9 @@ pub(crate) struct Shelf {
     indexes: Vec<(&'static str, Tree<Str, Object>)>,
 }
 
+/// Objects by key, ascending.
+pub type Entries<'a> = Vec<(&'a Key, &'a Object)>;
+
 /// All objects at one revision. Cheap to clone.
 #[derive(Clone)]
 pub struct View {
@@ -123,6 +126,30 @@ impl View {
     /// The resources that have had objects.
     pub fn resources(&self) -> impl Iterator<Item = Resource> + '_ {
         self.shelves.iter().map(|(resource, _)| *resource)
+    }
+
+    /// The resources of which objects were put or taken out between `before`, a view of the same cache, and this one.
+    pub fn moved<'a>(&'a self, before: &'a View) -> impl Iterator<Item = Resource> + 'a {
+        let same = self.shelves.is_same(&before.shelves);
+        let shelves = (!same).then(|| self.shelves.iter()).into_iter().flatten();
+        let known = |resource: &Resource| before.shelves.get(resource);
+        shelves.filter_map(move |(resource, shelf)| {
+            let same = known(resource).is_some_and(|other| Arc::ptr_eq(shelf, other));
+            (!same).then_some(*resource)
+        })
+    }
+
+    /// The objects of `resource` here, and those in `before`, that are not known to be in both: all differences, and some
+    /// that are equal. Cheap between two views of the same cache.
+    pub fn unshared<'a>(&'a self, before: &'a View, resource: Resource) -> (Entries<'a>, Entries<'a>) {
+        let pairs = |all: Vec<&'a (Key, Object)>| all.into_iter().map(|(key, object)| (key, object)).collect();
+        match (self.shelves.get(&resource), before.shelves.get(&resource)) {
+            (Some(now), Some(then)) => {
+                let (now, then) = now.objects.unshared(&then.objects);
+                (pairs(now), pairs(then))
+            }
+            _ => (self.list_from(resource, "", None).collect(), before.list_from(resource, "", None).collect()),
+        }
     }
 
     pub(crate) fn note_known(&mut self, resource: Resource, known: Option<Revision>) {
