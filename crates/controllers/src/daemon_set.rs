@@ -154,8 +154,8 @@ fn places<'a>(view: &'a View, template: &Value) -> Vec<Place<'a>> {
     view.list(NODES, "")
         .map(|node| {
             let selected = selects(spec, node);
-            let node_value = node.value();
-            let taints = node_value["spec"]["taints"].items();
+            let facts = NodeFacts::read(node);
+            let taints = facts.taints.items();
             Place {
                 node,
                 runs: selected && bears(tolerations, taints, &[NO_EXECUTE, NO_SCHEDULE]),

@@ -62,10 +62,9 @@ impl Reconciler for TaintEviction {
             return Outcome::Settled;
         }
         let facts = pod_facts(pod);
-        let tainted = view.one(NODES, "", &facts.node).filter(|node| NodeFacts::read(node).drives_away);
+        let tainted = view.one(NODES, "", &facts.node).map(NodeFacts::read).filter(|node| node.drives_away);
         let Some(node) = tainted else { return Outcome::Settled };
-        let node = node.value();
-        let taints = node["spec"]["taints"].items().iter().filter(|taint| taint["effect"].text() == NO_EXECUTE);
+        let taints = node.taints.items().iter().filter(|taint| taint["effect"].text() == NO_EXECUTE);
         let value = pod.value();
         match borne_until(taints, value["spec"]["tolerations"].items(), cx.now) {
             Borne::Forever => Outcome::Settled,

@@ -9,12 +9,12 @@ const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 
 /// A node's projection.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct NodeFacts {
     /// The status of its condition `Ready`; `""` when it has none.
     pub ready: Str,
-    /// A fingerprint of `spec.taints`.
-    pub taints: u64,
+    /// `spec.taints`.
+    pub taints: Arc<Value>,
     /// A fingerprint of `spec`.
     pub spec: u64,
     /// Has a taint that drives pods away (`NoExecute`).
@@ -32,7 +32,7 @@ impl NodeFacts {
         let ready = status["conditions"].items().iter().find(|condition| condition["type"].text() == "Ready");
         NodeFacts {
             ready: ready.map_or("", |ready| ready["status"].text()).into(),
-            taints: base::hash64(&spec["taints"].to_json()),
+            taints: Arc::new(spec["taints"].clone()),
             spec: base::hash64(&spec.to_json()),
             drives_away: taints.iter().any(|taint| taint["effect"].text() == "NoExecute"),
             pod_cidr: spec["podCIDR"].text().into(),
