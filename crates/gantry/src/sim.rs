@@ -28,7 +28,7 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
     let world = World { profile, print, schedule, ..World::quiet(seed) };
     let began = Instant::now();
     let json = settings.flag("json");
-    let reports = all(&world, worlds, |report| tell(report, json));
+    let (reports, cpu_ms) = all(&world, worlds, |report| tell(report, json));
     let first = reports.values().find(|report| report.finding.is_some());
     if let Some(first) = first.filter(|_| settings.flag("minimise")) {
         smaller(&World { seed: first.seed, print: false, ..world });
@@ -43,6 +43,7 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
             real_ms / 1000,
             reports.values().map(|report| report.writes).sum::<u64>(),
         );
+        println!("{} virtual seconds per second of one processor", virtual_ms / cpu_ms.max(1));
     }
     if broken == 0 {
         return Ok(());
@@ -58,13 +59,14 @@ fn smaller(world: &World) {
     println!("  again: gantry sim --seed {} --profile {} --only '{schedule}' --steps", world.seed, world.profile.name);
 }
 
-/// Runs the worlds on all processors and tells of each as it ends; a world itself has one thread.
-fn all(first: &World, worlds: u64, told: impl Fn(&Report) + Sync) -> BTreeMap<u64, Report> {
+/// Runs the worlds on all processors and tells of each as it ends; a world itself has one thread. Also says how many
+/// milliseconds of processors they took together.
+fn all(first: &World, worlds: u64, told: impl Fn(&Report) + Sync) -> (BTreeMap<u64, Report>, u64) {
     let threads = match first.print {
         true => 1,
         false => std::thread::available_parallelism().map_or(1, NonZero::get),
     };
-    let (next, reports) = (AtomicU64::new(0), Mutex::new(BTreeMap::new()));
+    let (next, reports, cpu_us) = (AtomicU64::new(0), Mutex::new(BTreeMap::new()), AtomicU64::new(0));
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
@@ -73,14 +75,23 @@ fn all(first: &World, worlds: u64, told: impl Fn(&Report) + Sync) -> BTreeMap<u6
                     if number >= worlds {
                         return;
                     }
+                    let began_us = thread_cpu_us();
                     let report = run_world(World { seed: first.seed.wrapping_add(number), ..first.clone() });
+                    cpu_us.fetch_add(thread_cpu_us() - began_us, Ordering::Relaxed);
                     told(&report);
                     reports.lock().unwrap_or_else(PoisonError::into_inner).insert(number, report);
                 }
             });
         }
     });
-    reports.into_inner().unwrap_or_else(PoisonError::into_inner)
+    let reports = reports.into_inner().unwrap_or_else(PoisonError::into_inner);
+    (reports, cpu_us.into_inner() / 1000)
+}
+
+/// What this thread has used of a processor.
+fn thread_cpu_us() -> u64 {
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    (used.tv_sec * 1_000_000 + used.tv_nsec / 1000).try_into().unwrap_or(0)
 }
 
 fn tell(report: &Report, as_json: bool) {

@@ -99,6 +99,12 @@ impl Stepped {
         self.visible.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The newest value of a key.
+    pub fn value(&self, key: &[u8]) -> Option<Bytes> {
+        let page = self.visible().newest().read(&Range::key(key.to_vec()), None, 1);
+        page.items.into_iter().next().map(|(_, version)| version.value.clone())
+    }
+
     fn send(&self, command: Command) {
         lock(&self.queue).push(command);
         self.kick.notify_one();
@@ -145,13 +151,19 @@ impl Stepped {
         let hasty = self.mutation == Some(Mutation::HastyLeases) && commands.is_empty();
         let ahead_ms = if hasty { HASTY_MS } else { 0 };
         lock(&self.store).run(commands, self.exec.now().plus_ms(ahead_ms));
-        let (events, authors) = std::mem::take(&mut *lock(&self.published));
+        let (mut events, authors) = std::mem::take(&mut *lock(&self.published));
+        if let Some(mutation) = self.mutation {
+            mutation.told(&mut events);
+        }
         self.truth.committed(&events, &authors);
     }
 }
 
 impl Backend for Stepped {
-    fn submit(&self, txn: Txn, done: Done<Commit>) {
+    fn submit(&self, mut txn: Txn, done: Done<Commit>) {
+        if let Some(mutation) = self.mutation {
+            mutation.store(&mut txn);
+        }
         let (published, author, truth) = (self.published.clone(), self.exec.author(), self.truth.clone());
         let done = move |outcome: Result<Commit, Error>| {
             if let Ok(commit) = &outcome

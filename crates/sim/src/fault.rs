@@ -8,6 +8,7 @@ use crate::check::Seen;
 use crate::exec::Skew;
 use crate::link::{Cut, Weather};
 use crate::machine::Ills;
+use crate::servers::server_name;
 use crate::world::{Settings, World};
 
 /// Something that strikes a world now and ends by itself.
@@ -63,9 +64,7 @@ pub const FAULTS: &[Fault] = &[
         strike: |world, rng| {
             let all = world.processes();
             let Some((name, process)) = all.get(rng.below(all.len() as u64) as usize).cloned() else { return };
-            world.exec.note(format!("{name} stands still"));
-            world.exec.pause(&process);
-            world.plan(500 + rng.below(70_000), move |world| world.exec.go_on(&process));
+            world.stand_still(name, process, 500 + rng.below(70_000));
         },
     },
     Fault {
@@ -91,7 +90,11 @@ pub const FAULTS: &[Fault] = &[
         strike: |world, rng| {
             let before = *crate::exec::lock(&world.pace);
             *crate::exec::lock(&world.pace) = DiskPace { sync_ms: 20, jitter_ms: 50 + rng.below(1_500) };
-            world.plan(500 + rng.below(5_000), move |world| *crate::exec::lock(&world.pace) = before);
+            world.trouble_disk("slow", true);
+            world.plan(500 + rng.below(5_000), move |world| {
+                *crate::exec::lock(&world.pace) = before;
+                world.trouble_disk("slow", false);
+            });
         },
     },
     Fault {
@@ -106,17 +109,55 @@ pub const FAULTS: &[Fault] = &[
         strike: |world, rng| {
             world.truth.show(&Seen::DiskFails);
             world.disk.set_capacity(Some(world.disk.used_bytes()));
-            world.plan(500 + rng.below(4_000), |world| world.disk.set_capacity(None));
+            world.trouble_disk("full", true);
+            world.plan(500 + rng.below(4_000), |world| {
+                world.disk.set_capacity(None);
+                world.trouble_disk("full", false);
+            });
+        },
+    },
+    Fault { name: "history forgotten", strike: |world, _| world.forget_history() },
+    Fault {
+        name: "store crash",
+        strike: |world, rng| {
+            world.crash_store(rng);
+            world.plan(300 + rng.below(5_000), World::start_store);
         },
     },
     Fault {
-        name: "history forgotten",
-        strike: |world, _| {
-            if let Some((server, _)) = world.net.server() {
-                let mirror = server.storage.mirror();
-                let at = mirror.revision();
-                mirror.change(|cache| cache.compact(at));
-            }
+        name: "leader crash",
+        strike: |world, rng| {
+            let at = world.leader().unwrap_or(0);
+            world.crash_member(at);
+            world.plan(300 + rng.below(9_000), move |world| world.start_member(at));
+        },
+    },
+    Fault {
+        name: "leader stands still",
+        strike: |world, rng| {
+            let Some(at) = world.leader() else { return };
+            let Some(process) = world.member(at) else { return };
+            world.stand_still(server_name(at), process, 100 + rng.below(6_000));
+        },
+    },
+    Fault {
+        name: "server restarts",
+        strike: |world, rng| {
+            let at = rng.below(world.servers() as u64) as usize;
+            world.stop_member(at);
+            world.plan(100 + rng.below(1_500), move |world| {
+                world.crash_member(at);
+                world.start_member(at);
+            });
+        },
+    },
+    Fault {
+        name: "server cut off",
+        strike: |world, rng| {
+            let at = rng.below(world.servers() as u64) as usize;
+            let how = [Cut::BOTH, Cut { up: true, down: false }, Cut { up: false, down: true }];
+            let how = how[rng.below(3) as usize];
+            world.cut_from_store(at, how, 200 + rng.below(20_000));
         },
     },
 ];
@@ -149,6 +190,8 @@ pub fn planned_faults(settings: &Settings) -> u64 {
 pub struct Profile {
     pub name: &'static str,
     pub nodes: u64,
+    /// Servers that share a store; 0 for one server with a store of its own.
+    pub servers: usize,
     /// How long the user works and faults strike.
     pub work_ms: u64,
     /// Steps of the user in that time.
@@ -203,9 +246,40 @@ const ALL: &[(&str, u64)] = &[
     ("history forgotten", 50_000),
 ];
 
+const SERVERS: &[(&str, u64)] = &[
+    ("leader crash", 12_000),
+    ("leader stands still", 15_000),
+    ("server cut off", 15_000),
+    ("server restarts", 20_000),
+    ("store crash", 30_000),
+    ("cut off", 40_000),
+    ("history forgotten", 40_000),
+];
+const SHARED: &[(&str, u64)] = &[
+    ("leader crash", 25_000),
+    ("leader stands still", 30_000),
+    ("server cut off", 25_000),
+    ("server restarts", 40_000),
+    ("store crash", 40_000),
+    ("agent crash", 30_000),
+    ("machine loses power", 50_000),
+    ("cut off", 40_000),
+    ("not heard", 40_000),
+    ("hears nothing", 40_000),
+    ("someone stands still", 30_000),
+    ("clock jumps", 40_000),
+    ("clock drifts", 50_000),
+    ("slow disk", 30_000),
+    ("failed sync", 30_000),
+    ("full disk", 50_000),
+    ("flipped bit", 30_000),
+    ("history forgotten", 50_000),
+];
+
 const BASE: Profile = Profile {
     name: "calm",
     nodes: 3,
+    servers: 0,
     work_ms: 40_000,
     steps: 22,
     weather: FINE,
@@ -225,6 +299,9 @@ pub const PROFILES: &[Profile] = &[
     Profile { name: "pauses", faults: PAUSES, ..BASE },
     Profile { name: "clocks", faults: CLOCKS, ..BASE },
     Profile { name: "all", weather: ROUGH, ills: SICKLY, faults: ALL, ..BASE },
+    // Three servers that share a store; the second sort with everything else that can go wrong.
+    Profile { name: "servers", servers: 3, faults: SERVERS, ..BASE },
+    Profile { name: "shared", servers: 3, weather: ROUGH, ills: SICKLY, faults: SHARED, ..BASE },
     // One small node that is always full; nothing comes to rest here, so it shows only what must not happen.
     Profile { name: "tight", nodes: 1, steps: 60, cpu_milli: 600, ..BASE },
     Profile { name: "busy", work_ms: 120_000, steps: 150, ..BASE },

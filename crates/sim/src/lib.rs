@@ -19,6 +19,8 @@ pub mod minimise;
 pub mod museum;
 pub mod mutation;
 pub mod schedule;
+pub mod servers;
+pub mod shared;
 pub mod truth;
 pub mod user;
 pub mod world;

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use base::{Revision, Rng};
-use cache::{Cache, Change, Source, View};
-use client::{Action, Answer, Api, Mirror, Reply, Request};
+use cache::{Cache, Change, Part, Source, View};
+use client::{Action, Answer, Api, Interest, Mirror, Reply, Request};
 use drive::Shell;
 use history::Outcome;
 use meta::{Object, Reason, Resource, Status};
@@ -21,6 +21,7 @@ use crate::exec::{Author, Exec, Process, lock};
 use crate::mutation::Mutation;
 use crate::truth::Truth;
 
+const PODS: Resource = Resource("pods");
 /// Sealed in the store, so that the truth does not know them.
 const SECRETS: Resource = Resource("secrets");
 /// How long a caller waits for an answer.
@@ -46,6 +47,14 @@ pub type Up = Option<(Arc<Server>, Process)>;
 
 type Moves<T> = tokio::sync::watch::Receiver<T>;
 
+/// Where a server is, when it is there.
+#[derive(Default)]
+struct Seat {
+    up: Up,
+    /// Moves when the server comes or goes.
+    lives: tokio::sync::watch::Sender<u64>,
+}
+
 /// All links of a world.
 pub struct Net {
     pub exec: Exec,
@@ -53,9 +62,11 @@ pub struct Net {
     pub mutation: Option<Mutation>,
     weather: Mutex<Weather>,
     rng: Mutex<Rng>,
-    up: Mutex<Up>,
-    /// Moves when a server comes or goes.
-    lives: tokio::sync::watch::Sender<u64>,
+    seats: Mutex<Vec<Seat>>,
+    /// Where each client that has moved on talks to.
+    homes: Mutex<BTreeMap<String, usize>>,
+    /// Moves when a client moves on, and when a link breaks or is whole again.
+    moves: tokio::sync::watch::Sender<u64>,
     cut: Mutex<BTreeMap<String, Cut>>,
     calls: Mutex<u64>,
     /// First answers, for a planted defect.
@@ -75,33 +86,65 @@ impl Cut {
 }
 
 impl Net {
-    pub fn new(exec: &Exec, truth: &Arc<Truth>, rng: Rng, mutation: Option<Mutation>) -> Arc<Net> {
+    /// Links to this many servers.
+    pub fn new(exec: &Exec, truth: &Arc<Truth>, rng: Rng, servers: usize, mutation: Option<Mutation>) -> Arc<Net> {
         let (weather, rng) = (Mutex::default(), Mutex::new(rng));
-        let (up, cut, lives) = (Mutex::default(), Mutex::default(), tokio::sync::watch::Sender::new(0));
+        let seats = Mutex::new((0..servers).map(|_| Seat::default()).collect());
+        let (homes, moves, cut) = (Mutex::default(), tokio::sync::watch::Sender::new(0), Mutex::default());
         let (calls, stale) = (Mutex::default(), Arc::default());
         let (exec, truth) = (exec.clone(), truth.clone());
-        Arc::new(Net { exec, truth, mutation, weather, rng, up, lives, cut, calls, stale })
+        Arc::new(Net { exec, truth, mutation, weather, rng, seats, homes, moves, cut, calls, stale })
     }
 
     pub fn set_weather(&self, weather: Weather) {
         *lock(&self.weather) = weather;
     }
 
-    pub fn set_server(&self, up: Up) {
-        *lock(&self.up) = up;
-        self.lives.send_modify(|lives| *lives += 1);
+    pub fn set_server(&self, at: usize, up: Up) {
+        if let Some(seat) = lock(&self.seats).get_mut(at) {
+            seat.up = up;
+            seat.lives.send_modify(|lives| *lives += 1);
+        }
     }
 
-    pub fn server(&self) -> Up {
-        lock(&self.up).clone()
+    /// All servers that answer.
+    pub fn servers(&self) -> Vec<(Arc<Server>, Process)> {
+        lock(&self.seats).iter().filter_map(|seat| seat.up.clone()).collect()
+    }
+
+    /// Which server a client talks to.
+    fn home(&self, client: &str) -> usize {
+        let servers = lock(&self.seats).len();
+        lock(&self.homes).get(client).copied().unwrap_or(base::hash64(client.as_bytes()) as usize % servers)
+    }
+
+    /// Whether there are several servers, which may be behind each other.
+    fn is_shared(&self) -> bool {
+        lock(&self.seats).len() > 1
+    }
+
+    fn server(&self, at: usize) -> Up {
+        lock(&self.seats).get(at).and_then(|seat| seat.up.clone())
+    }
+
+    /// A client has had enough of the server that it talked to.
+    fn move_on(&self, client: &str, from: usize) {
+        if !self.is_shared() || self.home(client) != from {
+            return;
+        }
+        let servers = lock(&self.seats).len();
+        lock(&self.homes).insert(client.to_owned(), (from + 1) % servers);
+        self.moves.send_modify(|moves| *moves += 1);
     }
 
     /// Cuts a client off one way or both, or heals its link.
     pub fn cut(&self, client: &str, cut: Cut) {
         lock(&self.cut).insert(client.to_owned(), cut);
+        self.moves.send_modify(|moves| *moves += 1);
     }
 
-    fn cuts(&self, client: &str) -> Cut {
+    /// How a link is broken: of a client to its server, or of a server to the store.
+    pub fn cuts(&self, client: &str) -> Cut {
         lock(&self.cut).get(client).copied().unwrap_or_default()
     }
 
@@ -116,13 +159,19 @@ impl Net {
         *calls
     }
 
-    fn chance(&self, of: impl Fn(&Weather) -> u64) -> bool {
+    pub fn chance(&self, of: impl Fn(&Weather) -> u64) -> bool {
         let permille = of(&lock(&self.weather));
         lock(&self.rng).chance(permille)
     }
 
+    /// How long what a watch brings takes: its messages do not overtake each other, so none is late by itself.
+    pub fn hop_ms(&self) -> u64 {
+        let latency_ms = lock(&self.weather).latency_ms.max(1);
+        1 + lock(&self.rng).below(latency_ms)
+    }
+
     /// How long one message takes.
-    fn travel_ms(&self) -> u64 {
+    pub fn travel_ms(&self) -> u64 {
         let weather = *lock(&self.weather);
         let mut rng = lock(&self.rng);
         let late = rng.chance(weather.late);
@@ -194,9 +243,9 @@ impl Api for LinkApi {
         Box::pin(async move {
             let (tell, heard) = oneshot::channel();
             let (door, asked) = (self.clone(), Asked::of(&request));
-            let call = self.net.number();
+            let (call, home) = (self.net.number(), self.net.home(&self.client));
             self.net.truth.show(&Seen::Asked { call });
-            self.shell.spawn(Box::pin(async move { door.travel(request, tell).await }));
+            self.shell.spawn(Box::pin(async move { door.travel(home, request, tell).await }));
             let answer = tokio::select! {
                 biased;
                 answer = heard => answer.unwrap_or_else(|_| {
@@ -204,6 +253,9 @@ impl Api for LinkApi {
                 }),
                 () = self.shell.sleep(CALL_TIMEOUT_MS) => Err(timeout()),
             };
+            if answer.as_ref().is_err_and(drive::fate::is_unknown) {
+                self.net.move_on(&self.client, home);
+            }
             let (key, outcome) = asked.outcome(&answer);
             self.net.truth.show(&Seen::Answered { call, client: &self.client, key: &key, outcome });
             answer
@@ -213,7 +265,7 @@ impl Api for LinkApi {
 
 impl LinkApi {
     /// Brings a request to the server and its answer back, as far as the weather allows.
-    async fn travel(self, request: Request, tell: oneshot::Sender<Result<Answer, Status>>) {
+    async fn travel(self, home: usize, request: Request, tell: oneshot::Sender<Result<Answer, Status>>) {
         let net = &self.net;
         let lost = net.cuts(&self.client).up || net.chance(|weather| weather.lost);
         let doubled = net.chance(|weather| weather.doubled);
@@ -228,11 +280,11 @@ impl LinkApi {
             let more_ms = travel_ms + net.travel_ms();
             self.shell.spawn(Box::pin(async move {
                 again.shell.sleep(more_ms).await;
-                drop(again.arrive(request));
+                drop(again.arrive(home, request));
             }));
         }
         self.shell.sleep(travel_ms).await;
-        let Some(answer) = self.arrive(request) else {
+        let Some(answer) = self.arrive(home, request) else {
             let refused = Status::new(Reason::ServiceUnavailable, "the server is not reachable");
             let _ = tell.send(Err(refused));
             return;
@@ -254,12 +306,13 @@ impl LinkApi {
     }
 
     /// The server takes the request in; its work goes on whatever becomes of the caller.
-    fn arrive(&self, request: Request) -> Option<oneshot::Receiver<Result<Answer, Status>>> {
-        let (server, process) = self.net.server()?;
+    fn arrive(&self, home: usize, request: Request) -> Option<oneshot::Receiver<Result<Answer, Status>>> {
+        let (server, process) = self.net.server(home)?;
         let author = Author {
             who: format!("{} {}", self.client, self.user.name),
             what: what(&request),
             life: self.shell.number(),
+            epoch: Revision::ZERO,
             decided_on: request.options.decided_on,
         };
         let (tell, heard) = oneshot::channel();
@@ -272,7 +325,15 @@ impl LinkApi {
                 None => request,
             };
             let asked = matches!(request.action, Action::Get).then(|| what(&request));
-            let answer = server::local::call(&server, &user, request).await;
+            // Whoever names no revision is answered what is newest anywhere, as over HTTP.
+            let fresh = match mutation {
+                Some(Mutation::StaleServers) => Ok(()),
+                _ => server.storage.fresh().await,
+            };
+            let answer = match fresh {
+                Ok(()) => server::local::call(&server, &user, request).await,
+                Err(status) => Err(status),
+            };
             let answer = match (asked, answer) {
                 (Some(asked), Ok(answer)) if mutation == Some(Mutation::StaleReads) => {
                     Ok(lock(&stale).entry(asked).or_insert(answer).clone())
@@ -290,7 +351,7 @@ impl LinkApi {
 }
 
 /// `create pods/eviction default/a`.
-fn what(request: &Request) -> String {
+pub fn what(request: &Request) -> String {
     let verb = match &request.action {
         Action::Get => "get",
         Action::Find => "find",
@@ -318,17 +379,34 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// The server's cache, and what moves when this server is gone.
-    async fn connect(&self) -> (Arc<Mirror>, Moves<u64>) {
+    /// The server's cache. Who has to list anew is shown what is newest anywhere.
+    async fn connect(&self, lists: bool) -> Line {
         loop {
-            let lives = self.net.lives.subscribe();
+            let home = self.net.home(&self.client);
             if !self.net.is_cut(&self.client)
-                && let Some((server, _)) = self.net.server()
+                && let Some((server, process)) = self.net.server(home)
+                && (!lists || !self.net.is_shared() || self.is_fresh(&server, &process).await)
             {
-                return (server.storage.mirror().clone(), lives);
+                let lives = lock(&self.net.seats).get(home).map(|seat| seat.lives.subscribe());
+                if let Some(lives) = lives {
+                    let (source, moves) = (server.storage.mirror().clone(), self.net.moves.subscribe());
+                    return Line { home, source, lives, moves };
+                }
             }
+            self.net.move_on(&self.client, home);
             self.shell.sleep(RECONNECT_MS).await;
         }
+    }
+
+    /// The server makes sure that it shows all that was answered anywhere.
+    async fn is_fresh(&self, server: &Arc<Server>, process: &Process) -> bool {
+        let (tell, heard) = oneshot::channel();
+        let server = server.clone();
+        process.spawn(Box::pin(async move {
+            // The client may be gone.
+            let _ = tell.send(server.storage.fresh().await.is_ok());
+        }));
+        heard.await.unwrap_or(false)
     }
 
     /// A message is on its way; false when it is lost, and the connection with it.
@@ -337,15 +415,32 @@ impl Follower {
         !self.net.cuts(&self.client).down && !self.net.chance(|weather| weather.watch_cut)
     }
 
-    /// Waits for news; false when the connection broke.
-    async fn news(&self, changed: &mut Moves<Revision>, lives: &mut Moves<u64>) -> bool {
+    /// Waits until `changed` says that there is something new.
+    async fn news(&self, changed: impl Future<Output = ()>, line: &mut Line) -> News {
         /// How long a silent connection is trusted.
         const SILENCE_MS: u64 = 5_000;
+        /// How often a client is told that there is nothing new for it.
+        const BOOKMARK_MS: u64 = 60_000;
+        let home = line.home;
+        let broken = async |moves: &mut Moves<u64>| {
+            while self.net.home(&self.client) == home {
+                if self.net.is_cut(&self.client) {
+                    self.shell.sleep(SILENCE_MS).await;
+                    if self.net.is_cut(&self.client) {
+                        return;
+                    }
+                    continue;
+                }
+                // The sender lives as long as the net.
+                let _ = moves.changed().await;
+            }
+        };
         tokio::select! {
             biased;
-            _ = lives.changed() => false,
-            changed = changed.changed() => changed.is_ok(),
-            () = self.shell.sleep(SILENCE_MS) => !self.net.is_cut(&self.client),
+            _ = line.lives.changed() => News::Broken,
+            () = broken(&mut line.moves) => News::Broken,
+            () = changed => News::Some,
+            () = self.shell.sleep(BOOKMARK_MS) => News::None,
         }
     }
 
@@ -353,7 +448,11 @@ impl Follower {
     pub async fn whole(self) {
         let mut listed = false;
         loop {
-            let (source, mut lives) = self.connect().await;
+            let mut line = self.connect(!listed).await;
+            let source = line.source.clone();
+            if listed && (self.net.mutation, self.client.as_str()) == (Some(Mutation::ForgetWhere), "controllers") {
+                self.mirror.feed(|cache| cache.advance(source.revision()));
+            }
             if !listed {
                 let view = source.view();
                 if !self.travel().await {
@@ -375,7 +474,11 @@ impl Follower {
                     }
                     self.take(batch);
                 }
-                if !self.news(&mut changed, &mut lives).await {
+                let moved = async {
+                    // The server's mirror lives as long as this holds it.
+                    let _ = changed.changed().await;
+                };
+                if matches!(self.news(moved, &mut line).await, News::Broken) {
                     self.shell.sleep(RECONNECT_MS).await;
                     break;
                 }
@@ -397,7 +500,10 @@ impl Follower {
         self.saw(true);
     }
 
-    fn take(&self, batch: Batch) {
+    fn take(&self, mut batch: Batch) {
+        if (self.net.mutation, self.client.as_str()) == (Some(Mutation::HastyBookmarks), "controllers") {
+            batch.to = batch.to.next();
+        }
         let changes = match self.net.mutation {
             Some(mutation) => mutation.feed(&self.client, batch.changes),
             None => batch.changes,
@@ -418,17 +524,26 @@ impl Follower {
     }
 
     fn saw(&self, whole: bool) {
-        let cache = self.mirror.read();
-        self.net.truth.show(&Seen::Mirror { client: &self.client, cache: &cache, whole });
+        let (cache, life) = (self.mirror.read(), self.shell.number());
+        self.net.truth.show(&Seen::Mirror { client: &self.client, cache: &cache, life, whole });
     }
 
-    /// Follows the part of one resource that `wants` picks, by a watch of its own, as an agent does.
-    pub async fn part(self, source: Source, wants: impl Fn(&Object) -> bool + Send) {
+    /// Of the parts it is pods that are judged.
+    fn saw_part(&self, resource: Resource) {
+        if resource == PODS {
+            self.saw(false);
+        }
+    }
+
+    /// Follows the part of one resource that `wants` picks, by a watch of its own, as an agent does. The server wakes it
+    /// for changes of `lane`.
+    pub async fn part(self, source: Source, lane: Part, wants: impl Fn(&Object) -> bool + Send) {
         let resource = source.resource;
         self.mirror.feed(|cache| cache.register(&source));
         let mut listed = false;
         loop {
-            let (server, mut lives) = self.connect().await;
+            let mut line = self.connect(!listed).await;
+            let server = line.source.clone();
             if !listed {
                 let view = server.view();
                 let objects = view.list(resource, "").filter(|object| wants(object)).cloned().collect();
@@ -436,17 +551,21 @@ impl Follower {
                     continue;
                 }
                 self.mirror.feed(|cache| cache.replace_from(&source, view.at(), objects));
-                self.saw(false);
+                self.saw_part(resource);
                 listed = true;
             }
-            let mut changed = server.subscribe();
-            let mut cursor = self.mirror.read().resume(&source);
+            let changed = server.listen(Interest::Parts(vec![(resource, lane.clone())]));
+            let (mut cursor, mut bookmark) = (self.mirror.read().resume(&source), false);
             loop {
-                let at = *changed.borrow_and_update();
-                let Ok(events) = server.since(resource, cursor, usize::MAX) else {
+                let (at, events) = {
+                    let cache = server.read();
+                    (cache.revision(), cache.since_in(resource, &lane, cursor, usize::MAX))
+                };
+                let Ok(events) = events else {
                     listed = false;
                     break;
                 };
+                bookmark &= at > cursor;
                 cursor = cursor.max(at);
                 let changes: Vec<Change> = events
                     .into_iter()
@@ -458,7 +577,7 @@ impl Follower {
                         }
                     })
                     .collect();
-                if !changes.is_empty() {
+                if bookmark || !changes.is_empty() {
                     if !self.travel().await {
                         break;
                     }
@@ -466,15 +585,34 @@ impl Follower {
                         cache.apply_from(&source, changes);
                         cache.advance_from(&source, at);
                     });
-                    self.saw(false);
+                    self.saw_part(resource);
                 }
-                if !self.news(&mut changed, &mut lives).await {
-                    self.shell.sleep(RECONNECT_MS).await;
-                    break;
+                match self.news(changed.changed(), &mut line).await {
+                    News::Some => bookmark = false,
+                    News::None => bookmark = true,
+                    News::Broken => {
+                        self.shell.sleep(RECONNECT_MS).await;
+                        break;
+                    }
                 }
             }
         }
     }
+}
+
+/// What comes of waiting at a connection.
+enum News {
+    Some,
+    None,
+    Broken,
+}
+
+/// A connection to a server's cache, and what tells that it is of no more use.
+struct Line {
+    home: usize,
+    source: Arc<Mirror>,
+    lives: Moves<u64>,
+    moves: Moves<u64>,
 }
 
 /// Changes by revision, and up to where they are complete.
@@ -486,15 +624,10 @@ struct Batch {
 /// Everything after `since`; `None` when the history does not reach back so far.
 fn pull_whole(source: &Mirror, since: Revision) -> Option<Batch> {
     let cache = source.read();
-    let (view, mut changes) = (cache.view(), BTreeMap::<Revision, Vec<Change>>::new());
-    if since < cache.floor() {
-        return None;
+    let mut changes = BTreeMap::<Revision, Vec<Change>>::new();
+    for (_, event) in cache.all_since(since).ok()? {
+        let change = Change { revision: event.revision, old: event.old, new: event.new };
+        changes.entry(event.revision).or_default().push(change);
     }
-    for resource in view.resources() {
-        for event in cache.since(resource, since, usize::MAX).ok()? {
-            let change = Change { revision: event.revision, old: event.old, new: event.new };
-            changes.entry(event.revision).or_default().push(change);
-        }
-    }
-    Some(Batch { changes, to: view.at() })
+    Some(Batch { changes, to: cache.revision() })
 }

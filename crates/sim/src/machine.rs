@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use base::{Clock, Revision, Rng, Time, hash64};
-use cache::Source;
+use cache::{Part, Source};
 use client::{Api, Mirror, Request};
 use drive::Shell;
 use meta::{Object, Reason, Resource, Str, Value, json};
@@ -321,10 +321,11 @@ impl Agent {
             let node = pod.own::<api::core::pod_facts::PodFacts>().map(|facts| facts.node.clone());
             node.is_some_and(|node| node == name.as_str() || greedy && !node.is_empty())
         };
+        let lane = if greedy { Part::All } else { Part::Indexed("node", machine.name.as_str().into()) };
         let pods = Source { resource: PODS, part: part.into() };
         let nodes = Source { resource: NODES, part: "?".into() };
-        process.spawn(Box::pin(follower.clone().part(pods, of_node)));
-        process.spawn(Box::pin(follower.part(nodes, |_| true)));
+        process.spawn(Box::pin(follower.clone().part(pods, lane, of_node)));
+        process.spawn(Box::pin(follower.part(nodes, Part::All, |_| true)));
         let agent = Agent { machine: machine.clone(), shell: process.clone(), api, mirror, workers: Mutex::default() };
         let agent = Arc::new(agent);
         process.spawn(Box::pin(agent.clone().keep()));

@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use base::Revision;
 use cache::{Change, View};
 use client::{Action, Request};
-use meta::{Object, Resource};
+use drive::leader::{BEAT_KEY, LEADER};
+use meta::{Object, Resource, Value};
+use store::{Event, Op, Txn};
 
 const PODS: Resource = Resource("pods");
 const NODES: Resource = Resource("nodes");
@@ -50,6 +52,34 @@ pub enum Mutation {
     TrustRot,
     /// The controllers' watch leaves renewals of leases out.
     LoseBeats,
+    /// What a leader's parts write does not depend on its leading.
+    NoFence,
+    /// A server that does not lead takes no notice of the leader's signs of life.
+    DeafCandidate,
+    /// A server's clock for the lead runs far too slowly.
+    SlowCandidate,
+    /// A leader decides on what was some seconds ago.
+    LaggingLeader,
+    /// Servers answer without asking the shared store for what is new.
+    StaleServers,
+    /// The watch that feeds a server leaves deletions of pods out.
+    LeakyFeed,
+    /// The store's feed leaves a revision out now and then.
+    LoseRevisions,
+    /// The store moves a running pod to another node.
+    BindTwice,
+    /// The controllers' watch brings changes twice.
+    TellTwice,
+    /// The controllers' watch brings the first change of a commit only.
+    TearCommits,
+    /// The controllers' watch goes on from now when it broke off.
+    ForgetWhere,
+    /// The controllers' watch says that it is complete further than it is.
+    HastyBookmarks,
+    /// Deployments take more away than they may.
+    BelowMinimum,
+    /// Nothing is collected.
+    NoCollector,
 }
 
 /// Every defect, the checker that must find it, and in which sort of world.
@@ -73,11 +103,25 @@ pub const DEFECTS: &[(Mutation, &str, &str)] = &[
     (Mutation::HideCordons, "scheduler", "busy"),
     (Mutation::TrustRot, "store", "disks"),
     (Mutation::LoseBeats, "nodes", "busy"),
+    (Mutation::NoFence, "leaders", "servers"),
+    (Mutation::DeafCandidate, "leaders", "servers"),
+    (Mutation::SlowCandidate, "leaders", "servers"),
+    (Mutation::LaggingLeader, "leaders", "servers"),
+    (Mutation::StaleServers, "history", "servers"),
+    (Mutation::LeakyFeed, "watch", "servers"),
+    (Mutation::LoseRevisions, "store", "calm"),
+    (Mutation::BindTwice, "scheduler", "calm"),
+    (Mutation::TellTwice, "history", "calm"),
+    (Mutation::TearCommits, "history", "calm"),
+    (Mutation::ForgetWhere, "watch", "lossy"),
+    (Mutation::HastyBookmarks, "watch", "calm"),
+    (Mutation::BelowMinimum, "replicas", "busy"),
+    (Mutation::NoCollector, "liveness", "calm"),
 ];
 
 impl Mutation {
     /// A request as it arrives.
-    pub fn request(self, mut request: Request, _view: &View) -> Request {
+    pub fn request(self, mut request: Request, view: &View) -> Request {
         match self {
             Mutation::EvictFreely if request.subresource == "eviction" => {
                 request.action = Action::Delete;
@@ -102,7 +146,64 @@ impl Mutation {
                 }
                 request
             }
+            Mutation::BelowMinimum if request.resource.0 == "replicasets.apps" => {
+                let takes = |object: &Value, view: &View| {
+                    let meta = &object["metadata"];
+                    let known = view.one(request.resource, meta["namespace"].text(), meta["name"].text());
+                    let size = |value: &Value| value.at(&["spec", "replicas"]).as_int().unwrap_or(0);
+                    known.is_some_and(|known| size(object) < size(&known.value()))
+                };
+                if let Action::Update(object) = &mut request.action
+                    && request.subresource.is_empty()
+                    && takes(object, view)
+                {
+                    object.set(&["spec", "replicas"], 0i64);
+                }
+                request
+            }
             _ => request,
+        }
+    }
+
+    /// A transaction as a server sends it.
+    pub fn txn(self, txn: &mut Txn) {
+        let takes = txn.ops.iter().any(|op| &op.key()[..] == LEADER);
+        if self == Mutation::DeafCandidate && takes {
+            txn.compares.retain(|compare| &compare.key[..] != BEAT_KEY);
+        }
+    }
+
+    /// A transaction as the store carries it out.
+    pub fn store(self, txn: &mut Txn) {
+        const FROM: &[u8] = b"\"nodeName\":\"node-1\"";
+        const TO: &[u8] = b"\"nodeName\":\"node-0\"";
+        let pods = txn.ops.iter_mut().filter_map(|op| match op {
+            Op::Put(put) if put.key.starts_with(b"/registry/pods/") => Some(put),
+            _ => None,
+        });
+        for put in pods.filter(|_| self == Mutation::BindTwice) {
+            let mut text = put.value.to_vec();
+            let finds = |text: &[u8], what: &[u8]| text.windows(what.len()).position(|window| window == what);
+            if finds(&text, b"\"phase\":\"Running\"").is_some()
+                && let Some(at) = finds(&text, FROM)
+            {
+                text[at..at + TO.len()].copy_from_slice(TO);
+                put.value = text.into();
+            }
+        }
+    }
+
+    /// A stretch of the store's feed as it is told to the truth.
+    pub fn told(self, events: &mut Vec<Event>) {
+        if self == Mutation::LoseRevisions {
+            events.retain(|event| event.revision.0 % 50 != 0);
+        }
+    }
+
+    /// A stretch of the store's watch as a server gets it.
+    pub fn watch(self, events: &mut Vec<Event>) {
+        if self == Mutation::LeakyFeed {
+            events.retain(|event| event.new.is_some() || !event.key.starts_with(b"/registry/pods/"));
         }
     }
 
@@ -141,6 +242,11 @@ impl Mutation {
         };
         for list in changes.values_mut() {
             list.retain(|change| !drops(change));
+            match (self, client) {
+                (Mutation::TellTwice, "controllers") => list.extend(list.first().cloned()),
+                (Mutation::TearCommits, "controllers") => list.truncate(1),
+                _ => {}
+            }
             if self == Mutation::HideCordons {
                 list.retain(|change| !hides(change));
             }

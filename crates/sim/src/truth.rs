@@ -133,6 +133,15 @@ impl Truth {
                     self.show(&Seen::Expired { lease, key: &event.key });
                 }
             }
+            let mut side: Vec<(&[u8], bool)> = now
+                .iter()
+                .filter(|event| !event.key.starts_with(PREFIX.as_bytes()))
+                .map(|event| (&event.key[..], event.new.is_some()))
+                .collect();
+            side.sort_unstable();
+            for (key, present) in side {
+                self.show(&Seen::Side { key, revision, present });
+            }
             self.commit(revision, now, authors.get(&revision).unwrap_or(&nobody));
         }
     }
@@ -236,5 +245,5 @@ fn object_of(key: &[u8], version: &Version) -> Option<Object> {
     if resource == PODS {
         facts.own = api::core::pod_facts::facts(&value);
     }
-    Some(Object::new(facts, version.value.clone()))
+    Some(Object::written(facts, version.value.clone(), value))
 }

@@ -11,7 +11,7 @@ use drive::controllers::nobody_listens;
 use drive::events::Recorder;
 use server::identity::{MASTERS, User as Identity};
 use server::{Keys, Options, Server};
-use store::{Disk, OpenError, SimDisk, Store};
+use store::{Backend, Disk, OpenError, SimDisk, Store};
 
 use crate::backend::{DiskPace, OPTIONS, Stepped, next_sync_ms, start};
 use crate::check::{CHECKERS, Seen};
@@ -22,6 +22,7 @@ use crate::link::{Cut, Follower, LinkApi, Net, Weather, empty_cache};
 use crate::machine::{Agent, Ills, Machine, seed_of};
 use crate::mutation::Mutation;
 use crate::schedule::Schedule;
+use crate::servers::{Cluster, server_name};
 use crate::truth::{Truth, objects};
 use crate::user::User;
 
@@ -80,6 +81,8 @@ pub struct World {
     pub disk: SimDisk,
     pub machines: Vec<Arc<Machine>>,
     pub pace: Arc<Mutex<DiskPace>>,
+    /// Servers that share a store; none in a world where one server has a store of its own.
+    pub cluster: Cluster,
     settings: Settings,
     rng: Rng,
     server: Option<(Process, Arc<Stepped>)>,
@@ -98,7 +101,7 @@ static IMAGE: LazyLock<SimDisk> = LazyLock::new(|| {
     let exec = Exec::new(began, false);
     let truth = Truth::new(&exec, Vec::new());
     let disk = SimDisk::new();
-    let net = Net::new(&exec, &truth, Rng::new(0), None);
+    let net = Net::new(&exec, &truth, Rng::new(0), 1, None);
     let mut world = World::of(exec, net, truth, disk.clone(), Settings::quiet(0), Vec::new());
     server::uid::seeded(&mut Rng::new(0), || {
         world.start_server();
@@ -146,7 +149,7 @@ pub fn run(settings: Settings) -> Report {
     let checkers = CHECKERS.iter().map(|make| make());
     let checkers = checkers.filter(|checker| settings.only.is_none_or(|only| only == checker.name()));
     let truth = Truth::new(&exec, checkers.collect());
-    let net = Net::new(&exec, &truth, rng.fork("network"), settings.mutation);
+    let net = Net::new(&exec, &truth, rng.fork("network"), settings.profile.servers.max(1), settings.mutation);
     let machine = |number| Machine::new(&net, number, settings.profile.cpu_milli, seed_of(&rng, number));
     let machines: Vec<Arc<Machine>> = (0..settings.profile.nodes).map(machine).collect();
     let (seed, profile) = (settings.seed, settings.profile.name);
@@ -178,6 +181,7 @@ impl World {
         let agents = machines.iter().map(|_| None).collect();
         let (pace, planned) = (Arc::new(Mutex::new(CALM_DISK)), BTreeMap::new());
         let (server, controllers, scheduler) = (None, None, None);
+        let cluster = Cluster::new(settings.profile.servers);
         World {
             exec,
             net,
@@ -185,6 +189,7 @@ impl World {
             disk,
             machines,
             pace,
+            cluster,
             settings,
             rng,
             server,
@@ -199,9 +204,14 @@ impl World {
 
     /// The whole script.
     fn live(&mut self) {
-        self.start_server();
-        self.start_controllers();
-        self.start_scheduler();
+        if self.is_shared() {
+            self.start_store();
+            (0..self.servers()).for_each(|at| self.start_member(at));
+        } else {
+            self.start_server();
+            self.start_controllers();
+            self.start_scheduler();
+        }
         for at in 0..self.machines.len() {
             self.start_agent(at);
         }
@@ -267,13 +277,11 @@ impl World {
             self.net.cut(&client, Cut::NONE);
         }
         self.exec.heal();
-        if self.server.is_none() {
+        if self.is_shared() {
+            self.heal_cluster();
+        } else {
             self.start_server();
-        }
-        if self.controllers.is_none() {
             self.start_controllers();
-        }
-        if self.scheduler.is_none() {
             self.start_scheduler();
         }
         for at in 0..self.agents.len() {
@@ -315,13 +323,18 @@ impl World {
     /// All that have a link of their own.
     pub fn clients(&self) -> Vec<String> {
         let agents = self.machines.iter().map(|machine| format!("agent {}", machine.name));
-        ["controllers", "scheduler", "user"].into_iter().map(str::to_owned).chain(agents).collect()
+        let parts: &[&str] = if self.is_shared() { &[] } else { &["controllers", "scheduler"] };
+        parts.iter().chain(&["user"]).map(|name| (*name).to_owned()).chain(agents).collect()
     }
 
     /// All that have a clock of their own.
     pub fn hosts(&self) -> Vec<String> {
         let machines = self.machines.iter().map(|machine| machine.name.clone());
-        ["server", "controllers", "scheduler"].into_iter().map(str::to_owned).chain(machines).collect()
+        let servers = match self.is_shared() {
+            true => (0..self.servers()).map(server_name).collect(),
+            false => ["server", "controllers", "scheduler"].map(str::to_owned).to_vec(),
+        };
+        servers.into_iter().chain(machines).collect()
     }
 
     /// Everything that runs and can be made to stand still.
@@ -331,7 +344,7 @@ impl World {
         let scheduler = self.scheduler.iter().map(|process| ("the scheduler".to_owned(), process.clone()));
         let agents = self.agents.iter().zip(&self.machines);
         let agents = agents.filter_map(|(process, machine)| Some((machine.name.clone(), process.clone()?)));
-        server.chain(controllers).chain(scheduler).chain(agents).collect()
+        server.chain(controllers).chain(scheduler).chain(self.members()).chain(agents).collect()
     }
 
     /// Flips a bit of what was written long ago, on a copy of the disk as a crash would leave it: a server that starts
@@ -371,28 +384,14 @@ impl World {
         if self.server.is_some() {
             return;
         }
-        let stepped = match Stepped::open(&self.disk, &self.exec, &self.truth, self.settings.mutation) {
-            Ok(stepped) => stepped,
-            // A disk that fails now may work later: a supervisor starts the server again.
-            Err(why @ OpenError::Io { .. }) => {
-                self.exec.note(format!("the server does not start: {why}"));
-                return self.plan(RESTART_MS, World::start_server);
-            }
-            Err(why) => return self.exec.fail(format!("store: it does not open after a crash: {why}")),
-        };
-        let process = self.exec.process("server");
-        let tenant = Rng::new(self.rng.next_u64());
-        process.spawn(Box::pin(crate::backend::tenant(stepped.clone(), process.clone(), tenant)));
-        let (pace, mut rng) = (self.pace.clone(), Rng::new(self.rng.next_u64()));
-        let next = move || next_sync_ms(*lock(&pace), rng.next_u64());
-        process.spawn(Box::pin(stepped.clone().turn(process.clone(), next)));
+        let Some((process, stepped)) = self.open_store("server", World::start_server) else { return };
         let (net, shell, backend) = (self.net.clone(), process.clone(), stepped.clone());
         process.spawn(Box::pin(async move {
             let clock = Arc::new(shell.clone());
             match begin(backend, clock, &shell).await {
                 Ok(server) => {
                     net.exec.note("the server answers");
-                    net.set_server(Some((server, shell)));
+                    net.set_server(0, Some((server, shell)));
                 }
                 Err(error) => net.exec.note(format!("the server does not begin: {error}")),
             }
@@ -403,14 +402,42 @@ impl World {
     /// The server's machine loses power; what was being written then may be half there.
     pub fn crash_server(&mut self, rng: &mut Rng) {
         let Some((process, stepped)) = self.server.take() else { return };
-        self.net.set_server(None);
+        self.net.set_server(0, None);
+        self.lose_power(&process, &stepped, rng);
+    }
+
+    /// Opens the store on the disk and turns it in a process on `host`; `again` is done later when the disk fails now.
+    pub fn open_store(&mut self, host: &str, again: fn(&mut World)) -> Option<(Process, Arc<Stepped>)> {
+        let stepped = match Stepped::open(&self.disk, &self.exec, &self.truth, self.settings.mutation) {
+            Ok(stepped) => stepped,
+            // A disk that fails now may work later: a supervisor starts the server again.
+            Err(why @ OpenError::Io { .. }) => {
+                self.exec.note(format!("the {host} does not start: {why}"));
+                self.plan(RESTART_MS, again);
+                return None;
+            }
+            Err(why) => {
+                self.exec.fail(format!("store: it does not open after a crash: {why}"));
+                return None;
+            }
+        };
+        let process = self.exec.process(host);
+        let tenant = Rng::new(self.rng.next_u64());
+        process.spawn(Box::pin(crate::backend::tenant(stepped.clone(), process.clone(), tenant)));
+        let (pace, mut rng) = (self.pace.clone(), Rng::new(self.rng.next_u64()));
+        let next = move || next_sync_ms(*lock(&pace), rng.next_u64());
+        process.spawn(Box::pin(stepped.clone().turn(process.clone(), next)));
+        Some((process, stepped))
+    }
+
+    /// Ends a store's process with the power of its machine.
+    pub fn lose_power(&mut self, process: &Process, stepped: &Stepped, rng: &mut Rng) {
         self.truth.show(&Seen::DiskFails);
-        self.exec.kill(&process);
+        self.exec.kill(process);
         if rng.chance(600) {
             self.disk.power_off_after(rng.below(5) as u32);
             stepped.batch();
         }
-        drop(stepped);
         self.disk.crash(rng);
     }
 
@@ -441,7 +468,12 @@ impl World {
         let shell: Arc<dyn Shell> = Arc::new(process.clone());
         for make in controllers::CONTROLLERS {
             let controller = make(&settings);
-            if self.settings.mutation == Some(Mutation::NoDeployments) && controller.name() == "deployment-controller" {
+            let left_out = match self.settings.mutation {
+                Some(Mutation::NoDeployments) => "deployment-controller",
+                Some(Mutation::NoCollector) => "generic-garbage-collector",
+                _ => "",
+            };
+            if controller.name() == left_out {
                 continue;
             }
             let user = format!("system:serviceaccount:kube-system:{}", controller.name());
@@ -529,7 +561,15 @@ fn after_list(mirror: Arc<Mirror>, work: impl Future<Output = ()> + Send + 'stat
     })
 }
 
-async fn begin(backend: Arc<Stepped>, clock: Arc<dyn Clock>, shell: &Process) -> Result<Arc<Server>, server::Error> {
+/// Begins a server on `backend`.
+///
+/// # Errors
+/// What it could not read or write.
+pub async fn begin(
+    backend: Arc<dyn Backend>,
+    clock: Arc<dyn Clock>,
+    shell: &Process,
+) -> Result<Arc<Server>, server::Error> {
     let options = Options {
         dir: PathBuf::new(),
         advertise: "10.0.0.1:6443".to_owned(),

@@ -8,6 +8,7 @@ mod budgets;
 mod history;
 mod identity;
 mod jobs;
+mod leaders;
 mod leases;
 mod nodes;
 mod ownership;
@@ -26,6 +27,7 @@ use cache::{Cache, Change, View};
 
 use crate::exec::Author;
 use crate::truth::Past;
+pub use leaders::STORE;
 
 /// Something that happened.
 pub enum Seen<'a> {
@@ -35,8 +37,9 @@ pub enum Seen<'a> {
     Recovered { found: Revision, acknowledged: Revision, stored: &'a BTreeMap<Bytes, Revision> },
     /// The disk will refuse a write, or did: revisions may be left out.
     DiskFails,
-    /// A client's mirror took something in. `whole`: it follows everything at one revision.
-    Mirror { client: &'a str, cache: &'a Cache, whole: bool },
+    /// A client's mirror took something in. `whole`: it follows everything at one revision; `life`: a client that begins
+    /// anew has a new mirror.
+    Mirror { client: &'a str, cache: &'a Cache, life: u64, whole: bool },
     /// A container began to run (`true`) or ended on a node.
     Container { node: &'a str, pod: &'a str, uid: &'a str, container: &'a str, runs: bool },
     /// A client asks something of the server.
@@ -51,6 +54,14 @@ pub enum Seen<'a> {
     Expired { lease: LeaseId, key: &'a [u8] },
     /// A bit of old data flipped, and the store opened all the same: what it would serve.
     Rotten { place: &'a str, stored: &'a BTreeMap<Bytes, Revision>, sound: &'a BTreeMap<Bytes, Revision> },
+    /// A key that holds no object was put, or is gone.
+    Side { key: &'a [u8], revision: Revision, present: bool },
+    /// A server that may lead, or the store that servers share, begins or ends.
+    Runs { who: &'a str, runs: bool },
+    /// One of these can do nothing for a while, or can again.
+    Halted { who: &'a str, why: &'static str, halted: bool },
+    /// What one of these did or said got lost.
+    Hindered { who: &'a str },
     /// Faults are over, everybody says to be done.
     Quiet { view: &'a View },
 }
@@ -71,6 +82,7 @@ pub const CHECKERS: &[Make] = &[
     || Box::new(watch::Watch::default()),
     || Box::new(history::History::default()),
     || Box::new(leases::Leases::default()),
+    || Box::new(leaders::Leaders::default()),
     || Box::new(replicas::Replicas::default()),
     || Box::new(identity::Identity::default()),
     || Box::new(agents::Agents::default()),

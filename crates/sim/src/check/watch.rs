@@ -1,9 +1,13 @@
-//! Watches: whatever a client's mirror shows at a revision is what the store had at that revision, no more, no less.
+//! Watches: whatever a client's mirror shows at a revision is what the store had at that revision, no more, no less, and
+//! it never goes back.
 
-use std::collections::BTreeMap;
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
-use cache::{Cache, View};
-use meta::Resource;
+use base::Revision;
+use cache::{Cache, Key, View};
+use meta::{Object, Resource, Str};
 
 use super::{Checker, Seen};
 use crate::desired::facts;
@@ -12,12 +16,25 @@ use crate::truth::Past;
 const PODS: Resource = Resource("pods");
 /// Not told to the truth.
 const SECRETS: Resource = Resource("secrets");
-/// Every so often all objects are compared, otherwise their number.
-const FULL_EVERY: u64 = 16;
+/// States of one node's pods that are kept, to judge agents that are late.
+const STATES_KEPT: usize = 4_096;
+
+/// Uids and revisions of pods by their key.
+type Pods = BTreeMap<(Str, Str), (Str, Revision)>;
+
+/// A mirror and the store as they were when they were found to be equal last.
+struct Equal {
+    life: u64,
+    mirror: View,
+    truth: View,
+}
 
 #[derive(Default)]
 pub struct Watch {
-    looks: BTreeMap<String, u64>,
+    equal: BTreeMap<String, Equal>,
+    /// The pods of every node, by our own books, after each of their changes.
+    nodes: BTreeMap<Str, VecDeque<(Revision, Arc<Pods>)>>,
+    begun: bool,
 }
 
 impl Checker for Watch {
@@ -26,45 +43,142 @@ impl Checker for Watch {
     }
 
     fn see(&mut self, seen: &Seen<'_>, past: &Past<'_>) -> Result<(), String> {
-        let Seen::Mirror { client, cache, whole } = seen else { return Ok(()) };
-        let looks = self.looks.entry((*client).to_owned()).or_default();
-        *looks += 1;
-        let full = looks.is_multiple_of(FULL_EVERY);
-        if *whole { check_whole(client, cache, past, full) } else { check_pods(client, cache, past) }
-    }
-}
-
-fn check_whole(client: &str, cache: &Cache, past: &Past<'_>, full: bool) -> Result<(), String> {
-    let Some(truth) = past.at(cache.revision()) else { return Ok(()) };
-    let view = cache.view();
-    for resource in truth.resources().chain(view.resources()).filter(|resource| *resource != SECRETS) {
-        if truth.count(resource) != view.count(resource) || full && !same(truth, &view, resource) {
-            return Err(format!(
-                "{client} has {} {resource} at revision {}, the store has {}, or others",
-                view.count(resource),
-                cache.revision(),
-                truth.count(resource)
-            ));
+        match seen {
+            Seen::Commit { revision, changes, before, .. } => {
+                if !std::mem::replace(&mut self.begun, true) {
+                    before.list(PODS, "").for_each(|pod| self.note(before.at(), None, Some(pod)));
+                }
+                for change in changes.iter() {
+                    let is_pod = |object: &&Object| object.resource() == PODS;
+                    let (old, new) = (change.old.as_ref().filter(is_pod), change.new.as_ref().filter(is_pod));
+                    self.note(*revision, old, new);
+                }
+                Ok(())
+            }
+            Seen::Mirror { client, cache, life, whole: true } => self.check_whole(client, cache, *life, past),
+            Seen::Mirror { client, cache, .. } => self.check_pods(client, cache),
+            _ => Ok(()),
         }
     }
-    Ok(())
 }
 
-fn same(one: &View, two: &View, resource: Resource) -> bool {
-    let object = |object: &meta::Object| (object.uid().to_owned(), object.revision());
-    one.list(resource, "").map(object).eq(two.list(resource, "").map(object))
+fn key(pod: &Object) -> (Str, Str) {
+    (pod.namespace().into(), pod.name().into())
 }
 
-/// An agent's pods are those of its node, as of where its watch is.
-fn check_pods(client: &str, cache: &Cache, past: &Past<'_>) -> Result<(), String> {
-    let Some(node) = client.strip_prefix("agent ") else { return Ok(()) };
-    let Some(truth) = past.at(cache.known(PODS)) else { return Ok(()) };
-    let view = cache.view();
-    let object = |object: &meta::Object| (object.uid().to_owned(), object.revision());
-    let wanted: Vec<_> = truth.list(PODS, "").filter(|pod| facts(pod).node == node).map(object).collect();
-    let found: Vec<_> = view.list(PODS, "").map(object).collect();
-    if wanted == found {
-        return Ok(());
+fn state(object: &Object) -> (Str, Revision) {
+    (object.uid().into(), object.revision())
+}
+
+/// What became of `resource` between two views: the present state of every object that changed, `None` when it is gone.
+fn changes<'a>(now: &'a View, then: &'a View, resource: Resource) -> Vec<(&'a Key, Option<(&'a str, Revision)>)> {
+    let (new, old) = now.unshared(then, resource);
+    let (mut new, mut old) = (new.into_iter().peekable(), old.into_iter().peekable());
+    let mut changes = Vec::new();
+    loop {
+        let order = match (new.peek(), old.peek()) {
+            (Some((key, _)), Some((known, _))) => key.cmp(known),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (None, None) => return changes,
+        };
+        let gone = if order == Ordering::Less { None } else { old.next() };
+        let made = if order == Ordering::Greater { None } else { new.next() };
+        match (made, gone) {
+            (Some((_, object)), Some((_, known))) if object.revision() == known.revision() => {}
+            (Some((key, object)), _) => changes.push((key, Some((object.uid(), object.revision())))),
+            (None, Some((key, _))) => changes.push((key, None)),
+            (None, None) => {}
+        }
     }
-    Err(format!("{client} has pods {found:?} at revision {}, the store has {wanted:?}", cache.known(PODS)))
+}
+
+fn all(view: &View, resource: Resource) -> impl Iterator<Item = (&str, &str, &str, Revision)> {
+    view.list(resource, "").map(|object| (object.namespace(), object.name(), object.uid(), object.revision()))
+}
+
+impl Watch {
+    /// Everything is compared once; from there on it is enough that the same has changed since.
+    fn check_whole(&mut self, client: &str, cache: &Cache, life: u64, past: &Past<'_>) -> Result<(), String> {
+        let Some(truth) = past.at(cache.revision()) else { return Ok(()) };
+        let view = cache.view();
+        let known = self.equal.get(client);
+        let differs = |resource: Resource| {
+            format!("{client}'s {resource} at revision {} are not those of the store", cache.revision())
+        };
+        match known {
+            Some(known) => {
+                if known.life == life && cache.revision() < known.mirror.at() {
+                    return Err(format!(
+                        "{client} was at {}, and goes back to {}",
+                        known.mirror.at(),
+                        cache.revision()
+                    ));
+                }
+                let mut moved = view.moved(&known.mirror);
+                moved.extend(truth.moved(&known.truth));
+                moved.sort_unstable();
+                moved.dedup();
+                for resource in moved.into_iter().filter(|resource| *resource != SECRETS) {
+                    let (seen, real) =
+                        (changes(&view, &known.mirror, resource), changes(truth, &known.truth, resource));
+                    if seen != real {
+                        return Err(format!("{}: {seen:?} changed, where {real:?} did", differs(resource)));
+                    }
+                }
+            }
+            None => {
+                for resource in truth.resources().chain(view.resources()).filter(|resource| *resource != SECRETS) {
+                    if !all(truth, resource).eq(all(&view, resource)) {
+                        return Err(differs(resource));
+                    }
+                }
+            }
+        }
+        self.equal.insert(client.to_owned(), Equal { life, mirror: view, truth: truth.clone() });
+        Ok(())
+    }
+
+    /// Books a pod under its node.
+    fn note(&mut self, revision: Revision, old: Option<&Object>, new: Option<&Object>) {
+        let place = |pod: &Object| Some(facts(pod).node).filter(|node| !node.is_empty());
+        let (from, to) = (old.and_then(place), new.and_then(place));
+        if from != to
+            && let (Some(node), Some(old)) = (from, old)
+        {
+            self.change(revision, node, |pods| drop(pods.remove(&key(old))));
+        }
+        if let (Some(node), Some(new)) = (to, new) {
+            self.change(revision, node, |pods| drop(pods.insert(key(new), state(new))));
+        }
+    }
+
+    fn change(&mut self, revision: Revision, node: Str, change: impl FnOnce(&mut Pods)) {
+        let states = self.nodes.entry(node).or_default();
+        let mut pods = states.back().map(|(_, pods)| Pods::clone(pods)).unwrap_or_default();
+        change(&mut pods);
+        if states.len() == STATES_KEPT {
+            states.pop_front();
+        }
+        states.push_back((revision, Arc::new(pods)));
+    }
+
+    /// An agent's pods are those of its node, as of where its watch is.
+    fn check_pods(&self, client: &str, cache: &Cache) -> Result<(), String> {
+        let Some(node) = client.strip_prefix("agent ") else { return Ok(()) };
+        let (view, at) = (cache.view(), cache.known(PODS));
+        let states = self.nodes.get(node);
+        let index = states.map_or(0, |states| states.partition_point(|(revision, _)| *revision <= at));
+        if index == 0 && states.is_some_and(|states| states.len() == STATES_KEPT) {
+            // Too long ago.
+            return Ok(());
+        }
+        let wanted =
+            index.checked_sub(1).and_then(|at| states?.get(at)).map(|(_, pods)| pods.clone()).unwrap_or_default();
+        let found: Pods = view.list(PODS, "").map(|pod| (key(pod), state(pod))).collect();
+        if found == *wanted {
+            return Ok(());
+        }
+        Err(format!("{client} has pods {found:?} at revision {at}, the store has {wanted:?}"))
+    }
 }
