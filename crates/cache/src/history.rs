@@ -72,6 +72,9 @@ impl History {
         if since < self.complete_after {
             return Err(Compacted { at: self.complete_after });
         }
+        if self.events.back().is_none_or(|last| last.revision <= since) {
+            return Ok(Vec::new());
+        }
         let start = self.events.partition_point(|event| event.revision <= since);
         let mut end = start.saturating_add(max).min(self.events.len());
         // All changes of one revision go together, so that a cursor can be a revision.

@@ -223,6 +223,18 @@ impl Cache {
         }
     }
 
+    /// All changes of all resources after `since`, resource by resource.
+    pub fn all_since(&self, since: Revision) -> Result<Vec<(Resource, Event)>, Compacted> {
+        if since < self.floor {
+            return Err(Compacted { at: self.floor });
+        }
+        let mut all = Vec::new();
+        for (resource, history) in &self.histories {
+            all.extend(history.since(since, usize::MAX)?.into_iter().map(|event| (*resource, event)));
+        }
+        Ok(all)
+    }
+
     /// Like [`Cache::since`] for a reader who wants a part only and listens to it: changes of other parts are mostly left
     /// out, but may be among them.
     pub fn since_in(
@@ -312,8 +324,10 @@ mod tests {
         assert_eq!(cache.since(PODS, Revision(4), 1).unwrap().len(), 1);
         assert!(cache.since(PODS, Revision(6), 1).unwrap().is_empty());
         cache.compact(Revision(5));
-        assert!(cache.since(PODS, Revision(4), 1).is_err());
+        assert!(cache.since(PODS, Revision(4), 1).is_err() && cache.all_since(Revision(4)).is_err());
         assert_eq!(cache.since(PODS, Revision(5), 9).unwrap().len(), 1);
+        let all = cache.all_since(Revision(5)).unwrap();
+        assert_eq!(all.iter().map(|(resource, event)| (*resource, event.revision.0)).collect::<Vec<_>>(), [(PODS, 6)]);
     }
 
     #[test]

@@ -129,14 +129,18 @@ impl View {
     }
 
     /// The resources of which objects were put or taken out between `before`, a view of the same cache, and this one.
-    pub fn moved<'a>(&'a self, before: &'a View) -> impl Iterator<Item = Resource> + 'a {
-        let same = self.shelves.is_same(&before.shelves);
-        let shelves = (!same).then(|| self.shelves.iter()).into_iter().flatten();
-        let known = |resource: &Resource| before.shelves.get(resource);
-        shelves.filter_map(move |(resource, shelf)| {
-            let same = known(resource).is_some_and(|other| Arc::ptr_eq(shelf, other));
-            (!same).then_some(*resource)
-        })
+    pub fn moved(&self, before: &View) -> Vec<Resource> {
+        let (now, then) = self.shelves.unshared(&before.shelves);
+        let mut then = then.into_iter().peekable();
+        let mut moved = Vec::new();
+        for (resource, shelf) in now {
+            while then.next_if(|(other, _)| other < resource).is_some() {}
+            let known = then.next_if(|(other, _)| other == resource);
+            if known.is_none_or(|(_, other)| !Arc::ptr_eq(shelf, other)) {
+                moved.push(*resource);
+            }
+        }
+        moved
     }
 
     /// The objects of `resource` here, and those in `before`, that are not known to be in both: all differences, and some

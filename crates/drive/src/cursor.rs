@@ -1,7 +1,7 @@
 //! A reader of several resources' histories, in the order of their revisions.
 
 use base::Revision;
-use cache::{Event, Part, View};
+use cache::{Compacted, Event, Part, View};
 use client::{Interest, Mirror};
 use meta::Resource;
 use reconcile::EVERYTHING;
@@ -29,18 +29,19 @@ impl Cursor {
     pub fn pull(&mut self, mirror: &Mirror) -> (Option<Vec<(Resource, Event)>>, View) {
         let cache = mirror.read();
         let view = cache.view();
-        let mut all = Vec::new();
-        let everything = self.resources.contains(&EVERYTHING).then(|| view.resources().collect::<Vec<_>>());
-        for resource in everything.as_ref().unwrap_or(&self.resources) {
-            match cache.since(*resource, self.at, usize::MAX) {
-                Ok(events) => all.extend(events.into_iter().map(|event| (*resource, event))),
-                Err(_) => {
-                    self.at = view.at();
-                    return (None, view);
-                }
-            }
-        }
+        let part = |resource: &Resource| -> Result<Vec<(Resource, Event)>, Compacted> {
+            let events = cache.since(*resource, self.at, usize::MAX)?;
+            Ok(events.into_iter().map(|event| (*resource, event)).collect())
+        };
+        let all = match self.resources.contains(&EVERYTHING) {
+            true => cache.all_since(self.at),
+            false => self.resources.iter().map(part).collect::<Result<Vec<_>, _>>().map(|parts| parts.concat()),
+        };
         drop(cache);
+        let Ok(mut all) = all else {
+            self.at = view.at();
+            return (None, view);
+        };
         all.sort_by_key(|(_, event)| event.revision);
         self.at = view.at();
         (Some(all), view)
