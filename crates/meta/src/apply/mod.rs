@@ -141,54 +141,50 @@ struct Owned {
     time: Option<Time>,
 }
 
-/// What is owned. Most writes touch nothing of most owners, whose fields then are never read.
+/// What is owned. Most writes touch little of it, and the text is changed where they do.
 #[derive(Clone, Debug)]
 enum Fields {
-    /// As `FieldsV1` that we wrote ourselves.
-    Kept(Value),
-    Read(Set),
+    /// As `FieldsV1` in the form in which we write it.
+    Text(Value),
+    Set(Set),
 }
 
 impl Fields {
     fn set(&self) -> Cow<'_, Set> {
         match self {
-            // What we wrote ourselves can be read.
-            Fields::Kept(fields) => Cow::Owned(Set::from_fields(fields).unwrap_or_default()),
-            Fields::Read(set) => Cow::Borrowed(set),
+            // Texts of this form can be read.
+            Fields::Text(fields) => Cow::Owned(Set::from_fields(fields).unwrap_or_default()),
+            Fields::Set(set) => Cow::Borrowed(set),
         }
-    }
-
-    fn change(&mut self, change: impl FnOnce(Set) -> Set) {
-        let set = match std::mem::replace(self, Fields::Read(Set::new())) {
-            Fields::Read(set) => set,
-            kept => kept.set().into_owned(),
-        };
-        *self = Fields::Read(change(set));
     }
 
     fn is_empty(&self) -> bool {
         match self {
-            Fields::Kept(fields) => fields.entries().is_empty(),
-            Fields::Read(set) => set.is_empty(),
+            Fields::Text(fields) => fields.entries().is_empty(),
+            Fields::Set(set) => set.is_empty(),
         }
     }
 
     fn add(&mut self, more: Set) {
-        if !matches!(self, Fields::Kept(fields) if text::covers(fields, &more)) {
-            self.change(|set| set.union(more));
+        match self {
+            Fields::Text(fields) if text::covers(fields, &more) => {}
+            Fields::Text(fields) => text::add(fields, &more),
+            Fields::Set(set) => *set = std::mem::take(set).union(more),
         }
     }
 
     fn remove(&mut self, gone: &Set) {
-        if !matches!(self, Fields::Kept(fields) if !text::touches(fields, gone)) {
-            self.change(|set| set.difference(gone));
+        match self {
+            Fields::Text(fields) if !text::touches(fields, gone) => {}
+            Fields::Text(fields) => text::remove(fields, gone),
+            Fields::Set(set) => *set = std::mem::take(set).difference(gone),
         }
     }
 
     fn to_fields(&self) -> Value {
         match self {
-            Fields::Kept(fields) => fields.clone(),
-            Fields::Read(set) => set.to_fields(),
+            Fields::Text(fields) => fields.clone(),
+            Fields::Set(set) => set.to_fields(),
         }
     }
 }
@@ -218,16 +214,7 @@ impl Id {
     }
 }
 
-/// The owners of an object that is stored: what they own is kept as it stands until somebody must know it.
-fn stored_managers(entries: &Value) -> Result<Managers, FieldsError> {
-    managers_of(entries, |fields| Ok(Fields::Kept(fields.clone())))
-}
-
 fn read_managers(entries: &Value) -> Result<Managers, FieldsError> {
-    managers_of(entries, |fields| Set::from_fields(fields).map(Fields::Read))
-}
-
-fn managers_of(entries: &Value, read: impl Fn(&Value) -> Result<Fields, FieldsError>) -> Result<Managers, FieldsError> {
     let wrong = |what: &str| Err(FieldsError(what.to_owned()));
     let mut managers = Managers::new();
     for entry in entries.items() {
@@ -244,8 +231,9 @@ fn managers_of(entries: &Value, read: impl Fn(&Value) -> Result<Fields, FieldsEr
             return wrong("fieldsType must be FieldsV1");
         }
         let fields = match &entry["fieldsV1"] {
-            Value::Null => Fields::Read(Set::new()),
-            fields => read(fields)?,
+            Value::Null => Fields::Set(Set::new()),
+            fields if text::is_canonical(fields) => Fields::Text(fields.clone()),
+            fields => Fields::Set(Set::from_fields(fields)?),
         };
         let id = Id {
             applied,
@@ -313,14 +301,14 @@ pub fn track_update(old: Option<&Value>, new: &mut Value, of: TypeRef<'_>, write
     let zero;
     let sent = new.take(&["metadata", "managedFields"]).unwrap_or_default();
     let live = old.map_or(&Value::Null, |old| &old["metadata"]["managedFields"]);
-    let mut managers = if !writer.subresource.is_empty() || sent == *live {
-        stored_managers(live).unwrap_or_default()
+    let mut managers = if !writer.subresource.is_empty() {
+        read_managers(live).unwrap_or_default()
     } else if is_reset(&sent) {
         Managers::new()
     } else {
         match read_managers(&sent) {
             Ok(managers) if !managers.is_empty() => managers,
-            _ => stored_managers(live).unwrap_or_default(),
+            _ => read_managers(live).unwrap_or_default(),
         }
     };
     // An object that is not tracked stays so.
@@ -361,7 +349,7 @@ fn update(old: &Value, new: &Value, of: TypeRef<'_>, writer: &Writer<'_>, manage
         return;
     }
     let owned = managers.entry(Id::of(writer, false)).or_insert_with(|| Owned {
-        fields: Fields::Read(Set::new()),
+        fields: Fields::Set(Set::new()),
         api_version: writer.api_version.into(),
         time: None,
     });
@@ -459,7 +447,7 @@ pub fn apply(
     let own = walk::fields_of(applied, Some(of)).1.without(writer.reset);
     let last = managers.get(&id).cloned();
     let time = last.as_ref().and_then(|owned| owned.time);
-    managers.insert(id.clone(), Owned { fields: Fields::Read(own), api_version: writer.api_version.into(), time });
+    managers.insert(id.clone(), Owned { fields: Fields::Set(own), api_version: writer.api_version.into(), time });
     let result = match &last {
         Some(last) if !last.fields.is_empty() => prune(merged, &managers, &last.fields.set(), of),
         _ => merged,

@@ -71,6 +71,59 @@ pub(super) fn covers(fields: &Value, set: &Set) -> bool {
     })
 }
 
+/// Whether `fields` is a text that [`Set::to_fields`] writes.
+pub(super) fn is_canonical(fields: &Value) -> bool {
+    fn check(fields: &Value, below: bool) -> bool {
+        let step = |key: &str| key.starts_with("f:") || read_step(key).is_ok_and(|step| write_step(&step) == key);
+        let Value::Map(map) = fields else { return false };
+        map.iter().all(|(key, value)| match key {
+            // A dot says something only where something else lies below the step, too.
+            "." => below && map.len() > 1 && *value == Value::map(),
+            key => step(key) && check(value, true),
+        })
+    }
+    check(fields, false)
+}
+
+/// Adds the paths of `set` to the set that `fields` is the text of.
+pub(super) fn add(fields: &mut Value, set: &Set) {
+    for entry in &set.0 {
+        let key = write_step(&entry.step);
+        let known = fields.get(&key);
+        let member = entry.member || known.is_some_and(is_member);
+        let place = fields.make_map().entry(&key);
+        if place.is_null() {
+            *place = Value::map();
+        }
+        add(place, &entry.below);
+        say_member(place, member);
+    }
+}
+
+/// Takes the paths of `set` out of the set that `fields` is the text of.
+pub(super) fn remove(fields: &mut Value, set: &Set) {
+    for entry in &set.0 {
+        let key = write_step(&entry.step);
+        let Some(place) = fields.get_mut(&key) else { continue };
+        let member = is_member(place) && !entry.member;
+        remove(place, &entry.below);
+        if !say_member(place, member) && !member {
+            fields.make_map().remove(&key);
+        }
+    }
+}
+
+/// Puts a dot where a step is a path itself and has others below it, and nowhere else. Returns whether it has others.
+fn say_member(below: &mut Value, member: bool) -> bool {
+    let map = below.make_map();
+    map.remove(".");
+    let has_others = !map.is_empty();
+    if has_others && member {
+        map.insert(".", Value::map());
+    }
+    has_others
+}
+
 /// Whether a step with this below it is a path of the set itself.
 fn is_member(below: &Value) -> bool {
     below.entries().is_empty() || below.entries().contains(".")
@@ -157,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_are_compared_as_the_sets_are() {
+    fn texts_are_compared_and_changed_as_the_sets_are() {
         let parts = ["f:a", "f:b", "k:{\"a\":1}", "k:{\"a\":\"x\",\"b\":2}", "v:1", "."];
         let mut rng = base::Rng::new(12);
         let mut random = || {
@@ -172,6 +225,12 @@ mod tests {
         for _ in 0..5_000 {
             let (a, b) = (random(), random());
             let (touched, covered) = (touches(&a.to_fields(), &b), covers(&a.to_fields(), &b));
+            let (mut sum, mut rest) = (a.to_fields(), a.to_fields());
+            assert!(is_canonical(&sum), "{a:?}");
+            add(&mut sum, &b);
+            assert_eq!(sum, a.clone().union(b.clone()).to_fields(), "{a:?} {b:?}");
+            remove(&mut rest, &b);
+            assert_eq!(rest, a.clone().difference(&b).to_fields(), "{a:?} {b:?}");
             assert_eq!(touched, !a.intersection(&b).is_empty(), "{a:?} {b:?}");
             assert_eq!(covered, b.clone().difference(&a).is_empty(), "{a:?} {b:?}");
             seen[usize::from(touched) * 2 + usize::from(covered)] += 1;
@@ -191,6 +250,7 @@ mod tests {
             }
             if let Ok(set) = Set::from_fields(&value) {
                 let text = set.to_fields();
+                assert_eq!(is_canonical(&value), value == text, "{value:?}");
                 assert_eq!(Set::from_fields(&text), Ok(set), "{text:?}");
             }
         }
