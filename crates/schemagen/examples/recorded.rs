@@ -291,7 +291,7 @@ fn owners(row: &Value, score: &mut Score) {
         own.and_then(|entry| meta::apply::Set::from_fields(&entry["fieldsV1"]).ok()).unwrap_or_default()
     };
     let (recorded, ours) = (set(&recorded), set(&new["metadata"]["managedFields"]));
-    let (missing, more) = (recorded.difference(&ours), ours.difference(&recorded));
+    let (missing, more) = (recorded.clone().difference(&ours), ours.difference(&recorded));
     score.add("owners of new objects", missing.is_empty() && more.is_empty(), || {
         format!("{} missing {:?} more {:?}", row["id"].text(), missing.paths(), more.paths())
     });
