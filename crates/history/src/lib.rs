@@ -90,6 +90,8 @@ pub struct Judge {
     versions: BTreeMap<Arc<str>, BTreeMap<Revision, bool>>,
     /// The same by revision.
     order: BTreeMap<Revision, Vec<(Arc<str>, bool)>>,
+    /// Stretches in which versions may have been that nobody saw: after the first revision, up to the second.
+    gaps: BTreeMap<Revision, Revision>,
     /// The newest revision that some operation that ended is known to rest on.
     floor: Revision,
     judged: u64,
@@ -116,6 +118,21 @@ impl Judge {
         }
     }
 
+    /// After one revision up to another, things may have happened of which no version is known: nobody was watching.
+    /// Acknowledged writes tell their revision, but a deletion does not.
+    pub fn gap(&mut self, after: Revision, up_to: Revision) {
+        if after < up_to {
+            let known = self.gaps.entry(after).or_insert(up_to);
+            *known = up_to.max(*known);
+        }
+    }
+
+    /// The first moment after `since`, and before `next`, from which a key may have been absent without anybody knowing.
+    fn unseen(&self, since: Revision, next: Option<Revision>) -> Option<Revision> {
+        let open = self.gaps.iter().find(|(_, up_to)| **up_to > since).map(|(after, _)| since.max(*after))?;
+        next.is_none_or(|next| open < next).then_some(open)
+    }
+
     /// To be kept by an operation that begins now.
     pub fn begin(&self) -> Began {
         Began { floor: self.floor }
@@ -126,7 +143,8 @@ impl Judge {
         self.judged
     }
 
-    /// Judges an operation that ends now. All versions that it can have seen must be known.
+    /// Judges an operation that ends now. All versions that it can have seen must be known, but for those in a
+    /// [`Judge::gap`].
     ///
     /// # Errors
     /// The promise that its answer breaks.
@@ -137,7 +155,7 @@ impl Judge {
             Outcome::Saw(None) => self.absent(key, began.floor)?,
             Outcome::Deleted => {
                 let gone = self.versions.get(key).is_some_and(|versions| versions.values().any(|present| !present));
-                if !gone {
+                if !gone && self.gaps.is_empty() {
                     return Err(Broken::NotDeleted { key: key.to_owned() });
                 }
                 Revision::ZERO
@@ -167,10 +185,12 @@ impl Judge {
     fn absent(&self, key: &str, floor: Revision) -> Result<Revision, Broken> {
         let Some(versions) = self.versions.get(key) else { return Ok(Revision::ZERO) };
         let (mut since, mut superseded) = (Some(Revision::ZERO), Revision::ZERO);
-        for (revision, present) in versions {
+        let mut versions = versions.iter().peekable();
+        while let Some((revision, present)) = versions.next() {
+            let unseen = self.unseen(*revision, versions.peek().map(|(next, _)| **next));
             match (since, present) {
                 (Some(_), true) if *revision > floor => break,
-                (Some(_), true) => (since, superseded) = (None, *revision),
+                (_, true) => (since, superseded) = (unseen, *revision),
                 (None, false) => since = Some(*revision),
                 _ => {}
             }
@@ -237,6 +257,29 @@ mod tests {
         let other = check(A, &[("w", None), ("w", Some(("a", w3))), ("r", None), ("r", Some(("b", saw(0))))]);
         assert!(matches!(other, Err(Broken::Stale { .. })), "{other:?}");
         assert!(matches!(check(A, &[("r", None), ("r", Some(("a", saw(4))))]), Err(Broken::NeverWas { .. })));
+    }
+
+    #[test]
+    fn what_nobody_saw_may_have_been() {
+        // A deletion at 4 of which nobody knows, then a new one, deleted at 9.
+        let known = [("a", 3, true), ("a", 6, true), ("a", 9, false), ("b", 4, true)];
+        let absent = |gap: Option<(u64, u64)>, floor: u64| {
+            let mut judge = judge(&known);
+            if let Some((after, up_to)) = gap {
+                judge.gap(Revision(after), Revision(up_to));
+            }
+            let began = Began { floor: Revision(floor) };
+            judge.end("a", began, Outcome::Saw(None)).map(|()| judge.begin().floor.0)
+        };
+        assert_eq!(absent(None, 4), Ok(9), "without a gap it can only have been after the known deletion");
+        assert_eq!(absent(Some((3, 5)), 4), Ok(3));
+        assert_eq!(absent(Some((0, 5)), 4), Ok(3), "not before it was there");
+        assert_eq!(absent(Some((3, 5)), 7), Ok(9), "it was made again before 7");
+        assert_eq!(absent(Some((6, 8)), 7), Ok(6));
+        assert_eq!(absent(Some((10, 12)), 7), Ok(9));
+        let mut judge = judge(&known);
+        judge.gap(Revision(4), Revision(5));
+        assert!(judge.end("b", Began::default(), Outcome::Deleted).is_ok());
     }
 
     #[test]
