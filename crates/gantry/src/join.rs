@@ -98,6 +98,14 @@ pub struct Member {
     pub serving: Arc<Current>,
 }
 
+/// How a node that is renewing its certificates reaches the server.
+struct Doors {
+    http: Arc<HttpApi>,
+    ca_pem: String,
+    /// What it joined with, as long as that was told.
+    token: Option<Token>,
+}
+
 /// Which of a node's two certificates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
@@ -126,9 +134,7 @@ impl Newcomer {
                     let why = "this node has no certificate that holds; give the server's join-token with --token-file";
                     return Err(Error::Machine(why.to_owned()));
                 };
-                let proof = Proof::Token(token.secret.clone());
-                let http = HttpApi::new(&self.server, &ca_pem, proof, crate::agent::paths())?;
-                self.ask(&http, Part::Client).await?
+                self.ask(&self.as_newcomer(&ca_pem, token)?, Part::Client).await?
             }
         };
         let current = Arc::new(Current::new(&client)?);
@@ -143,9 +149,16 @@ impl Newcomer {
         for (part, identity, current) in
             [(Part::Client, client, current), (Part::Serving, serving, serving_current.clone())]
         {
-            tokio::spawn(this.clone().renew(http.clone(), part, identity, current));
+            let doors = Doors { http: http.clone(), ca_pem: ca_pem.clone(), token: token.cloned() };
+            tokio::spawn(this.clone().renew(doors, part, identity, current));
         }
         Ok(Member { ca_pem, http, serving: serving_current })
+    }
+
+    /// The way to the server with the token.
+    fn as_newcomer(&self, ca_pem: &str, token: &Token) -> Result<HttpApi, Error> {
+        let proof = Proof::Token(token.secret.clone());
+        Ok(HttpApi::new(&self.server, ca_pem, proof, crate::agent::paths())?)
     }
 
     /// The authority's certificate: the kept one, or the one that the token names.
@@ -200,13 +213,22 @@ impl Newcomer {
         Ok(identity)
     }
 
+    /// Asks with what proves this node now. Who stood still until its certificate had ended is a newcomer again.
+    async fn ask_for_next(&self, doors: &Doors, part: Part, identity: &Identity) -> Result<Identity, Error> {
+        let ended = part == Part::Client && time_left(&identity.cert_pem)?.is_zero();
+        match &doors.token {
+            Some(token) if ended => self.ask(&self.as_newcomer(&doors.ca_pem, token)?, part).await,
+            _ => self.ask(&doors.http, part).await,
+        }
+    }
+
     /// Asks for the next certificate in time, for as long as the process lives.
-    async fn renew(self: Arc<Self>, http: Arc<HttpApi>, part: Part, mut identity: Identity, current: Arc<Current>) {
+    async fn renew(self: Arc<Self>, doors: Doors, part: Part, mut identity: Identity, current: Arc<Current>) {
         loop {
             let left = time_left(&identity.cert_pem).unwrap_or_default();
             tokio::time::sleep(renew_after(left)).await;
             match self
-                .ask(&http, part)
+                .ask_for_next(&doors, part, &identity)
                 .await
                 .and_then(|next| current.replace(&next).map(|()| next).map_err(Error::from))
             {

@@ -83,6 +83,8 @@ pub struct HttpApi {
     servers: Vec<(String, u16)>,
     authority: String,
     token: Option<String>,
+    /// The certificate is replaced from time to time.
+    renewed: bool,
     paths: Paths,
 }
 
@@ -105,8 +107,9 @@ impl HttpApi {
             Identity::Token(token) => Some(token.clone()),
             Identity::Certificate { .. } | Identity::Renewed(_) => None,
         };
+        let renewed = matches!(identity, Identity::Renewed(_));
         let pool = Pool::new(places.clone(), ca_pem, &identity)?;
-        Ok(HttpApi { pool, servers: places, authority, token, paths })
+        Ok(HttpApi { pool, servers: places, authority, token, renewed, paths })
     }
 
     /// Hosts and ports of all servers.
@@ -169,6 +172,18 @@ impl HttpApi {
         content_type: &str,
         body: Bytes,
     ) -> Result<Incoming, Status> {
+        match self.open_once(method.clone(), path, content_type, body.clone()).await {
+            // A connection goes on with the certificate that it began with, until that has ended: a new one has the next.
+            // Who was not let in has changed nothing.
+            Err(status) if status.reason() == Reason::Unauthorized && self.renewed => {
+                self.pool.let_go();
+                self.open_once(method, path, content_type, body).await
+            }
+            other => other,
+        }
+    }
+
+    async fn open_once(&self, method: Method, path: &str, content_type: &str, body: Bytes) -> Result<Incoming, Status> {
         let uri = format!("https://{}{path}", self.authority);
         let mut request = http::Request::builder().method(method).uri(uri).header(header::ACCEPT, "application/json");
         if !content_type.is_empty() {

@@ -91,6 +91,10 @@ impl Pool {
             }
         };
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        if matches!(identity, Identity::Renewed(_)) {
+            // A session that is resumed goes on with the certificate that it began with, although there is a newer one.
+            config.resumption = rustls::client::Resumption::disabled();
+        }
         let place = |(host, port): (String, u16)| {
             let name = ServerName::try_from(host.clone()).map_err(|error| bad(&error))?;
             Ok(Place { host, port, name })
@@ -133,6 +137,12 @@ impl Pool {
             }
         }
         Err(unavailable(format!("{self} closes every connection")))
+    }
+
+    /// Keeps no connection any more: the next request goes over a new one. What is under way comes to its end.
+    pub fn let_go(&self) {
+        *self.shared.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     fn kept(&self) -> Option<Sender> {
