@@ -1,78 +1,191 @@
 //! Serving custom resources: follows the definitions, tells their state, and replaces the registry when they change.
 //!
-//! State: the definitions in the cache, the registry made of them. Who decides: this task alone. A definition that is
-//! being deleted is held by a finalizer until all its objects are gone.
+//! State: the definitions in the cache, the registry made of them, and what is [`Known`]. Who decides: this task alone. A
+//! definition that is being deleted is held by a finalizer until all its objects are gone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use cache::Part;
 use client::{Interest, Request};
-use meta::{Kind, Object, Reason, Resource, Status, Value, json};
+use meta::{Kind, Object, Reason, Resource, Status, Str, Value, json};
 
 use crate::Server;
 use crate::local;
-use crate::registry::Registry;
 
 pub const DEFINITIONS: Resource = Resource("customresourcedefinitions.apiextensions.k8s.io");
 const FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
+
+/// Changes taken at once.
+const PULL_MAX: usize = 256;
+/// Names that a kind is known by, of which none may be another's in the same group.
+const WORDS: [&str; 3] = ["plural", "kind", "singular"];
+
+/// A word of a group: whether it is a plural, a kind or a singular, and the word itself.
+type Word = (Str, &'static str, Str);
+
+/// What is known of the definitions, kept up with their changes, so that one definition costs what one costs.
+#[derive(Default)]
+struct Known {
+    /// By name: a hash of what its kinds were made of.
+    served: BTreeMap<String, u64>,
+    /// The words that each definition has as its own, and whose each of them is.
+    words: BTreeMap<String, Vec<Word>>,
+    owners: BTreeMap<Word, String>,
+    /// Those whose names are another's: looked at again when names become free.
+    refused: BTreeSet<String>,
+    /// Those that go as soon as their last object has gone.
+    leaving: BTreeSet<String>,
+}
 
 /// Follows the definitions until the future is dropped.
 pub async fn follow(server: Arc<Server>) {
     let mirror = server.storage.mirror().clone();
     let definitions_only = || Interest::Parts(vec![(DEFINITIONS, Part::All)]);
-    let mut known: BTreeMap<String, base::Revision> = BTreeMap::new();
+    let mut known = Known::default();
     let (mut changed, mut waited) = (mirror.listen(definitions_only()), false);
+    let mut cursor = None;
     loop {
-        let definitions: Vec<Object> = mirror.view().list(DEFINITIONS, "").cloned().collect();
-        let now: BTreeMap<String, base::Revision> =
-            definitions.iter().map(|definition| (definition.name().to_owned(), definition.revision())).collect();
-        let waiting = definitions.iter().any(|definition| definition.facts().deleting.is_some());
+        // Noted before the pull, so that a change right after it wakes us again.
+        let at = mirror.revision();
+        let pulled = cursor.and_then(|since| mirror.since_in(DEFINITIONS, &Part::All, since, PULL_MAX).ok());
+        let mut names: BTreeSet<String> = match &pulled {
+            Some(events) => events.iter().filter_map(name_of).collect(),
+            // From the beginning, or from too long ago: all that there are, and all that there were.
+            None => {
+                let view = mirror.view();
+                let there = view.list(DEFINITIONS, "").map(|definition| definition.name().to_owned());
+                there.chain(known.served.keys().cloned()).collect()
+            }
+        };
+        let more = pulled.as_ref().is_some_and(|events| events.len() >= PULL_MAX);
+        cursor = Some(match pulled.as_deref() {
+            Some([.., last]) => last.revision,
+            _ => cursor.unwrap_or(at).max(at),
+        });
+        names.append(&mut known.leaving);
+        // What was accepted before is known before anything else is.
+        let mut free = false;
+        for name in &names {
+            free |= known.note(name, mirror.one(DEFINITIONS, "", name).as_ref());
+        }
+        for name in &names {
+            if let Some(definition) = mirror.one(DEFINITIONS, "", name) {
+                free |= tend_and_tell(&server, &mut known, &definition).await;
+            }
+        }
+        if free {
+            for name in std::mem::take(&mut known.refused) {
+                if let Some(definition) = mirror.one(DEFINITIONS, "", &name) {
+                    tend_and_tell(&server, &mut known, &definition).await;
+                }
+            }
+        }
+        serve(&server, &mut known, &names);
+        let waiting = !known.leaving.is_empty();
         if waiting != waited {
             // A definition that goes waits for its last object, whichever that is.
             changed = mirror.listen(if waiting { Interest::Everything } else { definitions_only() });
             waited = waiting;
             continue;
         }
-        if now != known || waiting {
-            known = now;
-            serve(&server, &definitions);
-            for definition in &definitions {
-                if let Err(status) = tend(&server, definition, &definitions).await {
-                    match status.reason() {
-                        // Another writer came first; the change that it made brings the next look.
-                        Reason::Conflict | Reason::NotFound => {
-                            tracing::debug!("definition {}: {status}", definition.name())
-                        }
-                        _ => tracing::warn!("definition {}: {status}", definition.name()),
-                    }
-                }
-            }
+        if !more {
+            changed.changed().await;
         }
-        changed.changed().await;
     }
 }
 
-/// Serves what is to be served now; for parts that bring kinds of their own.
-pub fn serve_now(server: &Server) {
-    let definitions: Vec<Object> = server.storage.mirror().view().list(DEFINITIONS, "").cloned().collect();
-    serve(server, &definitions);
+fn name_of(event: &cache::Event) -> Option<String> {
+    event.new.as_ref().or(event.old.as_ref()).map(|definition| definition.name().to_owned())
 }
 
-/// Replaces the registry by one with all established definitions.
-fn serve(server: &Server, definitions: &[Object]) {
-    let _one = server.metrics.serving.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let kinds = api::kinds::kinds().into_iter().chain(server.metrics.kinds());
-    let mut registry = Registry::new(kinds.map(Arc::new));
-    for definition in definitions {
-        let value = definition.value();
-        if is_true(&value, "Established") {
-            for kind in api::custom::kinds(&value) {
-                registry.add(Arc::new(kind));
+/// Brings a definition up to date; whether words became free by it.
+async fn tend_and_tell(server: &Arc<Server>, known: &mut Known, definition: &Object) -> bool {
+    let name = definition.name();
+    if definition.facts().deleting.is_some() {
+        known.leaving.insert(name.to_owned());
+    }
+    match tend(server, known, definition).await {
+        Ok(free) => return free,
+        Err(status) => match status.reason() {
+            // Another writer came first; the change that it made brings the next look.
+            Reason::Conflict | Reason::NotFound => tracing::debug!("definition {name}: {status}"),
+            _ => tracing::warn!("definition {name}: {status}"),
+        },
+    }
+    false
+}
+
+/// Serves the named definitions as they are now.
+fn serve(server: &Server, known: &mut Known, names: &BTreeSet<String>) {
+    let mut changes: Vec<(&String, Vec<Arc<Kind>>)> = Vec::new();
+    for name in names {
+        let value = server.one(DEFINITIONS, "", name).map(|definition| definition.value());
+        let Some(value) = value.filter(|value| is_true(value, "Established")) else {
+            if known.served.remove(name).is_some() {
+                changes.push((name, Vec::new()));
             }
+            continue;
+        };
+        let mut made_of = value["spec"].to_json();
+        value.at(&["status", "acceptedNames"]).write_json(&mut made_of);
+        let made_of = base::hash64(&made_of);
+        if known.served.insert(name.clone(), made_of) != Some(made_of) {
+            changes.push((name, api::custom::kinds(&value).into_iter().map(Arc::new).collect()));
         }
     }
-    server.storage.replace_registry(registry);
+    if changes.is_empty() {
+        return;
+    }
+    server.storage.change_registry(|registry| {
+        for (name, kinds) in changes {
+            registry.serve(name, kinds);
+        }
+    });
+}
+
+impl Known {
+    /// Notes that a definition is there or gone; whether words became free by it.
+    fn note(&mut self, name: &str, definition: Option<&Object>) -> bool {
+        let Some(definition) = definition else {
+            self.refused.remove(name);
+            return self.claim(name, Vec::new());
+        };
+        if !self.words.contains_key(name) {
+            let value = definition.value();
+            if is_true(&value, "NamesAccepted") {
+                return self.claim(name, words_of(&value, value.at(&["status", "acceptedNames"])));
+            }
+        }
+        false
+    }
+
+    /// From here on a definition has these words, as far as they are nobody else's, and no others; whether any of those
+    /// that it had became free.
+    fn claim(&mut self, name: &str, words: Vec<Word>) -> bool {
+        let had = self.words.remove(name).unwrap_or_default();
+        let mut free = false;
+        for word in had.iter().filter(|word| !words.contains(word)) {
+            if self.owners.get(word).is_some_and(|owner| owner == name) {
+                self.owners.remove(word);
+                free = true;
+            }
+        }
+        for word in &words {
+            self.owners.entry(word.clone()).or_insert_with(|| name.to_owned());
+        }
+        if !words.is_empty() {
+            self.words.insert(name.to_owned(), words);
+        }
+        free
+    }
+}
+
+/// The words that `names` of a definition are, in its group.
+fn words_of(definition: &Value, names: &Value) -> Vec<Word> {
+    let group: Str = definition.at(&["spec", "group"]).text().into();
+    let said = WORDS.into_iter().map(|sort| (group.clone(), sort, Str::from(names[sort].text())));
+    said.filter(|(_, _, word)| !word.is_empty()).collect()
 }
 
 fn is_true(definition: &Value, of_type: &str) -> bool {
@@ -80,13 +193,22 @@ fn is_true(definition: &Value, of_type: &str) -> bool {
     conditions.iter().any(|condition| condition["type"].text() == of_type && condition["status"].text() == "True")
 }
 
-/// Brings one definition's status and finalizer up to date.
-async fn tend(server: &Arc<Server>, definition: &Object, all: &[Object]) -> Result<(), Status> {
+/// Brings one definition's status and finalizer up to date; whether words became free by it.
+async fn tend(server: &Arc<Server>, known: &mut Known, definition: &Object) -> Result<bool, Status> {
     let value = definition.value();
     if definition.facts().deleting.is_some() {
-        return finish(server, definition, value).await;
+        return finish(server, definition, value).await.map(|()| false);
     }
-    let accepted = conflict(server, &value, definition.name(), all).is_none();
+    let conflict = conflict(server, &value, definition.name(), known);
+    let accepted = conflict.is_none();
+    let mut free = false;
+    if accepted {
+        // Its own from here on, also before the status that says so has come back.
+        free = known.claim(definition.name(), words_of(&value, &value["spec"]["names"]));
+        known.refused.remove(definition.name());
+    } else {
+        known.refused.insert(definition.name().to_owned());
+    }
     let stored = value.at(&["spec", "versions"]).items().iter().find(|version| version["storage"].is_true());
     let stored = stored.map(|version| version["name"].clone()).unwrap_or_default();
     let mut versions = value.at(&["status", "storedVersions"]).items().to_vec();
@@ -101,7 +223,7 @@ async fn tend(server: &Arc<Server>, definition: &Object, all: &[Object]) -> Resu
     }
     wanted.set(&["status", "storedVersions"], versions);
     let now = server.now().rfc3339();
-    let names = match conflict(server, &value, definition.name(), all) {
+    let names = match conflict {
         None => ("True", "NoConflicts", "no conflicts found".to_owned()),
         Some(why) => ("False", "NameConflict", why),
     };
@@ -122,7 +244,7 @@ async fn tend(server: &Arc<Server>, definition: &Object, all: &[Object]) -> Resu
         let request = Request::patch(DEFINITIONS, "", definition.name(), client::PatchType::Strategic, patch);
         local::call(server, &local::system(), request.with(|options| options.manager = "gantry".into())).await?;
     }
-    Ok(())
+    Ok(free)
 }
 
 fn condition(definition: &mut Value, of_type: &str, (status, reason, message): (&str, &str, String), now: &str) {
@@ -141,7 +263,7 @@ fn condition(definition: &mut Value, of_type: &str, (status, reason, message): (
 }
 
 /// Why the definition's names cannot be served: another kind of the group has them.
-fn conflict(server: &Server, definition: &Value, own_name: &str, all: &[Object]) -> Option<String> {
+fn conflict(server: &Server, definition: &Value, own_name: &str, known: &Known) -> Option<String> {
     let spec = &definition["spec"];
     let (group, names) = (spec["group"].text(), &spec["names"]);
     let same = |kind: &Kind| {
@@ -149,23 +271,13 @@ fn conflict(server: &Server, definition: &Value, own_name: &str, all: &[Object])
             || kind.names.kind == names["kind"].text()
             || kind.names.singular == names["singular"].text()
     };
-    let builtin = server.storage.registry();
-    if let Some(kind) = builtin.kinds().iter().find(|kind| {
-        kind.names.group == group && same(kind) && format!("{}.{}", kind.names.plural, kind.names.group) != own_name
-    }) {
+    let registry = server.storage.registry();
+    if let Some(kind) = registry.of("").find(|kind| kind.names.group == group && same(kind)) {
         return Some(format!("{:?} is already in use", kind.names.kind));
     }
-    all.iter()
-        .filter(|other| other.name() != own_name)
-        .map(Object::value)
-        .filter(|other| other.at(&["spec", "group"]).text() == group && is_true(other, "NamesAccepted"))
-        .find(|other| {
-            ["plural", "kind", "singular"].iter().any(|key| {
-                !names[*key].text().is_empty()
-                    && other.at(&["status", "acceptedNames", key]).text() == names[*key].text()
-            })
-        })
-        .map(|other| format!("the names are already in use by {:?}", other.at(&["metadata", "name"]).text()))
+    let words = words_of(definition, names);
+    let owner = words.iter().filter_map(|word| known.owners.get(word)).find(|owner| *owner != own_name)?;
+    Some(format!("the names are already in use by {owner:?}"))
 }
 
 /// Deletes the objects of a definition that is going, then lets it go.

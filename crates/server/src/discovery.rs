@@ -39,8 +39,7 @@ pub fn one_group(registry: &Registry, name: &str) -> Option<Value> {
 
 /// `/api/v1`, `/apis/GROUP/VERSION`.
 pub fn resources(registry: &Registry, group: &str, version: &str) -> Option<Value> {
-    let kinds: Vec<_> =
-        registry.kinds().iter().filter(|kind| kind.names.group == group && kind.names.version == version).collect();
+    let kinds = registry.in_version(group, version);
     let first = kinds.first()?;
     let mut resources = Vec::new();
     for kind in &kinds {
@@ -113,7 +112,7 @@ pub fn aggregated(registry: &Registry, core: bool) -> Value {
 }
 
 fn aggregated_version(registry: &Registry, group: &str, version: &str) -> Value {
-    let kinds = registry.kinds().iter().filter(|kind| kind.names.group == group && kind.names.version == version);
+    let kinds = registry.in_version(group, version).into_iter();
     let mut resources: Vec<Value> = kinds.map(|kind| aggregated_kind(kind)).collect();
     resources.sort_by(|a, b| a["resource"].text().cmp(b["resource"].text()));
     json!({"version": version, "freshness": "Current", "resources": resources})

@@ -6,7 +6,6 @@
 //! is over a window that the node chose. A node that does not answer has no metrics, and neither have its pods.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -45,31 +44,22 @@ type Told = Arc<tokio::sync::Mutex<Option<(Instant, Option<Arc<Value>>)>>>;
 
 /// The state of the part.
 pub struct Metrics {
-    on: AtomicBool,
-    /// Held while the set of served kinds is made and put in place, so that no older one comes last.
-    pub(crate) serving: Mutex<()>,
     told: Mutex<BTreeMap<Str, Told>>,
     asking: Semaphore,
 }
 
 impl Default for Metrics {
     fn default() -> Metrics {
-        let (on, asking) = (AtomicBool::new(false), Semaphore::new(ASKED_MAX));
-        Metrics { on, serving: Mutex::default(), told: Mutex::default(), asking }
-    }
-}
-
-impl Metrics {
-    /// The kinds that are served now: none before the part is started.
-    pub fn kinds(&self) -> Vec<Kind> {
-        if self.on.load(Ordering::Acquire) { kinds() } else { Vec::new() }
+        Metrics { told: Mutex::default(), asking: Semaphore::new(ASKED_MAX) }
     }
 }
 
 /// Serves the group from now on.
 pub async fn start(server: &Arc<Server>) -> Result<(), Status> {
-    server.metrics.on.store(true, Ordering::Release);
-    crate::definitions::serve_now(server);
+    server.storage.change_registry(|registry| {
+        let built_in: Vec<_> = registry.of("").cloned().collect();
+        registry.serve("", built_in.into_iter().chain(kinds().into_iter().map(Arc::new)));
+    });
     for (resource, object) in objects() {
         let name = object.at(&["metadata", "name"]).text().to_owned();
         let request = client::Request::patch(resource, "", &name, client::PatchType::Apply, object);
@@ -378,7 +368,6 @@ mod tests {
             .collect();
         assert_eq!(names, [("nodes", "NodeMetrics", false), ("pods", "PodMetrics", true)]);
         assert!(kinds.iter().all(|kind| kind.verbs == [Verb::Get, Verb::List] && kind.subresources.is_empty()));
-        assert!(Metrics::default().kinds().is_empty());
     }
 
     #[test]

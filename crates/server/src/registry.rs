@@ -1,42 +1,92 @@
 //! Which resources are served: the built-in ones and those that definitions add at run time.
+//!
+//! A set of kinds never changes: a change makes another one, which shares all that stayed the same. So the cost of a
+//! definition does not grow with how many there are.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use base::Tree;
 use meta::{Kind, Resource, Str};
 
 use crate::subresource::openapi::Documents;
 
-/// An immutable set of served kinds. Replaced as a whole when a definition changes.
-#[derive(Default)]
+/// Who brought a kind: `""` those that are built in, else the definition's name; and its number among those.
+type Place = (Str, usize);
+
+/// An immutable set of served kinds.
+#[derive(Clone, Default)]
 pub struct Registry {
     /// OpenAPI of these kinds.
     pub documents: Documents,
     /// By group, version and plural.
-    by_path: BTreeMap<(Str, Str, Str), Arc<Kind>>,
+    by_path: Tree<(Str, Str, Str), Arc<Kind>>,
+    /// By group and kind, in the order in which versions were added.
+    by_kind: Tree<(Str, Str), Vec<Arc<Kind>>>,
     /// All, in discovery's order.
-    kinds: Vec<Arc<Kind>>,
+    kinds: Tree<Place, Arc<Kind>>,
     /// The kind whose version is the stored one.
-    stored: BTreeMap<Resource, Arc<Kind>>,
+    stored: Tree<Resource, Arc<Kind>>,
 }
 
 impl Registry {
     pub fn new(kinds: impl IntoIterator<Item = Arc<Kind>>) -> Registry {
         let mut registry = Registry::default();
-        for kind in kinds {
-            registry.add(kind);
-        }
+        registry.serve("", kinds);
         registry
     }
 
-    /// Adds a kind. The first version of a resource that is added is the stored one.
-    pub fn add(&mut self, kind: Arc<Kind>) {
-        let names = &kind.names;
-        let path = (names.group.clone(), names.version.clone(), names.plural.clone());
-        if self.by_path.insert(path, kind.clone()).is_none() {
-            self.kinds.push(kind.clone());
+    /// Serves `kinds` instead of those that `owner` had served. The first version of a resource is the stored one.
+    pub fn serve(&mut self, owner: &str, kinds: impl IntoIterator<Item = Arc<Kind>>) {
+        let had: Vec<Arc<Kind>> = self.of(owner).cloned().collect();
+        for (at, kind) in had.iter().enumerate() {
+            self.kinds.remove(&(Str::from(owner), at));
+            self.forget(kind);
         }
-        self.stored.entry(kind.resource).or_insert(kind);
+        for (at, kind) in kinds.into_iter().enumerate() {
+            self.add((owner.into(), at), kind);
+        }
+    }
+
+    /// The kinds that `owner` has served.
+    pub fn of<'a>(&'a self, owner: &'a str) -> impl Iterator<Item = &'a Arc<Kind>> {
+        let first = (Str::from(owner), 0);
+        let from = self.kinds.from(std::ops::Bound::Included(&first));
+        from.take_while(move |((other, _), _)| other == owner).map(|(_, kind)| kind)
+    }
+
+    fn add(&mut self, place: Place, kind: Arc<Kind>) {
+        let names = &kind.names;
+        self.documents.forget(&names.group, &names.version);
+        self.by_path.insert((names.group.clone(), names.version.clone(), names.plural.clone()), kind.clone());
+        let of_kind = (names.group.clone(), names.kind.clone());
+        match self.by_kind.get_mut(&of_kind) {
+            Some(versions) => versions.push(kind.clone()),
+            None => drop(self.by_kind.insert(of_kind, vec![kind.clone()])),
+        }
+        if self.stored.get(&kind.resource).is_none() {
+            self.stored.insert(kind.resource, kind.clone());
+        }
+        self.kinds.insert(place, kind);
+    }
+
+    fn forget(&mut self, kind: &Arc<Kind>) {
+        let names = &kind.names;
+        self.documents.forget(&names.group, &names.version);
+        let path = (names.group.clone(), names.version.clone(), names.plural.clone());
+        if self.by_path.get(&path).is_some_and(|served| Arc::ptr_eq(served, kind)) {
+            self.by_path.remove(&path);
+        }
+        let of_kind = (names.group.clone(), names.kind.clone());
+        if let Some(versions) = self.by_kind.get_mut(&of_kind) {
+            versions.retain(|served| !Arc::ptr_eq(served, kind));
+            if versions.is_empty() {
+                self.by_kind.remove(&of_kind);
+            }
+        }
+        if self.stored.get(&kind.resource).is_some_and(|served| Arc::ptr_eq(served, kind)) {
+            self.stored.remove(&kind.resource);
+        }
     }
 
     pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Kind>> {
@@ -50,36 +100,87 @@ impl Registry {
 
     /// The kind by its own name, in any served version, the given one first.
     pub fn by_kind(&self, group: &str, version: &str, kind: &str) -> Option<&Arc<Kind>> {
-        let same = |candidate: &&Arc<Kind>| candidate.names.group == group && candidate.names.kind == kind;
-        self.kinds
-            .iter()
-            .find(|candidate| same(candidate) && candidate.names.version == version)
-            .or_else(|| self.kinds.iter().find(same))
+        let versions = self.by_kind.get(&(group.into(), kind.into()))?;
+        versions.iter().find(|candidate| candidate.names.version == version).or_else(|| versions.first())
     }
 
-    pub fn kinds(&self) -> &[Arc<Kind>] {
-        &self.kinds
-    }
-
-    /// Every resource that is stored, once.
-    pub fn resources(&self) -> impl Iterator<Item = (Resource, &Arc<Kind>)> {
-        self.stored.iter().map(|(resource, kind)| (*resource, kind))
+    pub fn kinds(&self) -> impl Iterator<Item = &Arc<Kind>> {
+        self.kinds.iter().map(|(_, kind)| kind)
     }
 
     /// The groups in discovery's order, each with its versions in order of preference.
     pub fn groups(&self) -> Vec<(Str, Vec<Str>)> {
-        let mut groups: Vec<(Str, Vec<Str>)> = Vec::new();
-        for kind in &self.kinds {
+        let (mut groups, mut at): (Vec<(Str, Vec<Str>)>, BTreeMap<&Str, usize>) = Default::default();
+        for kind in self.kinds() {
             let (group, version) = (&kind.names.group, &kind.names.version);
-            match groups.iter_mut().find(|(name, _)| name == group) {
-                Some((_, versions)) => {
-                    if !versions.contains(version) {
-                        versions.push(version.clone());
-                    }
-                }
-                None => groups.push((group.clone(), vec![version.clone()])),
+            let place = *at.entry(group).or_insert_with(|| {
+                groups.push((group.clone(), Vec::new()));
+                groups.len() - 1
+            });
+            let versions = &mut groups[place].1;
+            if !versions.contains(version) {
+                versions.push(version.clone());
             }
         }
         groups
+    }
+
+    /// Whether anything is served in a group, in this version unless it is the core group.
+    pub fn has(&self, group: &str, version: &str) -> bool {
+        let first = (Str::from(group), Str::from(if group.is_empty() { "" } else { version }), Str::default());
+        let found = self.by_path.from(std::ops::Bound::Included(&first)).next();
+        found.is_some_and(|((of, at, _), _)| of == group && (group.is_empty() || at == version))
+    }
+
+    /// The kinds of one group and version, by plural.
+    pub fn in_version(&self, group: &str, version: &str) -> Vec<&Arc<Kind>> {
+        let first = (Str::from(group), Str::from(version), Str::default());
+        let from = self.by_path.from(std::ops::Bound::Included(&first));
+        from.take_while(|((of, at, _), _)| of == group && at == version).map(|(_, kind)| kind).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use meta::json;
+
+    fn made(plural: &str, kind: &str) -> Vec<Arc<Kind>> {
+        let version = |name: &str, storage: bool| json!({"name": name, "served": true, "storage": storage, "schema": {"openAPIV3Schema": {"type": "object"}}});
+        let definition = json!({
+            "metadata": {"name": (format!("{plural}.a.b"))},
+            "spec": {
+                "group": "a.b", "scope": "Namespaced", "names": {"plural": plural, "kind": kind},
+                "versions": [(version("v1", false)), (version("v2", true))],
+            },
+        });
+        api::custom::kinds(&definition).into_iter().map(Arc::new).collect()
+    }
+
+    #[test]
+    fn kinds_come_and_go_and_leave_what_was_there() {
+        let built_in: Vec<Arc<Kind>> = api::kinds::kinds().into_iter().map(Arc::new).collect();
+        let before = Registry::new(built_in.iter().cloned());
+        let mut registry = before.clone();
+        registry.serve("cats.a.b", made("cats", "Cat"));
+        registry.serve("dogs.a.b", made("dogs", "Dog"));
+        assert_eq!(registry.kinds().count(), built_in.len() + 4);
+        let cats = Resource::intern("cats.a.b");
+        assert_eq!(registry.stored(cats).unwrap().names.version, "v2");
+        assert_eq!(registry.by_kind("a.b", "v1", "Cat").unwrap().names.version, "v1");
+        assert_eq!(registry.by_kind("a.b", "v9", "Cat").unwrap().names.version, "v2");
+        assert_eq!(registry.groups().last().unwrap(), &("a.b".into(), vec!["v2".into(), "v1".into()]));
+        assert_eq!(registry.in_version("a.b", "v1").len(), 2);
+        assert!(registry.has("a.b", "v1") && !registry.has("a.b", "v3") && registry.has("", "anything"));
+        // Another set for the same owner stands instead of the first.
+        registry.serve("cats.a.b", made("cats", "Cat").into_iter().take(1));
+        assert!(registry.find("a.b", "v1", "cats").is_none() && registry.find("a.b", "v2", "cats").is_some());
+        for owner in ["cats.a.b", "dogs.a.b"] {
+            registry.serve(owner, []);
+        }
+        assert!(registry.stored(cats).is_none() && registry.by_kind("a.b", "v2", "Cat").is_none());
+        let names = |registry: &Registry| registry.kinds().map(|kind| kind.resource).collect::<Vec<_>>();
+        assert_eq!(names(&registry), names(&before));
+        assert_eq!(registry.groups(), before.groups());
     }
 }

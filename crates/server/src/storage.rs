@@ -203,8 +203,12 @@ impl Storage {
         self.registry.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub fn replace_registry(&self, registry: Registry) {
-        *self.registry.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(registry);
+    /// Serves other kinds from now on: `change` makes the new set of the one that is served.
+    pub fn change_registry(&self, change: impl FnOnce(&mut Registry)) {
+        let mut served = self.registry.write().unwrap_or_else(PoisonError::into_inner);
+        let mut next = (**served).clone();
+        change(&mut next);
+        *served = Arc::new(next);
     }
 
     /// Commits all writes at one revision, or none. Returns when the cache shows them.

@@ -1,8 +1,9 @@
 //! `/openapi/v2` and `/openapi/v3`: the schema table as OpenAPI documents, made when first asked for.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use base::Tree;
 use bytes::Bytes;
 use http::header;
 use meta::openapi::{Served, gnostic, v2, v3, v3_index};
@@ -12,10 +13,21 @@ use crate::dispatch::Incomer;
 use crate::http::{Response, body};
 use crate::registry::Registry;
 
-/// Documents of one registry, by path; `""` is v2, and v2 in protobuf stands under its media type.
+/// Documents of one registry, by path; `""` is v2, and v2 in protobuf stands under its media type. They are made when
+/// they are asked for, and another registry takes over those that are the same there.
 #[derive(Default)]
 pub struct Documents {
-    made: Mutex<BTreeMap<String, Document>>,
+    made: Mutex<Tree<String, Document>>,
+    /// What tells whether a document changed, by path: the index has all of these, and needs no document.
+    tags: Mutex<Tree<String, String>>,
+}
+
+impl Clone for Documents {
+    fn clone(&self) -> Documents {
+        let made = self.made.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let tags = self.tags.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Documents { made: Mutex::new(made), tags: Mutex::new(tags) }
+    }
 }
 
 #[derive(Clone)]
@@ -29,14 +41,28 @@ fn served(kind: &Kind) -> Served<'_> {
 }
 
 /// The path of a group and version: `api/v1`, `apis/apps/v1`.
-fn path_of(kind: &Kind) -> String {
-    match kind.names.group.as_str() {
-        "" => format!("api/{}", kind.names.version),
-        group => format!("apis/{group}/{}", kind.names.version),
-    }
+fn path_of(group: &str, version: &str) -> String {
+    if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") }
+}
+
+/// The kinds behind a path.
+fn kinds_at<'a>(registry: &'a Registry, path: &str) -> Vec<&'a Arc<Kind>> {
+    let version = path.strip_prefix("apis/").and_then(|path| path.rsplit_once('/'));
+    let of = version.or_else(|| path.strip_prefix("api/").map(|version| ("", version)));
+    of.map(|(group, version)| registry.in_version(group, version)).unwrap_or_default()
 }
 
 impl Documents {
+    /// Forgets what a change of a group's version makes untrue.
+    pub fn forget(&mut self, group: &str, version: &str) {
+        let path = path_of(group, version);
+        let made = self.made.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for path in [path.as_str(), "", PROTOBUF] {
+            made.remove(path);
+        }
+        self.tags.get_mut().unwrap_or_else(PoisonError::into_inner).remove(path.as_str());
+    }
+
     fn get(&self, path: &str, make: impl FnOnce() -> Vec<u8>) -> Document {
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(document) = made.get(path) {
@@ -48,15 +74,35 @@ impl Documents {
         document
     }
 
+    /// What stands for the document at a path in the index: it is another one whenever the document is.
+    fn tag(&self, registry: &Registry, path: &str) -> String {
+        let mut tags = self.tags.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tag) = tags.get(path) {
+            return tag.clone();
+        }
+        // The schema of what is built in changes with the version only.
+        let mut said = VERSION.as_bytes().to_vec();
+        for kind in kinds_at(registry, path) {
+            said.extend_from_slice(format!("{:?}{:?}{:?}", kind.names, kind.verbs, kind.subresources).as_bytes());
+            if let Some(schema) = kind.rules.openapi() {
+                schema.write_json(&mut said);
+            }
+        }
+        let tag = format!("{:016X}", base::hash64(&said));
+        tags.insert(path.to_owned(), tag.clone());
+        tag
+    }
+
     fn group_version(&self, registry: &Registry, path: &str) -> Option<Document> {
-        let kinds: Vec<&Arc<Kind>> = registry.kinds().iter().filter(|kind| path_of(kind) == path).collect();
+        let kinds = kinds_at(registry, path);
         if kinds.is_empty() {
             return None;
         }
-        Some(self.get(path, || {
+        let document = self.get(path, || {
             let served: Vec<Served<'_>> = kinds.iter().map(|kind| served(kind)).collect();
             v3(&served, api::schema::builtin(), &api::descriptions::description, VERSION).to_json()
-        }))
+        });
+        Some(Document { tag: self.tag(registry, path), ..document })
     }
 }
 
@@ -66,7 +112,7 @@ const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protob
 
 /// The v2 document of all that is served.
 fn whole(registry: &Registry) -> meta::Value {
-    let served: Vec<Served<'_>> = registry.kinds().iter().map(|kind| served(kind)).collect();
+    let served: Vec<Served<'_>> = registry.kinds().map(|kind| served(kind)).collect();
     v2(&served, api::schema::builtin(), &api::descriptions::description, VERSION)
 }
 
@@ -80,12 +126,11 @@ pub fn answer(registry: &Registry, parts: &[&str], incomer: &Incomer) -> Result<
         ["openapi", "v2"] if as_protobuf => documents.get(PROTOBUF, || gnostic::encode(&whole(registry))),
         ["openapi", "v2"] => documents.get("", || whole(registry).to_json()),
         ["openapi", "v3"] => {
-            let mut paths: Vec<String> = registry.kinds().iter().map(|kind| path_of(kind)).collect();
-            paths.sort();
-            paths.dedup();
-            let hashed = paths.into_iter().filter_map(|path| {
-                let tag = documents.group_version(registry, &path)?.tag;
-                Some((path, tag))
+            let paths: BTreeSet<String> =
+                registry.kinds().map(|kind| path_of(&kind.names.group, &kind.names.version)).collect();
+            let hashed = paths.into_iter().map(|path| {
+                let tag = documents.tag(registry, &path);
+                (path, tag)
             });
             return Ok(body::json(200, &v3_index(&hashed.collect::<Vec<_>>())));
         }
