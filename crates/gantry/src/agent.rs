@@ -56,6 +56,7 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
     let state = absolute(&settings.path("state").expect("the flag has a default"))?;
     let _state = Folder::take(&state, "gantry agent")?;
     machine::check(&data)?;
+    machine::all_files();
     let place = Place::find(settings, data, state)?;
     let started = |error| Error::doing("start the threads", error);
     let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(started)?;

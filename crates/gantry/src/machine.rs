@@ -7,12 +7,23 @@ use net::{Dataplane, NodeNet};
 use runtime::Cgroups;
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
+use rustix::process::{Resource, Rlimit};
 use rustix::thread::UnshareFlags;
 
 use crate::error::Error;
 
 /// Namespaces that nodes and containers live in, as `/proc/self/ns` names them.
 const NAMESPACES: [&str; 6] = ["net", "mnt", "pid", "uts", "ipc", "cgroup"];
+
+/// Takes as many descriptors as the process may have: what it starts with is often 1,024, which is less than a server has
+/// clients. Where that is refused, fewer connections are served.
+pub fn all_files() {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let most = Rlimit { current: limit.maximum, ..limit };
+    if let Err(error) = rustix::process::setrlimit(Resource::Nofile, most) {
+        tracing::warn!("the process stays with {:?} descriptors: {error}", limit.current);
+    }
+}
 
 /// Only root may make nodes.
 pub fn need_root(command: &str) -> Result<(), Error> {

@@ -58,6 +58,7 @@ impl Running {
 
 pub fn run(settings: &Settings) -> Result<(), Error> {
     let _folder = Folder::take(&settings.data(), "gantry server")?;
+    crate::machine::all_files();
     let started = |error| Error::doing("start the threads", error);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(started)?;
     runtime.block_on(async {

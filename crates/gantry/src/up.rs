@@ -49,6 +49,7 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
     machine::check(&data)?;
     // Before any thread starts: mounts of nodes and containers are nobody else's.
     machine::own_mounts()?;
+    machine::all_files();
     let names = Names::of(&data);
     let started = |error| Error::doing("start the threads", error);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(started)?;

@@ -20,26 +20,38 @@ pub struct Authenticator {
     pub admin_token: String,
 }
 
+/// A client certificate that was verified when its connection began: whose it is, and until when.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Certified {
+    pub user: User,
+    pub until: Time,
+}
+
 /// The subject of a verified client certificate.
-pub fn user_of_certificate(der: &[u8]) -> Option<User> {
+pub fn user_of_certificate(der: &[u8]) -> Option<Certified> {
     use x509_parser::prelude::{FromDer, X509Certificate};
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
     let subject = certificate.subject();
     let name = subject.iter_common_name().next()?.as_str().ok()?;
     let groups: Vec<&str> = subject.iter_organization().filter_map(|part| part.as_str().ok()).collect();
-    Some(User::new(name, &groups))
+    let until = Time::from_seconds(certificate.validity().not_after.timestamp());
+    Some(Certified { user: User::new(name, &groups), until })
 }
 
 impl Authenticator {
-    /// The caller. A wrong token is an error, never anonymous.
+    /// The caller. A wrong token is an error, never anonymous; so is a certificate that ended while its connection lasts.
     pub fn authenticate(
         &self,
-        certificate: Option<&User>,
+        certificate: Option<&Certified>,
         authorization: Option<&str>,
         mirror: &Mirror,
         now: Time,
     ) -> Result<User, Status> {
-        if let Some(user) = certificate {
+        if let Some(Certified { user, until }) = certificate {
+            if *until < now {
+                let why = format!("Unauthorized: the client certificate of {} ended at {}", user.name, until.rfc3339());
+                return Err(Status::new(Reason::Unauthorized, why));
+            }
             return Ok(user.clone());
         }
         let Some(header) = authorization else { return Ok(User::anonymous()) };
@@ -116,4 +128,29 @@ fn unauthorized() -> Status {
 /// Compares in a time that does not depend on where they differ.
 fn same(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |wrong, (a, b)| wrong | (a ^ b)) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_ends_while_its_connection_lasts() {
+        let dir = tempfile::tempdir().unwrap();
+        let keys = crate::Keys::open(dir.path()).unwrap();
+        let lifetime = std::time::Duration::from_secs(100);
+        let ca = crate::ca::Ca::open(dir.path()).unwrap();
+        let identity = ca.issue_for("jane", &["devs"], &[], crate::ca::Usage::Client, lifetime).unwrap();
+        let certified = user_of_certificate(&identity.rustls().unwrap().0[0]).unwrap();
+        assert_eq!(certified.user, User::new("jane", &["devs"]));
+        let mirror = Mirror::new(cache::Cache::new(Vec::new()));
+        let at = |seconds: i64| {
+            let now = Time::from_seconds(certified.until.seconds() + seconds);
+            keys.authn.authenticate(Some(&certified), None, &mirror, now)
+        };
+        assert_eq!(at(-1).unwrap().name, "jane");
+        let refused = at(1).unwrap_err();
+        assert_eq!(refused.code(), 401);
+        assert!(refused.message().contains("the client certificate of jane ended at"), "{}", refused.message());
+    }
 }

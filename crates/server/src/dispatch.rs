@@ -16,11 +16,13 @@ use meta::proto::Encoder;
 use meta::{Kind, Object, Reason, Status, Str, Value, Verb, json};
 
 use crate::Server;
+use crate::authn::Certified;
 use crate::authz::{Attributes, Authorized, authorize, decide, refusal};
 use crate::codec;
 use crate::discovery;
 use crate::flow;
 use crate::http::negotiate::{Accept, Shape, accept, content, content_type, stream_type};
+use crate::http::sending::{Cut, Sending};
 use crate::http::{Body, Response, body};
 use crate::identity::{AUTHENTICATED, User};
 use crate::request::{Query, RequestInfo};
@@ -78,7 +80,8 @@ impl Incomer {
 }
 
 /// Answers one request. Panics of a handler end in a 500, not in a dead connection.
-pub async fn answer(server: Arc<Server>, request: Request<Incoming>, certificate: Option<User>) -> Response {
+pub async fn answer(server: Arc<Server>, request: Request<Incoming>, certificate: Option<Certified>) -> Response {
+    let cut = request.extensions().get::<Cut>().cloned();
     let query = Query::parse(request.uri().query().unwrap_or_default());
     let (method, uri, headers) = (request.method().clone(), request.uri().clone(), request.headers().clone());
     let info = RequestInfo::of(method.as_str(), uri.path(), &query);
@@ -114,7 +117,7 @@ pub async fn answer(server: Arc<Server>, request: Request<Incoming>, certificate
             let info = RequestInfo::of(incomer.method.as_str(), incomer.uri.path(), &incomer.query);
             server.audit.record(&user, &info, &uri, status.code(), "forbid", now);
             let mut response = body::refusal(&status);
-            classified(&mut response, admission);
+            classified(&mut response, admission, None);
             return response;
         }
     };
@@ -123,7 +126,9 @@ pub async fn answer(server: Arc<Server>, request: Request<Incoming>, certificate
         Ok(response) => response,
         Err(status) => body::refusal(&status),
     };
-    classified(&mut response, admission);
+    // A list keeps its seat while it is sent.
+    let keeps = (auth.info.verb == "list").then_some(cut);
+    classified(&mut response, admission, keeps);
     server.audit.record(&auth.user, &auth.info, &uri, response.status().as_u16(), "allow", now);
     response
 }
@@ -135,8 +140,9 @@ fn rests_on_the_newest(info: &RequestInfo, query: &Query) -> bool {
     info.is_resource && !(reads && named)
 }
 
-/// Tells the client where its request belonged, and keeps a list's seat until the list is sent.
-fn classified(response: &mut Response, admission: flow::Admission) {
+/// Tells the client where its request belonged. With `keeps`, the seat is held while the answer is sent, and the
+/// connection is cut when nobody takes it.
+fn classified(response: &mut Response, admission: flow::Admission, keeps: Option<Option<Cut>>) {
     let uids = [
         ("x-kubernetes-pf-flowschema-uid", admission.schema_uid),
         ("x-kubernetes-pf-prioritylevel-uid", admission.level_uid),
@@ -148,17 +154,15 @@ fn classified(response: &mut Response, admission: flow::Admission) {
             response.headers_mut().insert(name, value);
         }
     }
-    if let Body::Parts(parts) = response.body_mut() {
-        let mut made = std::mem::replace(parts, Box::new(std::iter::empty()));
-        let seat = admission.seat;
-        *parts = Box::new(std::iter::from_fn(move || {
-            let _held = &seat;
-            made.next()
-        }));
+    if let Some(cut) = keeps
+        && hyper::body::Body::size_hint(response.body()).exact().is_none_or(|bytes| bytes > LIST_PART_BYTES as u64)
+    {
+        let body = std::mem::replace(response.body_mut(), Body::Full(None));
+        *response.body_mut() = body.holding(Sending::begin(admission.seat, cut));
     }
 }
 
-fn authenticate(server: &Server, incomer: &Incomer, certificate: Option<&User>) -> Result<User, Status> {
+fn authenticate(server: &Server, incomer: &Incomer, certificate: Option<&Certified>) -> Result<User, Status> {
     let mirror = server.storage.mirror();
     // A header beats the certificate: whoever sends a token means it.
     let authorization = incomer.header(header::AUTHORIZATION);
@@ -244,10 +248,11 @@ async fn handle(server: &Arc<Server>, auth: &Authorized, incomer: Incomer) -> Re
     let info = &auth.info;
     let registry = server.storage.registry();
     let Some(kind) = registry.find(&info.group, &info.version, &info.resource).cloned() else {
-        let known = registry.groups().iter().any(|(group, versions)| {
-            *group == info.group && (info.group.is_empty() || versions.contains(&info.version))
-        });
-        return if known { Err(no_such_resource()) } else { Ok(body::text(404, "404 page not found\n")) };
+        return if registry.has(&info.group, &info.version) {
+            Err(no_such_resource())
+        } else {
+            Ok(body::text(404, "404 page not found\n"))
+        };
     };
     if kind.names.namespaced && info.namespace.is_empty() && !matches!(info.verb, "list" | "watch" | "deletecollection")
     {
@@ -554,6 +559,7 @@ async fn watch(
     if query.get("sendInitialEvents").is_some() {
         check_initial(query, bookmarks)?;
     }
+    let place = server.watches.take(&auth.user.name)?;
     let mirror = server.storage.mirror().clone();
     let view = mirror.view();
     let current = view.at();
@@ -582,7 +588,7 @@ async fn watch(
         initial,
     };
     let mut response = body::answer(200, stream_type(accept.media), Bytes::new());
-    *response.body_mut() = Body::Stream(Box::pin(frames(wish, mirror)));
+    *response.body_mut() = Body::Stream(Box::pin(frames(wish, mirror))).holding(place);
     Ok(response)
 }
 

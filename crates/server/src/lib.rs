@@ -44,6 +44,7 @@ use meta::{Object, Resource, Status};
 use store::LeaseId;
 
 pub use error::Error;
+use flow::places::{self, Places};
 use registry::Registry;
 use storage::Storage;
 use verbs::list::Snapshots;
@@ -85,6 +86,9 @@ pub struct Server {
     pub snapshots: Snapshots,
     pub audit: audit::Audit,
     pub flows: Arc<flow::Flows>,
+    /// Places for watches, and for streams to nodes.
+    pub watches: Arc<flow::places::Places>,
+    pub streams: Arc<flow::places::Places>,
     /// Set when the objects that every cluster has are there.
     pub ready: std::sync::atomic::AtomicBool,
     leases: Mutex<BTreeMap<u64, (Time, LeaseId)>>,
@@ -170,6 +174,8 @@ impl Server {
             clock,
             snapshots: Snapshots::default(),
             flows: Arc::default(),
+            watches: Places::new("watches", places::WATCHES_MAX, places::WATCHES_OF_USER_MAX),
+            streams: Places::new("streams to nodes", places::STREAMS_MAX, places::STREAMS_OF_USER_MAX),
             audit,
             ready: std::sync::atomic::AtomicBool::new(false),
             leases: Mutex::default(),

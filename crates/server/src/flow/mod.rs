@@ -5,9 +5,12 @@
 //! the first moment on; a change of them holds at once.
 //!
 //! A level runs requests on its own seats, and on seats of others as long as these keep what they do not lend. Within a
-//! level the flows take turns, however much one of them sends. Seats are for the time until the answer is made, for
-//! lists until it is sent; watches and streams give theirs back when they begin.
+//! level the flows take turns, however much one of them sends, and none has more than its share of the level's seats,
+//! however long it keeps them. Seats are for the time until the answer is made, for lists until it is sent
+//! ([`crate::http::sending`] says for how long at most); watches and streams give theirs back when they begin, and have
+//! [`places`].
 
+pub mod places;
 mod plan;
 
 use std::collections::{HashMap, VecDeque};
@@ -30,6 +33,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// Objects of a list that make one seat, and the most seats a list takes.
 const OBJECTS_PER_SEAT: usize = 1_000;
 const SEATS_OF_LIST_MAX: u32 = 10;
+/// Of the seats that are a level's own, one flow has at most this share: three quarters.
+const FLOW_SHARE: (u32, u32) = (3, 4);
 
 /// Waiting for a seat.
 struct Waiting {
@@ -42,6 +47,8 @@ struct LevelState {
     used: u32,
     waiting: usize,
     flows: HashMap<String, VecDeque<Waiting>>,
+    /// Seats in use, by flow.
+    used_by: HashMap<String, u32>,
     /// Flows with waiting requests, in the order of their turns.
     turns: VecDeque<String>,
 }
@@ -63,6 +70,7 @@ pub struct Flows {
 pub struct Seat {
     flows: Arc<Flows>,
     level: Str,
+    flow: String,
     width: u32,
 }
 
@@ -70,7 +78,7 @@ impl Drop for Seat {
     fn drop(&mut self) {
         let plan = self.flows.plan();
         let mut state = self.flows.state();
-        state.leave(&self.level, self.width);
+        state.leave(&self.level, &self.flow, self.width);
         state.seat_waiting(&plan, &self.flows);
     }
 }
@@ -115,14 +123,16 @@ impl Flows {
             return Ok(admission);
         }
         let (tell, told) = oneshot::channel();
+        let flow = class.flow(user, info);
         {
             let mut state = self.state();
-            if state.is_idle(&level.name) && state.has_room(level, &plan, width) {
-                state.take(&level.name, width);
-                admission.seat = Some(Seat { flows: self.clone(), level: level.name.clone(), width });
+            let free = state.is_idle(level) && state.has_share(level, &flow, width);
+            if free && state.has_room(level, &plan, width) {
+                state.take(&level.name, &flow, width);
+                admission.seat = Some(Seat { flows: self.clone(), level: level.name.clone(), flow, width });
                 return Ok(admission);
             }
-            state.queue(level, class.flow(user, info), Waiting { width, tell })?;
+            state.queue(level, flow, Waiting { width, tell })?;
         }
         match tokio::time::timeout(PATIENCE, told).await {
             Ok(Ok(seat)) => {
@@ -136,12 +146,25 @@ impl Flows {
 }
 
 impl State {
-    fn is_idle(&self, level: &Str) -> bool {
-        self.levels.get(level).is_none_or(|state| state.waiting == 0)
+    /// Whether nobody waits for a seat of the level but those whose flows have their share.
+    fn is_idle(&self, level: &Level) -> bool {
+        let Some(state) = self.levels.get(&level.name) else { return true };
+        let waits = |flow: &String| {
+            let first = state.flows.get(flow).and_then(|queue| queue.iter().find(|one| !one.tell.is_closed()));
+            first.is_some_and(|first| self.has_share(level, flow, first.width))
+        };
+        state.waiting == 0 || !state.turns.iter().any(waits)
     }
 
     fn used(&self, level: &Str) -> u32 {
         self.levels.get(level).map_or(0, |state| state.used)
+    }
+
+    /// Whether a flow may have `width` seats more of its level, as far as it is about the level's other flows. One that
+    /// has none always may, however wide its request is.
+    fn has_share(&self, level: &Level, flow: &str, width: u32) -> bool {
+        let used = self.levels.get(&level.name).and_then(|state| state.used_by.get(flow)).copied().unwrap_or(0);
+        used == 0 || used + width <= (level.nominal * FLOW_SHARE.0).div_ceil(FLOW_SHARE.1)
     }
 
     /// Whether a level may seat `width` more: on its own seats, or on what the others do not keep for themselves. One
@@ -156,14 +179,20 @@ impl State {
         self.used + width + kept <= SEATS
     }
 
-    fn take(&mut self, level: &Str, width: u32) {
-        self.levels.entry(level.clone()).or_default().used += width;
+    fn take(&mut self, level: &Str, flow: &str, width: u32) {
+        let state = self.levels.entry(level.clone()).or_default();
+        state.used += width;
+        *state.used_by.entry(flow.to_owned()).or_default() += width;
         self.used += width;
     }
 
-    fn leave(&mut self, level: &Str, width: u32) {
+    fn leave(&mut self, level: &Str, flow: &str, width: u32) {
         if let Some(state) = self.levels.get_mut(level) {
             state.used = state.used.saturating_sub(width);
+            match state.used_by.get_mut(flow) {
+                Some(used) if *used > width => *used -= width,
+                _ => drop(state.used_by.remove(flow)),
+            }
         }
         self.used = self.used.saturating_sub(width);
     }
@@ -195,44 +224,50 @@ impl State {
     /// Seats whoever can be seated now.
     fn seat_waiting(&mut self, plan: &Plan, flows: &Arc<Flows>) {
         for level in &plan.levels {
-            while let Some(width) = self.next_width(&level.name) {
+            while let Some((flow, width)) = self.next(level) {
                 if !self.has_room(level, plan, width) {
                     break;
                 }
-                let Some(waiting) = self.pop(&level.name) else { break };
-                self.take(&level.name, width);
-                let seat = Seat { flows: flows.clone(), level: level.name.clone(), width };
+                let Some(waiting) = self.pop(&level.name, &flow) else { break };
+                self.take(&level.name, &flow, width);
+                let seat = Seat { flows: flows.clone(), level: level.name.clone(), flow, width };
                 if let Err(seat) = waiting.tell.send(seat) {
+                    self.leave(&level.name, &seat.flow, width);
                     // Gave up at this very moment. Its drop would wait for the lock that is held here.
                     std::mem::forget(seat);
-                    self.leave(&level.name, width);
                 }
             }
         }
     }
 
-    /// The width of the request whose turn it is.
-    fn next_width(&mut self, level: &Str) -> Option<u32> {
-        let state = self.levels.get_mut(level)?;
+    /// The flow whose turn it is, and the width of its next request. Flows that have their share are passed over.
+    fn next(&mut self, level: &Level) -> Option<(String, u32)> {
+        let mut at = 0;
         loop {
-            let flow = state.turns.front()?;
-            let queue = state.flows.get_mut(flow)?;
+            let state = self.levels.get_mut(&level.name)?;
+            let flow = state.turns.get(at)?.clone();
+            let queue = state.flows.get_mut(&flow)?;
             while queue.front().is_some_and(|waiting| waiting.tell.is_closed()) {
                 queue.pop_front();
                 state.waiting -= 1;
             }
-            if let Some(waiting) = queue.front() {
-                return Some(waiting.width);
+            let Some(width) = queue.front().map(|waiting| waiting.width) else {
+                state.flows.remove(&flow);
+                state.turns.remove(at);
+                continue;
+            };
+            if self.has_share(level, &flow, width) {
+                return Some((flow, width));
             }
-            state.flows.remove(flow);
-            state.turns.pop_front();
+            at += 1;
         }
     }
 
-    /// Takes the request whose turn it is; its flow goes to the end of the row.
-    fn pop(&mut self, level: &Str) -> Option<Waiting> {
+    /// Takes the next request of a flow, which goes to the end of the row.
+    fn pop(&mut self, level: &Str, flow: &str) -> Option<Waiting> {
         let state = self.levels.get_mut(level)?;
-        let flow = state.turns.pop_front()?;
+        let at = state.turns.iter().position(|other| other == flow)?;
+        let flow = state.turns.remove(at)?;
         let queue = state.flows.get_mut(&flow)?;
         let waiting = queue.pop_front()?;
         state.waiting -= 1;

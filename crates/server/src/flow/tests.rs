@@ -88,7 +88,8 @@ async fn flows_take_turns_and_the_greedy_one_is_sent_away() {
 async fn the_first_schema_by_precedence_counts_and_some_levels_do_not_queue() {
     let flows = flows();
     let both = User::new("x", &["all", "few"]);
-    let seats = [flows.admit(&both, &pods(), 3).await.unwrap(), flows.admit(&both, &pods(), 1).await.unwrap()];
+    let other = User::new("z", &["all", "few"]);
+    let seats = [flows.admit(&both, &pods(), 3).await.unwrap(), flows.admit(&other, &pods(), 1).await.unwrap()];
     assert_eq!(seats[0].level_uid, "uid-strict");
     assert_eq!(flows.admit(&both, &pods(), 1).await.err().unwrap().code(), 429);
     let stranger = User::new("y", &[]);
@@ -109,5 +110,28 @@ async fn who_gives_up_leaves_no_seat_behind() {
     assert!(waiting.await.unwrap_err().is_cancelled());
     drop(seats);
     let state = flows.state();
-    assert_eq!((state.used, state.is_idle(&"small".into())), (0, true));
+    assert_eq!((state.used, state.levels["small"].waiting), (0, 0));
+}
+
+#[tokio::test]
+async fn a_flow_that_keeps_its_seats_leaves_some_to_others() {
+    let levels = [level("small", 2, json!({"type": "Queue"})), level("rest", 298, json!({}))];
+    let flows = Arc::new(Flows::default());
+    flows.replace(plan(&levels, &[schema("b", 20, "small", "all")]));
+    let (slow, quick) = (User::new("slow", &["all"]), User::new("quick", &["all"]));
+    // Of four seats the slow one has three, and waits for more.
+    let held = flows.admit(&slow, &pods(), 3).await.unwrap();
+    let waiting = tokio::spawn({
+        let (flows, slow) = (flows.clone(), slow.clone());
+        async move { flows.admit(&slow, &pods(), 1).await.map(|_| ()) }
+    });
+    tokio::task::yield_now().await;
+    for _ in 0..3 {
+        flows.admit(&quick, &pods(), 1).await.unwrap();
+    }
+    assert!(!waiting.is_finished());
+    drop(held);
+    waiting.await.unwrap().unwrap();
+    let state = flows.state();
+    assert_eq!((state.used, state.levels["small"].used_by.len()), (0, 0));
 }

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use futures_util::Stream;
@@ -14,7 +15,9 @@ pub type Response = http::Response<Body>;
 /// Bytes of a body that is too large which are still read, so that its sender comes to read the answer.
 const DRAIN_MAX_BYTES: usize = 16 * 1024 * 1024;
 
-const DRAIN_PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
+const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a request's body may take to come: its request holds a seat meanwhile.
+pub const BODY_TIME: Duration = Duration::from_secs(15);
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -25,6 +28,15 @@ pub enum Body {
     Stream(Pin<Box<dyn Stream<Item = Bytes> + Send>>),
     /// What another server answers, passed on.
     Incoming(hyper::body::Incoming),
+    /// One with something that goes when it was sent, or given up.
+    Held(Box<Body>, Box<dyn Send>),
+}
+
+impl Body {
+    /// Holds `what` until the body is gone.
+    pub fn holding(self, what: impl Send + 'static) -> Body {
+        Body::Held(Box::new(self), Box::new(what))
+    }
 }
 
 impl hyper::body::Body for Body {
@@ -37,6 +49,7 @@ impl hyper::body::Body for Body {
             Body::Parts(parts) => Poll::Ready(parts.next().map(|bytes| Ok(Frame::data(bytes)))),
             Body::Stream(stream) => stream.as_mut().poll_next(cx).map(|next| next.map(|bytes| Ok(Frame::data(bytes)))),
             Body::Incoming(incoming) => Pin::new(incoming).poll_frame(cx).map_err(Into::into),
+            Body::Held(body, _) => Pin::new(&mut **body).poll_frame(cx),
         }
     }
 
@@ -46,6 +59,7 @@ impl hyper::body::Body for Body {
                 hyper::body::SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
             Body::Incoming(incoming) => incoming.size_hint(),
+            Body::Held(body, _) => body.size_hint(),
             _ => hyper::body::SizeHint::default(),
         }
     }
@@ -76,7 +90,7 @@ pub fn refusal(status: &Status) -> Response {
     response
 }
 
-/// Reads a whole request body of at most `max_bytes`. Of one that is larger, [`DRAIN_MAX_BYTES`] are read and dropped:
+/// Reads a whole request body of at most `max_bytes`, within [`BODY_TIME`]. Of one that is larger, [`DRAIN_MAX_BYTES`] are read and dropped:
 /// many clients read no answer before they have sent all.
 pub async fn read<B>(body: B, max_bytes: usize) -> Result<Bytes, Status>
 where
@@ -86,7 +100,13 @@ where
     let mut body = std::pin::pin!(body);
     let mut parts: Vec<Bytes> = Vec::new();
     let (mut total, limit) = (0, max_bytes.max(DRAIN_MAX_BYTES));
-    while let Some(frame) = body.frame().await {
+    let until = tokio::time::Instant::now() + BODY_TIME;
+    loop {
+        let late = |_| {
+            let why = format!("the body of the request did not come within {} s", BODY_TIME.as_secs());
+            Status::new(meta::Reason::Timeout, why)
+        };
+        let Some(frame) = tokio::time::timeout_at(until, body.frame()).await.map_err(late)? else { break };
         let frame = frame.map_err(|error| Status::bad_request(format!("cannot read the body: {}", error.into())))?;
         let Ok(mut data) = frame.into_data() else { continue };
         total += data.remaining();

@@ -2,6 +2,7 @@
 
 pub mod body;
 pub mod negotiate;
+pub mod sending;
 pub mod serve;
 
 pub use body::{Body, Response};

@@ -1,32 +1,58 @@
 //! Accepting connections: TLS with optional client certificates, HTTP/1.1 and HTTP/2 on one port.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::Future;
-use std::sync::Arc;
-use std::time::Duration;
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::{CertificateDer, pem::PemObject};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use super::Response;
-use crate::authn::user_of_certificate;
+use super::sending::Cut;
+use crate::authn::{Certified, user_of_certificate};
 use crate::ca::{Current, Identity};
 use crate::error::Error;
-use crate::identity::User;
 
-/// Connections served at once; more wait in the kernel's queue.
+/// Connections served at once, fewer where the process may not have as many descriptors; more wait in the kernel's queue.
 pub const CONNECTIONS_MAX: usize = 15_000;
+/// Descriptors that are not for connections: the store, streams to nodes, whatever is opened for a moment.
+const FILES_KEPT: usize = 512;
+/// One address has at most this part of the connections: whoever opens as many as there are leaves some to others.
+const ADDRESS_SHARE: usize = 2;
 /// Streams at once on one HTTP/2 connection.
 const STREAMS_MAX: u32 = 1_000;
-/// Bytes of one request's headers.
+/// Bytes of one request's headers, and with HTTP/1.1 how many there may be.
 const HEADERS_MAX_BYTES: u32 = 64 * 1024;
+const HEADERS_MAX: usize = 128;
+/// Bytes that may come on a stream, and on a connection, before somebody reads them.
+const STREAM_WINDOW: u32 = 256 << 10;
+const CONNECTION_WINDOW: u32 = 512 << 10;
+/// Bytes of an answer that wait on a stream for their reader.
+const UNREAD_MAX_BYTES: usize = 128 << 10;
+/// Bytes of one frame: it is read as a whole.
+const FRAME_MAX_BYTES: u32 = 64 << 10;
+/// Streams that a client resets before they were looked at, and that we reset for its mistakes; then it is sent away.
+const RESET_MAX: usize = 32;
+const MISTAKES_MAX: usize = 256;
+/// Between tries to accept when there are no descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How often it is looked whether a client is gone.
+const LOOK_EVERY: Duration = Duration::from_secs(20);
+/// How often it is told that connections cannot be accepted.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -57,54 +83,180 @@ pub fn tls_with(certificate: Arc<Current>, ca_pem: &str) -> Result<Arc<ServerCon
     Ok(Arc::new(config))
 }
 
+/// How many connections there may be at once.
+fn connections_max() -> usize {
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let files = files.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX);
+    CONNECTIONS_MAX.min(files.saturating_sub(FILES_KEPT).max(files / 2))
+}
+
+/// Who is connected, by address.
+#[derive(Default)]
+struct Connected(Mutex<BTreeMap<IpAddr, usize>>);
+
+/// One connection of an address; gone when this is dropped.
+struct Of(Arc<Connected>, IpAddr);
+
+impl Connected {
+    /// `None` when the address has as many as one may have.
+    fn enter(self: &Arc<Self>, address: IpAddr, max: usize) -> Option<Of> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = all.entry(address).or_default();
+        if *count >= max {
+            return None;
+        }
+        *count += 1;
+        drop(all);
+        Some(Of(self.clone(), address))
+    }
+}
+
+impl Drop for Of {
+    fn drop(&mut self) {
+        let mut all = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match all.get_mut(&self.1) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(all.remove(&self.1)),
+        }
+    }
+}
+
 /// Serves until `stop` resolves; open connections then get a moment to end.
 pub async fn run<H, F>(listener: TcpListener, tls: Arc<ServerConfig>, handler: H, stop: impl Future<Output = ()>)
 where
-    H: Fn(http::Request<Incoming>, Option<User>) -> F + Clone + Send + Sync + 'static,
+    H: Fn(http::Request<Incoming>, Option<Certified>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response> + Send + 'static,
 {
     let acceptor = TlsAcceptor::from(tls);
-    let places = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
+    let all_max = connections_max();
+    let places = Arc::new(tokio::sync::Semaphore::new(all_max));
+    let connected = Arc::new(Connected::default());
+    let mut told: Option<Instant> = None;
     let mut stop = std::pin::pin!(stop);
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
-        let socket = tokio::select! {
+        let (socket, address) = tokio::select! {
             () = &mut stop => return,
             accepted = listener.accept() => match accepted {
-                Ok((socket, _)) => socket,
+                Ok((socket, from)) => (socket, from.ip()),
                 Err(error) => {
-                    tracing::warn!("cannot accept a connection: {error}");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
+                        tracing::warn!("cannot accept a connection: {error}");
+                        told = Some(Instant::now());
+                    }
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             },
         };
+        // One too many is closed at once; a client takes that as a server that has no time for it.
+        let Some(of) = connected.enter(address, all_max / ADDRESS_SHARE) else { continue };
         let (acceptor, handler) = (acceptor.clone(), handler.clone());
         tokio::spawn(async move {
-            let _place = place;
+            let _held = (place, of);
             // Small answers go at once; the kernel must not wait for more.
             let _ = socket.set_nodelay(true);
+            let gone = gone(socket.as_raw_fd(), LOOK_EVERY);
             let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(socket)).await else { return };
             let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-            let user = certificate.and_then(|der| user_of_certificate(der));
-            let service = service_fn(move |request| {
-                let answer = handler(request, user.clone());
-                async move { Ok::<_, Infallible>(answer.await) }
-            });
-            let mut server = auto::Builder::new(TokioExecutor::new());
-            server.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-            server
-                .http2()
-                .timer(TokioTimer::new())
-                .max_concurrent_streams(STREAMS_MAX)
-                .max_header_list_size(HEADERS_MAX_BYTES)
-                .initial_stream_window_size(1 << 20)
-                .initial_connection_window_size(1 << 22)
-                .max_frame_size(1 << 18)
-                .keep_alive_interval(Some(Duration::from_secs(30)));
-            if let Err(error) = server.serve_connection_with_upgrades(TokioIo::new(stream), service).await {
+            let certified = certificate.and_then(|der| user_of_certificate(der));
+            connection(stream, certified, handler, gone).await;
+        });
+    }
+}
+
+/// Resolves some time after the client of a socket has closed it. Whoever sends something behind a request and goes would
+/// not be missed otherwise: nothing more is read while an answer lasts, and an idle watch is an answer that lasts long.
+async fn gone(socket: RawFd, look_every: Duration) {
+    loop {
+        tokio::time::sleep(look_every).await;
+        // SAFETY: the socket is open: the connection that owns it is served beside this, and ends with this.
+        #[allow(unsafe_code)]
+        let socket = unsafe { BorrowedFd::borrow_raw(socket) };
+        let mut asked = [PollFd::from_borrowed_fd(socket, PollFlags::RDHUP)];
+        let closed = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
+        if rustix::event::poll(&mut asked, Some(&Timespec::default())).is_ok() && asked[0].revents().intersects(closed)
+        {
+            return;
+        }
+    }
+}
+
+/// Serves one connection, of whoever `certified` is, to its end, or until its client is `gone`.
+pub async fn connection<S, H, F>(
+    stream: S,
+    certified: Option<Certified>,
+    handler: H,
+    gone: impl Future<Output = ()> + Send,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    H: Fn(http::Request<Incoming>, Option<Certified>) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response> + Send + 'static,
+{
+    let cut = Cut::default();
+    let asked = cut.clone();
+    let service = service_fn(move |mut request: http::Request<Incoming>| {
+        request.extensions_mut().insert(cut.clone());
+        let answer = handler(request, certified.clone());
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    let mut server = auto::Builder::new(TokioExecutor::new());
+    server
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(HEADERS_MAX_BYTES as usize)
+        .max_headers(HEADERS_MAX);
+    server
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(HEADERS_MAX_BYTES)
+        .max_pending_accept_reset_streams(RESET_MAX)
+        .max_local_error_reset_streams(MISTAKES_MAX)
+        .max_send_buf_size(UNREAD_MAX_BYTES)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(FRAME_MAX_BYTES)
+        .keep_alive_interval(Some(Duration::from_secs(30)));
+    tokio::select! {
+        ended = server.serve_connection_with_upgrades(TokioIo::new(stream), service) => {
+            if let Err(error) = ended {
                 tracing::debug!("a connection ended: {error}");
             }
-        });
+        }
+        () = asked.asked() => {}
+        () = gone => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_client_that_went_is_missed_though_it_left_something_unread() {
+        use tokio::io::AsyncWriteExt;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (socket, _) = listener.accept().await.unwrap();
+        client.write_all(b"more").await.unwrap();
+        let mut missed = std::pin::pin!(gone(socket.as_raw_fd(), Duration::from_millis(2)));
+        assert!(tokio::time::timeout(Duration::from_millis(50), &mut missed).await.is_err());
+        drop(client);
+        missed.await;
+    }
+
+    #[test]
+    fn one_address_leaves_connections_to_others() {
+        let connected = Arc::new(Connected::default());
+        let (one, other) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([127, 0, 0, 2]));
+        let held = [connected.enter(one, 2), connected.enter(one, 2)];
+        assert!(held.iter().all(Option::is_some) && connected.enter(one, 2).is_none());
+        assert!(connected.enter(other, 2).is_some());
+        drop(held);
+        assert!(connected.enter(one, 2).is_some());
+        assert!(connected.0.lock().unwrap().is_empty());
+        assert!(connections_max() > 0 && connections_max() <= CONNECTIONS_MAX);
     }
 }

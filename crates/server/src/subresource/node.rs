@@ -18,6 +18,7 @@ use crate::authz::Authorized;
 use crate::ca::{Ca, Current, Identity, Usage};
 use crate::dispatch::{Incomer, no_such_resource};
 use crate::error::Error;
+use crate::flow::places::Place;
 use crate::http::{Body, Response, body};
 
 const NODES: Resource = Resource("nodes");
@@ -25,6 +26,8 @@ const PODS: Resource = Resource("pods");
 const SERVICES: Resource = Resource("services");
 const SLICES: Resource = Resource("endpointslices.discovery.k8s.io");
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a node may take to begin its answer: the request holds a seat meanwhile.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// The port of a kubelet that does not say.
 const KUBELET_PORT: u16 = 10250;
 
@@ -117,7 +120,12 @@ pub async fn connect(
         }
         _ => return Err(no_such_resource()),
     };
-    pass(server, target, incomer).await
+    let place = server.streams.take(&auth.user.name)?;
+    let late = |_| {
+        let why = format!("the node did not begin to answer within {} s", ANSWER_TIMEOUT.as_secs());
+        Status::new(Reason::Timeout, why)
+    };
+    tokio::time::timeout(ANSWER_TIMEOUT, pass(server, target, incomer, place)).await.map_err(late)?
 }
 
 fn pod(server: &Server, auth: &Authorized) -> Result<Value, Status> {
@@ -319,7 +327,7 @@ async fn dial_pod(server: &Server, pod: &Through, port: u16) -> Result<Box<dyn W
 }
 
 /// Sends the request on and the answer back; upgraded connections become a tunnel.
-async fn pass(server: &Arc<Server>, target: Target, mut incomer: Incomer) -> Result<Response, Status> {
+async fn pass(server: &Arc<Server>, target: Target, mut incomer: Incomer, place: Place) -> Result<Response, Status> {
     let wire = dial(server, &target).await?;
     let failed =
         |error: hyper::Error| Status::new(Reason::ServiceUnavailable, format!("the node did not answer: {error}"));
@@ -352,7 +360,7 @@ async fn pass(server: &Arc<Server>, target: Target, mut incomer: Incomer) -> Res
         let (mut parts, incoming) = answer.into_parts();
         parts.headers.remove(header::CONNECTION);
         parts.headers.remove(header::TRANSFER_ENCODING);
-        return Ok(http::Response::from_parts(parts, Body::Incoming(incoming)));
+        return Ok(http::Response::from_parts(parts, Body::Incoming(incoming).holding(place)));
     }
     let mut response = body::text(101, Bytes::new());
     *response.headers_mut() = answer.headers().clone();
@@ -364,6 +372,7 @@ async fn pass(server: &Arc<Server>, target: Target, mut incomer: Incomer) -> Res
         let (mut theirs, mut ours) = (TokioIo::new(theirs), TokioIo::new(ours));
         // Either side may end it; what was in flight has then been passed on.
         let _ = tokio::io::copy_bidirectional(&mut theirs, &mut ours).await;
+        drop(place);
     });
     Ok(response)
 }
