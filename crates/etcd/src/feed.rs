@@ -113,7 +113,7 @@ impl Watch {
 
 impl Inner {
     /// Our events of etcd's. An error says that the past of a key is missing that is needed.
-    fn events(&self, found: Vec<m::Event>) -> Result<Vec<Event>, String> {
+    pub(crate) fn events(&self, found: Vec<m::Event>) -> Result<Vec<Event>, String> {
         let mut events = Vec::with_capacity(found.len());
         for m::Event { of_type, kv, prev_kv } in found {
             let Some(pair) = kv else { continue };

@@ -16,6 +16,7 @@
 
 mod client;
 mod feed;
+pub mod fuzzing;
 mod message;
 mod moved;
 mod rpc;

@@ -24,7 +24,7 @@ fn text_of(scale: &Scale) -> String {
     format!("{FORMAT} offset={} moved-until={}", scale.offset, scale.moved_until)
 }
 
-fn read(text: &str) -> Option<Scale> {
+pub(crate) fn read(text: &str) -> Option<Scale> {
     let mut words = text.strip_prefix(FORMAT)?.split_whitespace();
     let offset = words.next()?.strip_prefix("offset=")?.parse().ok()?;
     let moved_until = words.next()?.strip_prefix("moved-until=")?.parse().ok()?;

@@ -298,7 +298,7 @@ impl Answers {
     /// The next message, `None` at a good end.
     pub async fn next<B: Message + Default>(&mut self) -> Result<Option<B>, Failure> {
         loop {
-            if let Some(message) = self.message()? {
+            if let Some(message) = message(&mut self.rest, &self.place)? {
                 return Ok(Some(message));
             }
             if self.ended {
@@ -320,23 +320,24 @@ impl Answers {
             }
         }
     }
+}
 
-    fn message<B: Message + Default>(&mut self) -> Result<Option<B>, Failure> {
-        if self.rest.len() < 5 {
-            return Ok(None);
-        }
-        let bytes = u32::from_be_bytes([self.rest[1], self.rest[2], self.rest[3], self.rest[4]]) as usize;
-        if bytes > MESSAGE_MAX_BYTES || self.rest[0] != 0 {
-            return Err(Failure::Lost(format!("{}: the answer is too long, or compressed", self.place)));
-        }
-        if self.rest.len() < 5 + bytes {
-            return Ok(None);
-        }
-        self.rest.advance(5);
-        let text = self.rest.split_to(bytes).freeze();
-        let bad = |error: prost::DecodeError| Failure::Lost(format!("{}: {error}", self.place));
-        B::decode(text).map(Some).map_err(bad)
+/// The first message of `rest`, as soon as all of it is there; it came from `place`.
+pub fn message<B: Message + Default>(rest: &mut BytesMut, place: &str) -> Result<Option<B>, Failure> {
+    if rest.len() < 5 {
+        return Ok(None);
     }
+    let bytes = u32::from_be_bytes([rest[1], rest[2], rest[3], rest[4]]) as usize;
+    if bytes > MESSAGE_MAX_BYTES || rest[0] != 0 {
+        return Err(Failure::Lost(format!("{place}: the answer is too long, or compressed")));
+    }
+    if rest.len() < 5 + bytes {
+        return Ok(None);
+    }
+    rest.advance(5);
+    let text = rest.split_to(bytes).freeze();
+    let bad = |error: prost::DecodeError| Failure::Lost(format!("{place}: {error}"));
+    B::decode(text).map(Some).map_err(bad)
 }
 
 #[cfg(test)]

@@ -102,7 +102,12 @@ impl Inner {
         Ok((version.mod_revision, Some(version.value)))
     }
 
-    fn refused(&self, compares: &[Compare], sent: &[m::Compare], answers: &[m::ResponseOp]) -> Result<Refused, Error> {
+    pub(crate) fn refused(
+        &self,
+        compares: &[Compare],
+        sent: &[m::Compare],
+        answers: &[m::ResponseOp],
+    ) -> Result<Refused, Error> {
         for ((compare, sent), answer) in compares.iter().zip(sent).zip(answers) {
             let Some(m::Answer::Range(read)) = &answer.response else { continue };
             let pair = read.kvs.first();

@@ -54,7 +54,7 @@ pub struct Scale {
 
 impl Scale {
     pub fn told(&self, etcd: i64) -> Revision {
-        Revision(u64::try_from(etcd).unwrap_or(0) + self.offset)
+        Revision(u64::try_from(etcd).unwrap_or(0).saturating_add(self.offset))
     }
 
     /// etcd's revision of a told one; `None` for those from before the move.

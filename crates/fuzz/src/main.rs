@@ -6,6 +6,7 @@
 //!
 //! Invariant: target, seed and number of the input say exactly which bytes were thrown.
 
+mod connections;
 mod mutate;
 mod objects;
 mod pipeline;

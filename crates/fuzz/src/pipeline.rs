@@ -34,29 +34,35 @@ struct Arena {
 
 static ARENA: LazyLock<Mutex<Option<Arena>>> = LazyLock::new(|| Mutex::new(None));
 
+/// A server of its own in memory, and what runs it.
+pub fn server() -> (Arc<Server>, Runtime) {
+    let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let tokio = tokio.expect("this machine has threads");
+    let options = Options {
+        dir: std::path::PathBuf::new(),
+        advertise: "10.0.0.1:6443".to_owned(),
+        service_cidr: "10.96.0.0/16".to_owned(),
+        cluster_domain: "cluster.local".to_owned(),
+        node_ports: (30_000, 32_767),
+        audit_log: None,
+        token_config_maps: Vec::new(),
+    };
+    let server = tokio.block_on(async {
+        let (backend, _) = Embedded::open_on(Arc::new(SimDisk::new()), store::Options::default())
+            .expect("an empty disk holds a sound store");
+        let keys = Keys::passing().expect("this machine has randomness");
+        let server = Server::with(options, keys, Arc::new(backend), Arc::new(SystemClock)).await;
+        let server = server.expect("an empty store is loaded");
+        tokio::spawn(server::definitions::follow(server.clone()));
+        server.begin().await.expect("an empty cluster begins");
+        server
+    });
+    (server, tokio)
+}
+
 impl Arena {
     fn new() -> Arena {
-        let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-        let tokio = tokio.expect("this machine has threads");
-        let options = Options {
-            dir: std::path::PathBuf::new(),
-            advertise: "10.0.0.1:6443".to_owned(),
-            service_cidr: "10.96.0.0/16".to_owned(),
-            cluster_domain: "cluster.local".to_owned(),
-            node_ports: (30_000, 32_767),
-            audit_log: None,
-            token_config_maps: Vec::new(),
-        };
-        let server = tokio.block_on(async {
-            let (backend, _) = Embedded::open_on(Arc::new(SimDisk::new()), store::Options::default())
-                .expect("an empty disk holds a sound store");
-            let keys = Keys::passing().expect("this machine has randomness");
-            let server = Server::with(options, keys, Arc::new(backend), Arc::new(SystemClock)).await;
-            let server = server.expect("an empty store is loaded");
-            tokio::spawn(server::definitions::follow(server.clone()));
-            server.begin().await.expect("an empty cluster begins");
-            server
-        });
+        let (server, tokio) = server();
         let wanted = |kind: &Kind| {
             [Verb::Create, Verb::Get, Verb::Update, Verb::Patch, Verb::Delete].iter().all(|verb| kind.serves(*verb))
                 && !LEFT_OUT.contains(&kind.names.kind.as_str())

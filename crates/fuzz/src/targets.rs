@@ -4,6 +4,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, LazyLock};
 
 use base::{Rng, Time};
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use meta::apply::{Set, Writer};
 use meta::decode::{FieldValidation, Media, decode};
 use meta::schema::TypeRef;
@@ -11,7 +13,7 @@ use meta::{At, Change, Errors, Kind, Quantity, Value};
 use server::request::{Query, RequestInfo};
 use store::Disk;
 
-use crate::{objects, pipeline};
+use crate::{connections, objects, pipeline};
 
 /// What a caller of the fuzzer can name.
 pub struct Target {
@@ -33,15 +35,13 @@ pub const TARGETS: &[Target] = &[
     Target { name: "selectors", seeds: selectors, run: selector },
     Target { name: "quantities", seeds: quantities, run: quantity },
     Target { name: "requests", seeds: requests, run: request },
-    Target { name: "continue-tokens", seeds: || texts(&["eyJ2IjoibWV0YS5rOHMuaW8vdjEifQ"]), run: continue_token },
-    Target {
-        name: "signing-requests",
-        seeds: || texts(&["-----BEGIN CERTIFICATE REQUEST-----\nMIIB\n-----END CERTIFICATE REQUEST-----\n"]),
-        run: certificate,
-    },
+    Target { name: "continue-tokens", seeds: continue_tokens, run: continue_token },
+    Target { name: "certificates", seeds: certificates, run: certificate },
     Target { name: "spdy", seeds: spdy_bytes, run: spdy },
     Target { name: "signs-of-life", seeds: signs_of_life, run: hear },
     Target { name: "dns", seeds: dns_bytes, run: dns },
+    Target { name: "etcd", seeds: etcd::fuzzing::answers, run: etcd::fuzzing::read_answers },
+    Target { name: "connections", seeds: connections::conversations, run: connections::throw },
     Target { name: "netlink", seeds: net::fuzzing::replies, run: net::fuzzing::read_replies },
     Target {
         name: "image-names",
@@ -370,21 +370,51 @@ fn request(input: &[u8]) {
     let _ = server::http::negotiate::content(Some(&text));
 }
 
+fn continue_tokens() -> Vec<Vec<u8>> {
+    texts(&[
+        r#"{"v":"meta.k8s.io/v1","rv":5,"start":"default/a\u0000"}"#,
+        r#"{"v":"meta.k8s.io/v1","rv":-1,"start":"\u0000"}"#,
+    ])
+}
+
+/// The text itself, and what stands for it where a token is expected.
 fn continue_token(input: &[u8]) {
-    let text = String::from_utf8_lossy(input);
-    let _ = server::verbs::list::check_token(&text);
+    let _ = server::verbs::list::check_token(&String::from_utf8_lossy(input));
+    let _ = server::verbs::list::check_token(&URL_SAFE_NO_PAD.encode(input));
+}
+
+static AUTHORITY: LazyLock<server::ca::Ca> = LazyLock::new(|| {
+    let dir = std::env::temp_dir().join(format!("gantry-fuzz-{}", std::process::id()));
+    let made = std::fs::create_dir_all(&dir).map_err(|error| error.to_string());
+    let opened = made.and_then(|()| server::ca::Ca::open(&dir).map_err(|error| error.to_string()));
+    let removed = std::fs::remove_dir_all(&dir);
+    opened.and_then(|ca| removed.map(|()| ca).map_err(|error| error.to_string())).expect("a folder takes keys")
+});
+
+/// A certificate as it comes over TLS, and requests for one as text and as bytes.
+fn certificates() -> Vec<Vec<u8>> {
+    let lifetime = std::time::Duration::from_secs(600);
+    let issued = AUTHORITY.issue_for("a", &["b", "c"], &["d".to_owned()], server::ca::Usage::Both, lifetime);
+    let issued = issued.expect("the authority issues certificates");
+    let key = rcgen::KeyPair::generate().expect("this machine has randomness");
+    let params = rcgen::CertificateParams::new(vec!["a.b".to_owned(), "10.0.0.1".to_owned()]).expect("these are names");
+    let request = params.serialize_request(&key).expect("a request is made");
+    let text = request.pem().expect("a request has a text");
+    let chain = issued.rustls().expect("what was issued can be read").0;
+    vec![chain[0].to_vec(), text.into_bytes(), request.der().to_vec()]
+}
+
+/// Bytes as PEM.
+fn enveloped(what: &str, bytes: &[u8]) -> String {
+    format!("-----BEGIN {what}-----\n{}\n-----END {what}-----\n", STANDARD.encode(bytes))
 }
 
 fn certificate(input: &[u8]) {
     let _ = server::authn::user_of_certificate(input);
-    static AUTHORITY: LazyLock<server::ca::Ca> = LazyLock::new(|| {
-        let dir = std::env::temp_dir().join(format!("gantry-fuzz-{}", std::process::id()));
-        let made = std::fs::create_dir_all(&dir).map_err(|error| error.to_string());
-        let opened = made.and_then(|()| server::ca::Ca::open(&dir).map_err(|error| error.to_string()));
-        let removed = std::fs::remove_dir_all(&dir);
-        opened.and_then(|ca| removed.map(|()| ca).map_err(|error| error.to_string())).expect("a folder takes keys")
-    });
     let _ = AUTHORITY.sign(&String::from_utf8_lossy(input), server::ca::Usage::Client, 600);
+    // The same bytes as a request in its envelope, so that what is inside is reached, too.
+    let _ = AUTHORITY.sign(&enveloped("CERTIFICATE REQUEST", input), server::ca::Usage::Server, 600);
+    let _ = server::ca::time_left(&enveloped("CERTIFICATE", input));
 }
 
 fn spdy_bytes() -> Vec<Vec<u8>> {
