@@ -215,9 +215,18 @@ struct Verified {
 
 /// Reads the lines of a backup: the first, then every key; the last line is checked and returned with the first.
 fn read(path: &Path, take: &mut dyn FnMut(Dumped) -> Result<(), Error>) -> Result<Verified, Error> {
+    let file = std::fs::File::open(path).map_err(Error::file("open the backup", path))?;
+    read_from(file, path, take)
+}
+
+/// The same from bytes that came from `path`.
+fn read_from(
+    file: impl std::io::Read,
+    path: &Path,
+    take: &mut dyn FnMut(Dumped) -> Result<(), Error>,
+) -> Result<Verified, Error> {
     let bad =
         |line: u64, why: &str| Error::Value { place: format!("{}, line {line}", path.display()), why: why.to_owned() };
-    let file = std::fs::File::open(path).map_err(Error::file("open the backup", path))?;
     let opened = zstd::Decoder::new(file).map_err(|_| bad(1, "the file is no backup of gantry backup create"))?;
     let (mut lines, mut digest) = (BufReader::new(opened), Context::new(&SHA256));
     let (mut head, mut count, mut at, mut line) = (None::<(Revision, Bytes)>, 0u64, 0u64, Vec::new());

@@ -119,6 +119,33 @@ fn a_backup_of_a_running_store_is_restored_elsewhere() {
 }
 
 #[test]
+fn lines_that_nobody_wrote_are_refused_in_whatever_packing() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = |name: &str| dir.path().join(name).display().to_string();
+    let (data, file) = (place("data"), place("backup"));
+    drop(cluster(Path::new(&data)));
+    create(&words(&["backup", "create", &file, "--data", &data])).unwrap();
+    let plain = zstd::decode_all(&std::fs::read(&file).unwrap()[..]).unwrap();
+    let pieces: [&[u8]; 8] = [b"\n", b"{", b"}", b"\"sha256\":\"\"", b"-1", b"18446744073709551616", b"\xff", b"null"];
+    let mut rng = base::Rng::new(5);
+    for round in 0..2_000 {
+        let mut lines = plain.clone();
+        for _ in 0..=rng.below(3) {
+            let at = usize::try_from(rng.below(lines.len() as u64)).unwrap();
+            match rng.below(4) {
+                0 => lines[at] ^= 1 << rng.below(8),
+                1 => lines.truncate(at.max(1)),
+                2 => drop(lines.splice(at..at, pieces[usize::try_from(rng.below(8)).unwrap()].iter().copied())),
+                _ => drop(lines.drain(at..(at + 40).min(lines.len()))),
+            }
+        }
+        let packed = zstd::encode_all(&lines[..], 1).unwrap();
+        let read = read_from(&packed[..], Path::new("damaged"), &mut |_| Ok(()));
+        assert!(read.is_err() || lines == plain, "round {round}");
+    }
+}
+
+#[test]
 fn damage_of_a_backup_is_told_wherever_it_is() {
     let dir = tempfile::tempdir().unwrap();
     let place = |name: &str| dir.path().join(name).display().to_string();
