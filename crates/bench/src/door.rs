@@ -12,9 +12,10 @@ use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use meta::{Reason, Status, Value, json};
-use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use crate::error::Error;
 
@@ -105,9 +106,43 @@ pub struct Door {
     authority: String,
     address: String,
     name: ServerName<'static>,
-    token: HeaderValue,
+    /// None for who shows a certificate.
+    token: Option<HeaderValue>,
+    roots: Arc<rustls::RootCertStore>,
     two: TlsConnector,
     one: TlsConnector,
+}
+
+/// A certificate chain and its key, both as PEM.
+type Proof<'a> = (&'a [u8], &'a [u8]);
+
+/// TLS to a server that one of `roots` vouches for, speaking `protocol`.
+fn connector(
+    roots: &Arc<rustls::RootCertStore>,
+    protocol: &[u8],
+    proof: Option<Proof<'_>>,
+) -> Result<TlsConnector, Error> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(Error::while_doing("speak TLS"))?
+        .with_root_certificates(roots.clone());
+    let mut config = match proof {
+        None => builder.with_no_client_auth(),
+        Some((chain, key)) => {
+            let chain: Vec<_> = CertificateDer::pem_slice_iter(chain)
+                .collect::<Result<_, _>>()
+                .map_err(Error::while_doing("read a certificate"))?;
+            let key = PrivateKeyDer::from_pem_slice(key).map_err(Error::while_doing("read a key"))?;
+            builder.with_client_auth_cert(chain, key).map_err(Error::while_doing("show a certificate"))?
+        }
+    };
+    config.alpn_protocols = vec![protocol.to_vec()];
+    if proof.is_some() {
+        // Each connection shows the certificate anew.
+        config.resumption = rustls::client::Resumption::disabled();
+    }
+    Ok(TlsConnector::from(Arc::new(config)))
 }
 
 impl Door {
@@ -128,23 +163,82 @@ impl Door {
         for certificate in CertificateDer::pem_slice_iter(ca_pem) {
             roots.add(certificate.map_err(|error| wrong(&error))?).map_err(|error| wrong(&error))?;
         }
-        let connector = |protocol: &[u8]| {
-            let provider = Arc::new(rustls::crypto::ring::default_provider());
-            let builder = rustls::ClientConfig::builder_with_provider(provider)
-                .with_safe_default_protocol_versions()
-                .map_err(|error| wrong(&error))?;
-            let mut config = builder.with_root_certificates(roots.clone()).with_no_client_auth();
-            config.alpn_protocols = vec![protocol.to_vec()];
-            Ok::<_, Error>(TlsConnector::from(Arc::new(config)))
-        };
+        let roots = Arc::new(roots);
         Ok(Door {
             authority: authority.to_owned(),
             address: authority.to_owned(),
             name: ServerName::try_from(host.to_owned()).map_err(|error| wrong(&error))?,
-            token: HeaderValue::try_from(format!("Bearer {token}")).map_err(|error| wrong(&error))?,
-            two: connector(b"h2")?,
-            one: connector(b"http/1.1")?,
+            token: Some(HeaderValue::try_from(format!("Bearer {token}")).map_err(|error| wrong(&error))?),
+            two: connector(&roots, b"h2", None)?,
+            one: connector(&roots, b"http/1.1", None)?,
+            roots,
         })
+    }
+
+    /// The same proof shown at another `HOST:PORT` of the same authority.
+    ///
+    /// # Errors
+    /// An address that cannot be.
+    pub fn to(&self, authority: &str) -> Result<Door, Error> {
+        let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+        let name = ServerName::try_from(host.to_owned()).map_err(Error::while_doing("speak to another server"))?;
+        Ok(Door { authority: authority.to_owned(), address: authority.to_owned(), name, ..self.clone() })
+    }
+
+    /// The same server, shown another token.
+    ///
+    /// # Errors
+    /// A token that cannot stand in a header.
+    pub fn with_token(&self, token: &str) -> Result<Door, Error> {
+        let token = HeaderValue::try_from(format!("Bearer {token}")).map_err(Error::while_doing("show a token"))?;
+        Ok(Door { token: Some(token), ..self.clone() })
+    }
+
+    /// The same server, shown a certificate (PEM, as its key) instead of a token.
+    ///
+    /// # Errors
+    /// A certificate or key that cannot be used.
+    pub fn with_certificate(&self, chain: &[u8], key: &[u8]) -> Result<Door, Error> {
+        let (two, one) = (b"h2".as_slice(), b"http/1.1".as_slice());
+        let connector = |protocol| connector(&self.roots, protocol, Some((chain, key)));
+        Ok(Door { token: None, two: connector(two)?, one: connector(one)?, ..self.clone() })
+    }
+
+    /// A connection that speaks TLS, for HTTP/2, and nothing yet over it.
+    ///
+    /// # Errors
+    /// There is none to be had.
+    pub async fn stream(&self) -> Result<TlsStream<TcpStream>, Error> {
+        let socket = self.socket().await?;
+        self.two.connect(self.name.clone(), socket).await.map_err(Error::while_doing("speak TLS"))
+    }
+
+    /// The same for HTTP/1.1.
+    ///
+    /// # Errors
+    /// There is none to be had.
+    pub async fn stream_one(&self) -> Result<TlsStream<TcpStream>, Error> {
+        let socket = self.socket().await?;
+        self.one.connect(self.name.clone(), socket).await.map_err(Error::while_doing("speak TLS"))
+    }
+
+    /// What a client of its own says of itself: the server's name, and the header that proves who asks.
+    pub fn said(&self) -> (&str, &str) {
+        (&self.authority, self.token.as_ref().and_then(|token| token.to_str().ok()).unwrap_or_default())
+    }
+
+    /// The certificate that the server shows.
+    ///
+    /// # Errors
+    /// There is no connection to be had.
+    pub async fn shown(&self) -> Result<CertificateDer<'static>, Error> {
+        let stream = self.stream_one().await?;
+        let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        chain
+            .first()
+            .cloned()
+            .map(CertificateDer::into_owned)
+            .ok_or_else(|| Error::doing("see a certificate", "none is shown"))
     }
 
     async fn socket(&self) -> Result<TcpStream, Error> {
@@ -159,8 +253,7 @@ impl Door {
     /// # Errors
     /// There is none to be had.
     pub async fn two(&self) -> Result<Line, Error> {
-        let socket = self.socket().await?;
-        let stream = self.two.connect(self.name.clone(), socket).await.map_err(Error::while_doing("speak TLS"))?;
+        let stream = self.stream().await?;
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
@@ -169,7 +262,7 @@ impl Door {
             .await
             .map_err(Error::while_doing("speak HTTP/2"))?;
         tokio::spawn(connection);
-        Ok(Line { to: To::Two(sender), authority: self.authority.clone(), token: Some(self.token.clone()), tls: true })
+        Ok(Line { to: To::Two(sender), authority: self.authority.clone(), token: self.token.clone(), tls: true })
     }
 
     /// A new connection with HTTP/1.1.
@@ -182,7 +275,7 @@ impl Door {
         let (sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(Error::while_doing("speak HTTP/1.1"))?;
         tokio::spawn(connection);
-        Ok(Line { to: To::One(sender), authority: self.authority.clone(), token: Some(self.token.clone()), tls: true })
+        Ok(Line { to: To::One(sender), authority: self.authority.clone(), token: self.token.clone(), tls: true })
     }
 
     /// One answer over a new connection.

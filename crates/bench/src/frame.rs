@@ -234,9 +234,20 @@ fn sweep() {
         let owner = std::fs::read_to_string(folder.path().join(OWNER_FILE)).unwrap_or_default();
         // One without an owner is being made just now, or is not ours.
         if owner.parse::<u32>().is_ok_and(|id| !Path::new(&format!("/proc/{id}")).exists()) {
+            unmount_below(&folder.path());
             // What cannot be removed is tried again by the next run.
             let _ = std::fs::remove_dir_all(folder.path());
         }
+    }
+}
+
+/// Takes away what a killed run had mounted in its folder, the innermost first.
+fn unmount_below(folder: &Path) {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let below = mounts.lines().filter_map(|line| line.split(' ').nth(1)).filter(|at| Path::new(at).starts_with(folder));
+    for at in below.collect::<Vec<_>>().into_iter().rev() {
+        // One that stays keeps the folder, and is tried again with it.
+        let _ = std::process::Command::new("umount").args(["--lazy", at]).status();
     }
 }
 

@@ -17,6 +17,11 @@ impl Process {
         Process(std::process::id())
     }
 
+    pub fn exists(self) -> bool {
+        // One that has ended and was not waited for has no command line any more.
+        std::fs::read(format!("/proc/{}/cmdline", self.0)).is_ok_and(|words| !words.is_empty())
+    }
+
     /// Microseconds of processor time since it began; those of children that it waited for are not in it.
     pub fn cpu_us(self) -> u64 {
         self.ticks(&[13, 14])
@@ -59,14 +64,18 @@ impl Process {
         self.threads_us().values().sum()
     }
 
+    /// All processes of the machine.
+    pub fn all() -> Vec<Process> {
+        let Ok(all) = std::fs::read_dir("/proc") else { return Vec::new() };
+        all.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok().map(Process)).collect()
+    }
+
     /// All processes whose command line begins with these words.
     pub fn all_of(first: &[&str]) -> Vec<Process> {
-        let Ok(all) = std::fs::read_dir("/proc") else { return Vec::new() };
-        let ids = all.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok().map(Process));
-        ids.filter(|process| {
+        let begins = |process: &Process| {
             process.words().iter().zip(first).filter(|(is, wanted)| is == wanted).count() == first.len()
-        })
-        .collect()
+        };
+        Process::all().into_iter().filter(begins).collect()
     }
 
     /// Memory in use now, in MB of 1,000,000 bytes.

@@ -5,6 +5,7 @@ mod api;
 mod churn;
 mod detect;
 mod dns;
+mod flood;
 mod growth;
 mod idle;
 mod latency;
@@ -37,5 +38,6 @@ pub const BENCHES: &[Bench] = &[
     dns::BENCH,
     services::BENCH,
     crate::torture::BENCH,
+    flood::BENCH,
     all_at_once::BENCH,
 ];

@@ -3,13 +3,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base::{Revision, Rng};
 use history::{Began, Heard, Judge, Outcome, Watched};
 use http_body_util::BodyExt;
 use meta::{Value, json};
 
+use super::place_of;
 use crate::cluster::{Lines, Task, lock};
 use crate::door::{Ask, Door, Line};
 use crate::error::Error;
@@ -30,7 +31,24 @@ const TOLD_MAX: usize = 5;
 
 enum Note {
     Begun { call: u64 },
-    Ended { call: u64, key: String, outcome: Outcome },
+    Ended { call: u64, key: String, outcome: Outcome, of: Asked },
+}
+
+/// Who asked which server when: for whoever reads what the judge says.
+#[derive(Clone, Copy)]
+struct Asked {
+    writer: u64,
+    server: usize,
+    began: Duration,
+    ended: Duration,
+}
+
+impl std::fmt::Display for Asked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Asked { writer, server, began, ended } = self;
+        let (began, ended) = (began.as_secs_f64(), ended.as_secs_f64());
+        write!(f, "writer {writer}, who asked server {server} at {began:.3} s and was answered at {ended:.3} s: ")
+    }
 }
 
 /// Everything that was noted, in the order in which it happened.
@@ -68,13 +86,15 @@ pub struct Verdict {
 }
 
 impl Clients {
-    /// Starts as many writers and watchers.
-    pub fn start(door: &Door, writers: u64, watchers: u64, seed: u64) -> Clients {
+    /// Starts as many writers and watchers, which spread over the servers behind `doors`.
+    pub fn start(doors: &[Door], writers: u64, watchers: u64, seed: u64) -> Clients {
         let notes = Arc::<Mutex<Notes>>::default();
         let rng = Rng::new(seed);
         let write = |number| {
             let writer = Writer {
-                door: door.clone(),
+                doors: doors.to_vec(),
+                at: number,
+                began: Instant::now(),
                 notes: notes.clone(),
                 rng: rng.fork(&format!("writer {number}")),
                 number,
@@ -82,7 +102,7 @@ impl Clients {
             };
             Task::spawn(writer.run())
         };
-        let watch = |_| Task::spawn(follow(door.clone(), notes.clone()));
+        let watch = |number| Task::spawn(follow(doors.to_vec(), number, notes.clone()));
         let tasks = (0..writers).map(write).chain((0..watchers).map(watch)).collect();
         Clients { notes, tasks }
     }
@@ -125,15 +145,18 @@ fn judge(notes: Notes, list: &Value) -> Verdict {
     for (revision, key, present) in &versions {
         broken.extend(judge.version(key, *revision, *present).err().map(|why| why.to_string()));
     }
+    for (after, up_to) in gaps(&notes.watched) {
+        judge.gap(after, up_to);
+    }
     let mut open: BTreeMap<u64, Began> = BTreeMap::new();
     for note in notes.notes {
         match note {
             Note::Begun { call } => {
                 open.insert(call, judge.begin());
             }
-            Note::Ended { call, key, outcome } => {
+            Note::Ended { call, key, outcome, of } => {
                 let began = open.remove(&call).unwrap_or_default();
-                broken.extend(judge.end(&key, began, outcome).err().map(|why| why.to_string()));
+                broken.extend(judge.end(&key, began, outcome).err().map(|why| format!("{of}{why}")));
             }
         }
     }
@@ -149,6 +172,21 @@ fn judge(notes: Notes, list: &Value) -> Verdict {
     }
     verdict.broken = broken;
     verdict
+}
+
+/// The stretches of history that no watch covers: before the first, after the last, and where all of them began anew.
+fn gaps(watched: &[Watched]) -> Vec<(Revision, Revision)> {
+    let mut covered: Vec<(Revision, Revision)> = watched.iter().map(|one| (one.since, one.reached())).collect();
+    covered.sort_unstable();
+    let (mut gaps, mut at) = (Vec::new(), Revision::ZERO);
+    for (since, reached) in covered {
+        if since > at {
+            gaps.push((at, since));
+        }
+        at = at.max(reached);
+    }
+    gaps.push((at, Revision(u64::MAX)));
+    gaps
 }
 
 /// Where the last list is not what all versions up to it make.
@@ -171,7 +209,10 @@ fn differences(versions: &BTreeSet<(Revision, String, bool)>, list: &Value) -> V
 }
 
 struct Writer {
-    door: Door,
+    doors: Vec<Door>,
+    /// Which of them is in use.
+    at: u64,
+    began: Instant,
     notes: Arc<Mutex<Notes>>,
     rng: Rng,
     number: u64,
@@ -209,7 +250,9 @@ impl Writer {
             notes.notes.push(Note::Begun { call });
             call
         };
+        let (server, began) = (place_of(&self.doors, self.at), self.began.elapsed());
         let answer = tokio::time::timeout(ANSWER, self.exchange(ask)).await;
+        let of = Asked { writer: self.number, server, began, ended: self.began.elapsed() };
         let creates = ask.method == http::Method::POST;
         let deletes = ask.method == http::Method::DELETE;
         let mut notes = lock(&self.notes);
@@ -225,18 +268,18 @@ impl Writer {
                 if status.code() == 404 && !creates { Outcome::Saw(None) } else { Outcome::Unknown }
             }
             Ok(Err(_)) | Err(_) => {
-                self.line = None;
+                (self.line, self.at) = (None, self.at + 1);
                 notes.unknown += 1;
                 Outcome::Unknown
             }
         };
         notes.acknowledged += u64::from(matches!(outcome, Outcome::Wrote(_) | Outcome::Deleted));
-        notes.notes.push(Note::Ended { call, key: name.to_owned(), outcome });
+        notes.notes.push(Note::Ended { call, key: name.to_owned(), outcome, of });
     }
 
     async fn exchange(&mut self, ask: &Ask) -> Result<Result<bytes::Bytes, meta::Status>, Error> {
         if self.line.is_none() {
-            self.line = Some(self.door.two().await?);
+            self.line = Some(self.doors[place_of(&self.doors, self.at)].two().await?);
         }
         let Some(line) = &mut self.line else { return Err(Error::doing("speak to the server", "there is no line")) };
         line.exchange(ask).await
@@ -244,12 +287,14 @@ impl Writer {
 }
 
 /// Lists and watches, over and over, going on where it broke off.
-async fn follow(door: Door, notes: Arc<Mutex<Notes>>) {
+async fn follow(doors: Vec<Door>, number: u64, notes: Arc<Mutex<Notes>>) {
     let mut cursor: Option<Revision> = None;
-    loop {
+    for turn in number.. {
+        // Each stretch at the next server: what one has told, another goes on with.
+        let door = &doors[place_of(&doors, turn)];
         let since = match cursor {
             Some(since) => since,
-            None => match list(&door, &notes).await {
+            None => match list(door, &notes).await {
                 Some(at) => at,
                 None => {
                     tokio::time::sleep(RECONNECT).await;
@@ -258,7 +303,7 @@ async fn follow(door: Door, notes: Arc<Mutex<Notes>>) {
             },
         };
         let mut watched = Watched { prefix: String::new(), since, heard: Vec::new() };
-        let expired = stretch(&door, since, &mut watched).await.is_none();
+        let expired = stretch(door, since, &mut watched).await.is_none();
         cursor = (!expired).then(|| watched.reached());
         keep(&mut lock(&notes), watched, expired);
         tokio::time::sleep(RECONNECT).await;
