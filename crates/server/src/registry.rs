@@ -110,7 +110,8 @@ impl Registry {
 
     /// The groups in discovery's order, each with its versions in order of preference.
     pub fn groups(&self) -> Vec<(Str, Vec<Str>)> {
-        let (mut groups, mut at): (Vec<(Str, Vec<Str>)>, BTreeMap<&Str, usize>) = Default::default();
+        let mut groups: Vec<(Str, Vec<Str>)> = Vec::new();
+        let mut at: BTreeMap<&Str, usize> = BTreeMap::new();
         for kind in self.kinds() {
             let (group, version) = (&kind.names.group, &kind.names.version);
             let place = *at.entry(group).or_insert_with(|| {
