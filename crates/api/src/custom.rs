@@ -6,7 +6,7 @@ use base::Time;
 use meta::field::Fault;
 use meta::kind::{Change, Prepare};
 use meta::schema::{self, Clause, NodeId, Schema, TypeRef};
-use meta::{At, Column, Errors, Kind, Names, Path, Resource, Rules, Status, Str, Subresource, Value, Verb};
+use meta::{At, Column, Errors, Head, Kind, Names, Path, Resource, Rules, Status, Str, Subresource, Value, Verb};
 
 use crate::apiextensions::validations;
 use crate::columns::{age, since};
@@ -48,18 +48,36 @@ pub struct Custom {
     validations: Option<validations::Node>,
 }
 
-/// The kinds of a definition's served versions, the stored one first.
-pub fn kinds(definition: &Value) -> Vec<Kind> {
-    let spec = &definition["spec"];
-    let versions = spec["versions"].items();
+/// The name of the stored version, and the served versions, the stored one first.
+fn served(definition: &Value) -> (&str, Vec<&Value>) {
+    let versions = definition["spec"]["versions"].items();
     let stored = versions.iter().find(|version| version["storage"].is_true());
-    let stored_name = stored.map(|version| version["name"].text()).unwrap_or_default().to_owned();
+    let stored_name = stored.map(|version| version["name"].text()).unwrap_or_default();
     let mut served: Vec<&Value> = versions.iter().filter(|version| version["served"].is_true()).collect();
     served.sort_by_key(|version| version["name"].text() != stored_name);
-    served.into_iter().map(|version| kind(definition, version, &stored_name)).collect()
+    (stored_name, served)
 }
 
-fn kind(definition: &Value, version: &Value, stored_name: &str) -> Kind {
+/// The kinds of a definition's served versions, the stored one first.
+pub fn kinds(definition: &Value) -> Vec<Kind> {
+    let (stored_name, served) = served(definition);
+    served.into_iter().map(|version| kind(definition, version, stored_name)).collect()
+}
+
+/// The kind of one served version; `None` when it is not served.
+pub fn kind_of(definition: &Value, version: &str) -> Option<Kind> {
+    let (stored_name, served) = served(definition);
+    let found = served.into_iter().find(|served| served["name"].text() == version)?;
+    Some(kind(definition, found, stored_name))
+}
+
+/// What discovery tells of a definition's served versions, the stored one first.
+pub fn heads(definition: &Value) -> Vec<Head> {
+    let (_, served) = served(definition);
+    served.into_iter().map(|version| head(definition, version)).collect()
+}
+
+fn head(definition: &Value, version: &Value) -> Head {
     let spec = &definition["spec"];
     // What was accepted counts; before that, what was asked for.
     let accepted = definition.at(&["status", "acceptedNames"]);
@@ -71,53 +89,15 @@ fn kind(definition: &Value, version: &Value, stored_name: &str) -> Kind {
             text => text.into(),
         }
     };
-    let (group, plural) = (spec["group"].text(), names["plural"].text());
-    let openapi = version.at(&["schema", "openAPIV3Schema"]);
-    let preserves = spec["preserveUnknownFields"].is_true();
-    let custom = match openapi.is_null() || preserves {
-        true => schema::untyped(meta_v1("ObjectMeta")),
-        false => schema::from_openapi(openapi, meta_v1("ObjectMeta")),
-    };
-    let node = custom.of().node;
-    let clause = custom.clause.clone();
-    let schema = Arc::new(custom.schema);
-    let subresources = &version["subresources"];
-    let mut served = Vec::new();
-    let mut scale = None;
-    if subresources.get("status").is_some() {
-        served.push(STATUS);
+    let (group, plural, kind_name) = (spec["group"].text(), names["plural"].text(), names["kind"].text());
+    let mut subresources = Vec::new();
+    if version["subresources"].get("status").is_some() {
+        subresources.push(STATUS);
     }
-    if let Some(places) = subresources.get("scale") {
-        served.push(SCALE);
-        let path = |key: &str| places[key].text().trim_start_matches('.').to_owned();
-        let selector = path("labelSelectorPath");
-        scale =
-            Some((path("specReplicasPath"), path("statusReplicasPath"), (!selector.is_empty()).then_some(selector)));
+    if version["subresources"].get("scale").is_some() {
+        subresources.push(SCALE);
     }
-    let (columns, shown) = columns(version);
-    let kind_name = names["kind"].text();
-    let behaviour = Custom {
-        schema: schema.clone(),
-        node,
-        clause,
-        columns,
-        shown,
-        selectable: version["selectableFields"]
-            .items()
-            .iter()
-            .map(|field| {
-                let path = field["jsonPath"].text();
-                (path.trim_start_matches('.').into(), parse(path))
-            })
-            .collect(),
-        scale,
-        has_status: subresources.get("status").is_some(),
-        api_version: format!("{group}/{}", version["name"].text()),
-        stored_version: format!("{group}/{stored_name}"),
-        openapi: openapi.clone(),
-        validations: if preserves { None } else { validations::compile(openapi) },
-    };
-    Kind {
+    Head {
         names: Names {
             group: group.into(),
             version: version["name"].text().into(),
@@ -140,11 +120,53 @@ fn kind(definition: &Value, version: &Value, stored_name: &str) -> Kind {
             Verb::Update,
             Verb::Watch,
         ],
-        subresources: served,
-        schema,
-        node,
-        rules: Arc::new(behaviour),
+        subresources,
     }
+}
+
+fn kind(definition: &Value, version: &Value, stored_name: &str) -> Kind {
+    let Head { names, resource, verbs, subresources: served } = head(definition, version);
+    let (spec, group) = (&definition["spec"], names.group.as_str());
+    let openapi = version.at(&["schema", "openAPIV3Schema"]);
+    let preserves = spec["preserveUnknownFields"].is_true();
+    let custom = match openapi.is_null() || preserves {
+        true => schema::untyped(meta_v1("ObjectMeta")),
+        false => schema::from_openapi(openapi, meta_v1("ObjectMeta")),
+    };
+    let node = custom.of().node;
+    let clause = custom.clause.clone();
+    let schema = Arc::new(custom.schema);
+    let subresources = &version["subresources"];
+    let mut scale = None;
+    if let Some(places) = subresources.get("scale") {
+        let path = |key: &str| places[key].text().trim_start_matches('.').to_owned();
+        let selector = path("labelSelectorPath");
+        scale =
+            Some((path("specReplicasPath"), path("statusReplicasPath"), (!selector.is_empty()).then_some(selector)));
+    }
+    let (columns, shown) = columns(version);
+    let behaviour = Custom {
+        schema: schema.clone(),
+        node,
+        clause,
+        columns,
+        shown,
+        selectable: version["selectableFields"]
+            .items()
+            .iter()
+            .map(|field| {
+                let path = field["jsonPath"].text();
+                (path.trim_start_matches('.').into(), parse(path))
+            })
+            .collect(),
+        scale,
+        has_status: subresources.get("status").is_some(),
+        api_version: format!("{group}/{}", version["name"].text()),
+        stored_version: format!("{group}/{stored_name}"),
+        openapi: openapi.clone(),
+        validations: if preserves { None } else { validations::compile(openapi) },
+    };
+    Kind { names, resource, verbs, subresources: served, schema, node, rules: Arc::new(behaviour) }
 }
 
 fn columns(version: &Value) -> (Vec<Column>, Vec<Shown>) {

@@ -48,6 +48,15 @@ impl Names {
     }
 }
 
+/// What discovery tells of a kind, without what it takes to serve its objects.
+#[derive(Clone, Debug)]
+pub struct Head {
+    pub names: Names,
+    pub resource: Resource,
+    pub verbs: Vec<Verb>,
+    pub subresources: Vec<Subresource>,
+}
+
 /// The verbs of discovery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {

@@ -24,7 +24,7 @@ pub mod value;
 
 pub use decode::{DecodeError, FieldValidation, Media};
 pub use field::{At, Errors, Fault, FieldError, Path};
-pub use kind::{Change, Column, Companion, Kind, Lookup, Names, Prepare, Rules, Subresource, Verb};
+pub use kind::{Change, Column, Companion, Head, Kind, Lookup, Names, Prepare, Rules, Subresource, Verb};
 pub use labels::{FieldSelector, Selector};
 pub use object::{Facts, Labels, Object, Owner, Resource};
 pub use quantity::Quantity;

@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use cache::Part;
 use client::{Interest, Request};
-use meta::{Kind, Object, Reason, Resource, Status, Str, Value, json};
+use meta::{Head, Object, Reason, Resource, Status, Str, Value, json};
 
 use crate::Server;
 use crate::local;
+use crate::registry::Entry;
 
 pub const DEFINITIONS: Resource = Resource("customresourcedefinitions.apiextensions.k8s.io");
 const FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
@@ -118,10 +119,10 @@ async fn tend_and_tell(server: &Arc<Server>, known: &mut Known, definition: &Obj
 
 /// Serves the named definitions as they are now.
 fn serve(server: &Server, known: &mut Known, names: &BTreeSet<String>) {
-    let mut changes: Vec<(&String, Vec<Arc<Kind>>)> = Vec::new();
+    let mut changes: Vec<(&String, Vec<Arc<Entry>>)> = Vec::new();
     for name in names {
-        let value = server.one(DEFINITIONS, "", name).map(|definition| definition.value());
-        let Some(value) = value.filter(|value| is_true(value, "Established")) else {
+        let found = server.one(DEFINITIONS, "", name).map(|definition| (definition.value(), definition));
+        let Some((value, definition)) = found.filter(|(value, _)| is_true(value, "Established")) else {
             if known.served.remove(name).is_some() {
                 changes.push((name, Vec::new()));
             }
@@ -131,7 +132,7 @@ fn serve(server: &Server, known: &mut Known, names: &BTreeSet<String>) {
         value.at(&["status", "acceptedNames"]).write_json(&mut made_of);
         let made_of = base::hash64(&made_of);
         if known.served.insert(name.clone(), made_of) != Some(made_of) {
-            changes.push((name, api::custom::kinds(&value).into_iter().map(Arc::new).collect()));
+            changes.push((name, Entry::of(&definition)));
         }
     }
     if changes.is_empty() {
@@ -209,6 +210,13 @@ async fn tend(server: &Arc<Server>, known: &mut Known, definition: &Object) -> R
     } else {
         known.refused.insert(definition.name().to_owned());
     }
+    if !definition.facts().finalizers.iter().any(|name| name == FINALIZER) {
+        let patch = json!({"metadata": {"finalizers": [FINALIZER], "uid": (definition.uid())}});
+        let request = Request::patch(DEFINITIONS, "", definition.name(), client::PatchType::Strategic, patch);
+        local::call(server, &local::system(), request.with(|options| options.manager = "gantry".into())).await?;
+        // It is held before it is served; the change comes back to us.
+        return Ok(free);
+    }
     let stored = value.at(&["spec", "versions"]).items().iter().find(|version| version["storage"].is_true());
     let stored = stored.map(|version| version["name"].clone()).unwrap_or_default();
     let mut versions = value.at(&["status", "storedVersions"]).items().to_vec();
@@ -239,11 +247,6 @@ async fn tend(server: &Arc<Server>, known: &mut Known, definition: &Object) -> R
         let request = Request::update(DEFINITIONS, wanted).on("status");
         local::call(server, &local::system(), request.with(|options| options.manager = "gantry".into())).await?;
     }
-    if !definition.facts().finalizers.iter().any(|name| name == FINALIZER) {
-        let patch = json!({"metadata": {"finalizers": [FINALIZER], "uid": (definition.uid())}});
-        let request = Request::patch(DEFINITIONS, "", definition.name(), client::PatchType::Strategic, patch);
-        local::call(server, &local::system(), request.with(|options| options.manager = "gantry".into())).await?;
-    }
     Ok(free)
 }
 
@@ -266,13 +269,13 @@ fn condition(definition: &mut Value, of_type: &str, (status, reason, message): (
 fn conflict(server: &Server, definition: &Value, own_name: &str, known: &Known) -> Option<String> {
     let spec = &definition["spec"];
     let (group, names) = (spec["group"].text(), &spec["names"]);
-    let same = |kind: &Kind| {
+    let same = |kind: &Head| {
         kind.names.plural == names["plural"].text()
             || kind.names.kind == names["kind"].text()
             || kind.names.singular == names["singular"].text()
     };
     let registry = server.storage.registry();
-    if let Some(kind) = registry.of("").find(|kind| kind.names.group == group && same(kind)) {
+    if let Some(kind) = registry.of("").map(|entry| &entry.head).find(|kind| kind.names.group == group && same(kind)) {
         return Some(format!("{:?} is already in use", kind.names.kind));
     }
     let words = words_of(definition, names);

@@ -1,6 +1,6 @@
 //! What the server serves, told to clients: plain and aggregated discovery.
 
-use meta::{Kind, Value, Verb, json};
+use meta::{Head, Value, Verb, json};
 
 use crate::registry::Registry;
 
@@ -40,9 +40,9 @@ pub fn one_group(registry: &Registry, name: &str) -> Option<Value> {
 /// `/api/v1`, `/apis/GROUP/VERSION`.
 pub fn resources(registry: &Registry, group: &str, version: &str) -> Option<Value> {
     let kinds = registry.in_version(group, version);
-    let first = kinds.first()?;
+    let first = &kinds.first()?.head;
     let mut resources = Vec::new();
-    for kind in &kinds {
+    for kind in kinds.iter().map(|entry| &entry.head) {
         let names = &kind.names;
         let mut entry = json!({
             "name": (&names.plural), "singularName": (&names.singular), "namespaced": (names.namespaced),
@@ -90,7 +90,7 @@ fn verbs(verbs: &[Verb]) -> Value {
 }
 
 /// Tells clients when the stored form changes.
-fn storage_hash(kind: &Kind) -> String {
+fn storage_hash(kind: &Head) -> String {
     use base64::Engine;
     let names = &kind.names;
     let text = format!("{}/{}/{}", names.group, names.version, names.kind);
@@ -113,12 +113,12 @@ pub fn aggregated(registry: &Registry, core: bool) -> Value {
 
 fn aggregated_version(registry: &Registry, group: &str, version: &str) -> Value {
     let kinds = registry.in_version(group, version).into_iter();
-    let mut resources: Vec<Value> = kinds.map(|kind| aggregated_kind(kind)).collect();
+    let mut resources: Vec<Value> = kinds.map(|entry| aggregated_kind(&entry.head)).collect();
     resources.sort_by(|a, b| a["resource"].text().cmp(b["resource"].text()));
     json!({"version": version, "freshness": "Current", "resources": resources})
 }
 
-fn aggregated_kind(kind: &Kind) -> Value {
+fn aggregated_kind(kind: &Head) -> Value {
     let names = &kind.names;
     let mut entry = json!({
         "resource": (&names.plural), "singularResource": (&names.singular), "verbs": (verbs(&kind.verbs)),

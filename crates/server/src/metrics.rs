@@ -57,8 +57,8 @@ impl Default for Metrics {
 /// Serves the group from now on.
 pub async fn start(server: &Arc<Server>) -> Result<(), Status> {
     server.storage.change_registry(|registry| {
-        let built_in: Vec<_> = registry.of("").cloned().collect();
-        registry.serve("", built_in.into_iter().chain(kinds().into_iter().map(Arc::new)));
+        let made: Vec<_> = registry.of("").map(|entry| entry.kind().clone()).collect();
+        registry.serve_made(made.into_iter().chain(kinds().into_iter().map(Arc::new)));
     });
     for (resource, object) in objects() {
         let name = object.at(&["metadata", "name"]).text().to_owned();

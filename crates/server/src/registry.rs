@@ -1,18 +1,54 @@
 //! Which resources are served: the built-in ones and those that definitions add at run time.
 //!
 //! A set of kinds never changes: a change makes another one, which shares all that stayed the same. So the cost of a
-//! definition does not grow with how many there are.
+//! definition does not grow with how many there are. What it takes to serve the objects of a definition (types, rules,
+//! columns) is made when somebody asks for one: most definitions of a cluster are never asked for.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use base::Tree;
-use meta::{Kind, Resource, Str};
+use meta::{Head, Kind, Object, Resource, Str};
 
 use crate::subresource::openapi::Documents;
 
 /// Who brought a kind: `""` those that are built in, else the definition's name; and its number among those.
 type Place = (Str, usize);
+
+/// A served kind: what discovery tells of it, and the rest, as soon as it is needed.
+pub struct Entry {
+    pub head: Head,
+    /// The definition that it is made of; `None` for what was made already.
+    definition: Option<Object>,
+    kind: OnceLock<Arc<Kind>>,
+}
+
+impl Entry {
+    fn made(kind: Arc<Kind>) -> Arc<Entry> {
+        let Kind { names, resource, verbs, subresources, .. } = &*kind;
+        let (names, verbs, subresources) = (names.clone(), verbs.clone(), subresources.clone());
+        let head = Head { names, resource: *resource, verbs, subresources };
+        Arc::new(Entry { head, definition: None, kind: kind.into() })
+    }
+
+    /// The entries of a definition's served versions, the stored one first.
+    pub fn of(definition: &Object) -> Vec<Arc<Entry>> {
+        let heads = api::custom::heads(&definition.value()).into_iter();
+        let entry = |head| Entry { head, definition: Some(definition.clone()), kind: OnceLock::new() };
+        heads.map(|head| Arc::new(entry(head))).collect()
+    }
+
+    /// All of it.
+    pub fn kind(&self) -> &Arc<Kind> {
+        self.kind.get_or_init(|| {
+            let made = self
+                .definition
+                .as_ref()
+                .and_then(|definition| api::custom::kind_of(&definition.value(), &self.head.names.version));
+            Arc::new(made.expect("the head was read from a served version of the same definition"))
+        })
+    }
+}
 
 /// An immutable set of served kinds.
 #[derive(Clone, Default)]
@@ -20,25 +56,30 @@ pub struct Registry {
     /// OpenAPI of these kinds.
     pub documents: Documents,
     /// By group, version and plural.
-    by_path: Tree<(Str, Str, Str), Arc<Kind>>,
+    by_path: Tree<(Str, Str, Str), Arc<Entry>>,
     /// By group and kind, in the order in which versions were added.
-    by_kind: Tree<(Str, Str), Vec<Arc<Kind>>>,
+    by_kind: Tree<(Str, Str), Vec<Arc<Entry>>>,
     /// All, in discovery's order.
-    kinds: Tree<Place, Arc<Kind>>,
+    kinds: Tree<Place, Arc<Entry>>,
     /// The kind whose version is the stored one.
-    stored: Tree<Resource, Arc<Kind>>,
+    stored: Tree<Resource, Arc<Entry>>,
 }
 
 impl Registry {
     pub fn new(kinds: impl IntoIterator<Item = Arc<Kind>>) -> Registry {
         let mut registry = Registry::default();
-        registry.serve("", kinds);
+        registry.serve_made(kinds);
         registry
     }
 
+    /// Serves these kinds besides those of definitions.
+    pub fn serve_made(&mut self, kinds: impl IntoIterator<Item = Arc<Kind>>) {
+        self.serve("", kinds.into_iter().map(Entry::made));
+    }
+
     /// Serves `kinds` instead of those that `owner` had served. The first version of a resource is the stored one.
-    pub fn serve(&mut self, owner: &str, kinds: impl IntoIterator<Item = Arc<Kind>>) {
-        let had: Vec<Arc<Kind>> = self.of(owner).cloned().collect();
+    pub fn serve(&mut self, owner: &str, kinds: impl IntoIterator<Item = Arc<Entry>>) {
+        let had: Vec<Arc<Entry>> = self.of(owner).cloned().collect();
         for (at, kind) in had.iter().enumerate() {
             self.kinds.remove(&(Str::from(owner), at));
             self.forget(kind);
@@ -49,14 +90,14 @@ impl Registry {
     }
 
     /// The kinds that `owner` has served.
-    pub fn of<'a>(&'a self, owner: &'a str) -> impl Iterator<Item = &'a Arc<Kind>> {
+    pub fn of<'a>(&'a self, owner: &'a str) -> impl Iterator<Item = &'a Arc<Entry>> {
         let first = (Str::from(owner), 0);
         let from = self.kinds.from(std::ops::Bound::Included(&first));
         from.take_while(move |((other, _), _)| other == owner).map(|(_, kind)| kind)
     }
 
-    fn add(&mut self, place: Place, kind: Arc<Kind>) {
-        let names = &kind.names;
+    fn add(&mut self, place: Place, kind: Arc<Entry>) {
+        let names = &kind.head.names;
         self.documents.forget(&names.group, &names.version);
         self.by_path.insert((names.group.clone(), names.version.clone(), names.plural.clone()), kind.clone());
         let of_kind = (names.group.clone(), names.kind.clone());
@@ -64,14 +105,14 @@ impl Registry {
             Some(versions) => versions.push(kind.clone()),
             None => drop(self.by_kind.insert(of_kind, vec![kind.clone()])),
         }
-        if self.stored.get(&kind.resource).is_none() {
-            self.stored.insert(kind.resource, kind.clone());
+        if self.stored.get(&kind.head.resource).is_none() {
+            self.stored.insert(kind.head.resource, kind.clone());
         }
         self.kinds.insert(place, kind);
     }
 
-    fn forget(&mut self, kind: &Arc<Kind>) {
-        let names = &kind.names;
+    fn forget(&mut self, kind: &Arc<Entry>) {
+        let names = &kind.head.names;
         self.documents.forget(&names.group, &names.version);
         let path = (names.group.clone(), names.version.clone(), names.plural.clone());
         if self.by_path.get(&path).is_some_and(|served| Arc::ptr_eq(served, kind)) {
@@ -84,36 +125,38 @@ impl Registry {
                 self.by_kind.remove(&of_kind);
             }
         }
-        if self.stored.get(&kind.resource).is_some_and(|served| Arc::ptr_eq(served, kind)) {
-            self.stored.remove(&kind.resource);
+        if self.stored.get(&kind.head.resource).is_some_and(|served| Arc::ptr_eq(served, kind)) {
+            self.stored.remove(&kind.head.resource);
         }
     }
 
     pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Kind>> {
-        self.by_path.get(&(group.into(), version.into(), plural.into()))
+        self.by_path.get(&(group.into(), version.into(), plural.into())).map(|entry| entry.kind())
     }
 
     /// The kind of the version in which a resource is stored.
     pub fn stored(&self, resource: Resource) -> Option<&Arc<Kind>> {
-        self.stored.get(&resource)
+        self.stored.get(&resource).map(|entry| entry.kind())
     }
 
     /// The kind by its own name, in any served version, the given one first.
     pub fn by_kind(&self, group: &str, version: &str, kind: &str) -> Option<&Arc<Kind>> {
         let versions = self.by_kind.get(&(group.into(), kind.into()))?;
-        versions.iter().find(|candidate| candidate.names.version == version).or_else(|| versions.first())
+        let exact = versions.iter().find(|candidate| candidate.head.names.version == version);
+        exact.or_else(|| versions.first()).map(|entry| entry.kind())
     }
 
-    pub fn kinds(&self) -> impl Iterator<Item = &Arc<Kind>> {
-        self.kinds.iter().map(|(_, kind)| kind)
+    /// All, in discovery's order.
+    pub fn entries(&self) -> impl Iterator<Item = &Arc<Entry>> {
+        self.kinds.iter().map(|(_, entry)| entry)
     }
 
     /// The groups in discovery's order, each with its versions in order of preference.
     pub fn groups(&self) -> Vec<(Str, Vec<Str>)> {
         let mut groups: Vec<(Str, Vec<Str>)> = Vec::new();
         let mut at: BTreeMap<&Str, usize> = BTreeMap::new();
-        for kind in self.kinds() {
-            let (group, version) = (&kind.names.group, &kind.names.version);
+        for entry in self.entries() {
+            let (group, version) = (&entry.head.names.group, &entry.head.names.version);
             let place = *at.entry(group).or_insert_with(|| {
                 groups.push((group.clone(), Vec::new()));
                 groups.len() - 1
@@ -134,7 +177,7 @@ impl Registry {
     }
 
     /// The kinds of one group and version, by plural.
-    pub fn in_version(&self, group: &str, version: &str) -> Vec<&Arc<Kind>> {
+    pub fn in_version(&self, group: &str, version: &str) -> Vec<&Arc<Entry>> {
         let first = (Str::from(group), Str::from(version), Str::default());
         let from = self.by_path.from(std::ops::Bound::Included(&first));
         from.take_while(|((of, at, _), _)| of == group && at == version).map(|(_, kind)| kind).collect()
@@ -146,7 +189,7 @@ mod tests {
     use super::*;
     use meta::json;
 
-    fn made(plural: &str, kind: &str) -> Vec<Arc<Kind>> {
+    fn made(plural: &str, kind: &str) -> Vec<Arc<Entry>> {
         let version = |name: &str, storage: bool| json!({"name": name, "served": true, "storage": storage, "schema": {"openAPIV3Schema": {"type": "object"}}});
         let definition = json!({
             "metadata": {"name": (format!("{plural}.a.b"))},
@@ -155,7 +198,8 @@ mod tests {
                 "versions": [(version("v1", false)), (version("v2", true))],
             },
         });
-        api::custom::kinds(&definition).into_iter().map(Arc::new).collect()
+        let facts = meta::Facts::of(crate::definitions::DEFINITIONS, &definition);
+        Entry::of(&Object::new(facts, definition.to_json().into()))
     }
 
     #[test]
@@ -165,9 +209,12 @@ mod tests {
         let mut registry = before.clone();
         registry.serve("cats.a.b", made("cats", "Cat"));
         registry.serve("dogs.a.b", made("dogs", "Dog"));
-        assert_eq!(registry.kinds().count(), built_in.len() + 4);
+        assert_eq!(registry.entries().count(), built_in.len() + 4);
+        let compiled = |registry: &Registry| registry.of("cats.a.b").filter(|entry| entry.kind.get().is_some()).count();
+        assert_eq!(compiled(&registry), 0, "nobody has asked for it yet");
         let cats = Resource::intern("cats.a.b");
         assert_eq!(registry.stored(cats).unwrap().names.version, "v2");
+        assert_eq!(compiled(&registry), 1);
         assert_eq!(registry.by_kind("a.b", "v1", "Cat").unwrap().names.version, "v1");
         assert_eq!(registry.by_kind("a.b", "v9", "Cat").unwrap().names.version, "v2");
         assert_eq!(registry.groups().last().unwrap(), &("a.b".into(), vec!["v2".into(), "v1".into()]));
@@ -180,7 +227,7 @@ mod tests {
             registry.serve(owner, []);
         }
         assert!(registry.stored(cats).is_none() && registry.by_kind("a.b", "v2", "Cat").is_none());
-        let names = |registry: &Registry| registry.kinds().map(|kind| kind.resource).collect::<Vec<_>>();
+        let names = |registry: &Registry| registry.entries().map(|entry| entry.head.resource).collect::<Vec<_>>();
         assert_eq!(names(&registry), names(&before));
         assert_eq!(registry.groups(), before.groups());
     }

@@ -11,7 +11,7 @@ use meta::{Kind, Status};
 
 use crate::dispatch::Incomer;
 use crate::http::{Response, body};
-use crate::registry::Registry;
+use crate::registry::{Entry, Registry};
 
 /// Documents of one registry, by path; `""` is v2, and v2 in protobuf stands under its media type. They are made when
 /// they are asked for, and another registry takes over those that are the same there.
@@ -46,7 +46,7 @@ fn path_of(group: &str, version: &str) -> String {
 }
 
 /// The kinds behind a path.
-fn kinds_at<'a>(registry: &'a Registry, path: &str) -> Vec<&'a Arc<Kind>> {
+fn kinds_at<'a>(registry: &'a Registry, path: &str) -> Vec<&'a Arc<Entry>> {
     let version = path.strip_prefix("apis/").and_then(|path| path.rsplit_once('/'));
     let of = version.or_else(|| path.strip_prefix("api/").map(|version| ("", version)));
     of.map(|(group, version)| registry.in_version(group, version)).unwrap_or_default()
@@ -82,7 +82,7 @@ impl Documents {
         }
         // The schema of what is built in changes with the version only.
         let mut said = VERSION.as_bytes().to_vec();
-        for kind in kinds_at(registry, path) {
+        for kind in kinds_at(registry, path).into_iter().map(|entry| entry.kind()) {
             said.extend_from_slice(format!("{:?}{:?}{:?}", kind.names, kind.verbs, kind.subresources).as_bytes());
             if let Some(schema) = kind.rules.openapi() {
                 schema.write_json(&mut said);
@@ -99,7 +99,7 @@ impl Documents {
             return None;
         }
         let document = self.get(path, || {
-            let served: Vec<Served<'_>> = kinds.iter().map(|kind| served(kind)).collect();
+            let served: Vec<Served<'_>> = kinds.iter().map(|entry| served(entry.kind())).collect();
             v3(&served, api::schema::builtin(), &api::descriptions::description, VERSION).to_json()
         });
         Some(Document { tag: self.tag(registry, path), ..document })
@@ -112,7 +112,7 @@ const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protob
 
 /// The v2 document of all that is served.
 fn whole(registry: &Registry) -> meta::Value {
-    let served: Vec<Served<'_>> = registry.kinds().map(|kind| served(kind)).collect();
+    let served: Vec<Served<'_>> = registry.entries().map(|entry| served(entry.kind())).collect();
     v2(&served, api::schema::builtin(), &api::descriptions::description, VERSION)
 }
 
@@ -127,7 +127,7 @@ pub fn answer(registry: &Registry, parts: &[&str], incomer: &Incomer) -> Result<
         ["openapi", "v2"] => documents.get("", || whole(registry).to_json()),
         ["openapi", "v3"] => {
             let paths: BTreeSet<String> =
-                registry.kinds().map(|kind| path_of(&kind.names.group, &kind.names.version)).collect();
+                registry.entries().map(|entry| path_of(&entry.head.names.group, &entry.head.names.version)).collect();
             let hashed = paths.into_iter().map(|path| {
                 let tag = documents.tag(registry, &path);
                 (path, tag)
