@@ -16,7 +16,7 @@ use crate::pipeline;
 /// Bytes on their way in each direction.
 const WIRE_BYTES: usize = 64 << 10;
 /// Answers may be slow, and some have no end; nothing is waited for that comes later.
-const QUIET: Duration = Duration::from_millis(20);
+const QUIET: Duration = Duration::from_millis(5);
 
 /// Conversations to begin with.
 pub fn conversations() -> Vec<Vec<u8>> {
