@@ -23,6 +23,8 @@ pub const STEADY: usize = 4;
 pub const VICTIMS: usize = 2;
 /// How long what must come true may take.
 pub const PATIENCE: Duration = Duration::from_secs(90);
+/// How long one look may take.
+const ANSWER: Duration = Duration::from_secs(20);
 pub const LOOK: Duration = Duration::from_millis(100);
 
 /// The cluster, and what is known of it.
@@ -81,7 +83,8 @@ pub fn signal(process: Process, signal: Signal) {
 pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Result<Option<T>, Error>) -> Result<T, Error> {
     let began = Instant::now();
     loop {
-        match look().await {
+        let looked = tokio::time::timeout(ANSWER, look()).await;
+        match looked.unwrap_or_else(|_| Err(Error::doing("hear an answer", "none came"))) {
             Ok(Some(found)) => return Ok(found),
             Err(error) if began.elapsed() > PATIENCE => return Err(Error::doing(what, error)),
             Ok(None) if began.elapsed() > PATIENCE => {
