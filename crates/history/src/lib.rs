@@ -169,7 +169,10 @@ impl Judge {
     /// A version was shown: it must have been, and have been the newest at some moment after `floor`.
     fn shown(&self, key: &str, revision: Revision, floor: Revision) -> Result<Revision, Broken> {
         let versions = self.versions.get(key);
-        if versions.and_then(|versions| versions.get(&revision)) != Some(&true) {
+        let known = versions.and_then(|versions| versions.get(&revision));
+        // A write whose answer got lost, while nobody was watching, is first seen by whoever reads it.
+        let may_have_been = || self.gaps.iter().any(|(after, up_to)| (after.0 + 1..=up_to.0).contains(&revision.0));
+        if known != Some(&true) && !(known.is_none() && may_have_been()) {
             return Err(Broken::NeverWas { key: key.to_owned(), revision });
         }
         let later = versions.and_then(|all| all.range((Bound::Excluded(revision), Bound::Unbounded)).next());
@@ -278,7 +281,12 @@ mod tests {
         assert_eq!(absent(Some((6, 8)), 7), Ok(6));
         assert_eq!(absent(Some((10, 12)), 7), Ok(9));
         let mut judge = judge(&known);
+        let saw = |revision: u64| Outcome::Saw(Some(Revision(revision)));
+        assert!(judge.end("a", Began::default(), saw(5)).is_err(), "somebody was watching");
         judge.gap(Revision(4), Revision(5));
+        assert!(judge.end("a", Began::default(), saw(5)).is_ok() && judge.end("a", Began::default(), saw(4)).is_err());
+        let late = Began { floor: Revision(6) };
+        assert!(judge.end("a", late, saw(5)).is_err(), "whatever it was, it ended with 6");
         assert!(judge.end("b", Began::default(), Outcome::Deleted).is_ok());
     }
 
