@@ -163,7 +163,7 @@ fn judge(notes: Notes, list: &Value) -> Verdict {
     for watched in &notes.watched {
         broken.extend(judge.watched(watched, false).err().map(|why| why.to_string()));
     }
-    broken.extend(differences(&versions, list));
+    broken.extend(differences(&versions, &gaps(&notes.watched), list));
     verdict.judged = judge.judged();
     let more = broken.len().saturating_sub(TOLD_MAX);
     broken.truncate(TOLD_MAX);
@@ -190,7 +190,11 @@ fn gaps(watched: &[Watched]) -> Vec<(Revision, Revision)> {
 }
 
 /// Where the last list is not what all versions up to it make.
-fn differences(versions: &BTreeSet<(Revision, String, bool)>, list: &Value) -> Vec<String> {
+fn differences(
+    versions: &BTreeSet<(Revision, String, bool)>,
+    gaps: &[(Revision, Revision)],
+    list: &Value,
+) -> Vec<String> {
     let at = revision_of(list).unwrap_or(Revision::ZERO);
     let mut wanted: BTreeMap<&str, Revision> = BTreeMap::new();
     for (revision, key, present) in versions.iter().filter(|(revision, _, _)| *revision <= at) {
@@ -203,7 +207,15 @@ fn differences(versions: &BTreeSet<(Revision, String, bool)>, list: &Value) -> V
     let found: BTreeMap<&str, Revision> =
         items.filter_map(|item| Some((item.at(&["metadata", "name"]).text(), revision_of(item)?))).collect();
     let keys: BTreeSet<&&str> = wanted.keys().chain(found.keys()).collect();
-    let differs = keys.into_iter().filter(|key| wanted.get(*key) != found.get(*key));
+    // What happened last to a key may have happened while nobody was watching.
+    let unseen = |key: &str| {
+        gaps.iter().filter(|(after, _)| *after < at).any(|(after, up_to)| match (wanted.get(key), found.get(key)) {
+            (Some(wanted), None) => up_to > wanted,
+            (_, Some(found)) => after < found && found <= up_to,
+            (None, None) => false,
+        })
+    };
+    let differs = keys.into_iter().filter(|key| wanted.get(*key) != found.get(*key) && !unseen(key));
     let told = |revision: Option<&Revision>| revision.map_or("absent".to_owned(), |revision| format!("at {revision}"));
     differs.map(|key| format!("{key} is {}, and should be {}", told(found.get(key)), told(wanted.get(key)))).collect()
 }
