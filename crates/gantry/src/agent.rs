@@ -170,6 +170,7 @@ async fn serve(settings: &Settings, place: Place) -> Result<(), Error> {
     tokio::spawn(node::numbers::keep(agent.clone()));
     let network = tokio::spawn(network_loop(network, mirror, thread));
     tokio::spawn(footprint::keep_small());
+    tokio::spawn(footprint::cool_trees());
     tracing::info!("node {} serves on {own}", place.node);
     tokio::select! {
         result = agent.run() => result?,

@@ -1,7 +1,8 @@
 //! Staying small while there is little to do.
 //!
-//! Two things make an idle process large: huge pages, of which the allocator touches a little each, and code that ran
-//! once. Neither is given up where it is of use: who has much in memory gets huge pages, and who works keeps its code.
+//! Three things make an idle process large: huge pages, of which the allocator touches a little each, code that ran once,
+//! and trees of objects that nobody uses any more. None is given up where it is of use: who has much in memory gets huge
+//! pages, and who works keeps its code.
 
 use std::time::Duration;
 
@@ -43,6 +44,14 @@ pub async fn keep_small() {
             tracing::debug!("memory is kept: {error}");
         }
         before = cpu();
+    }
+}
+
+/// Gives up the trees of objects that nobody has used for a while, for as long as the future is polled.
+pub async fn cool_trees() {
+    loop {
+        tokio::time::sleep(PERIOD).await;
+        meta::Object::cool();
     }
 }
 

@@ -63,6 +63,7 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(started)?;
     runtime.block_on(async {
         tokio::spawn(footprint::keep_small());
+        tokio::spawn(footprint::cool_trees());
         tokio::spawn(footprint::huge_pages_when_large());
         let running = start(settings).await?;
         println!("The API answers on {}", url_of(settings));

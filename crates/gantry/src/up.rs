@@ -59,6 +59,7 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
 
 async fn cluster(settings: &Settings, data: &Path, names: &Names) -> Result<(), Error> {
     tokio::spawn(footprint::keep_small());
+    tokio::spawn(footprint::cool_trees());
     tokio::spawn(footprint::huge_pages_when_large());
     // What a cluster that was killed left behind.
     left::sweep(names)?;

@@ -231,6 +231,12 @@ impl Object {
         tree
     }
 
+    /// Gives up the trees that were kept before the last call. To be called from time to time, so that a process which
+    /// has nothing to do keeps none.
+    pub fn cool() {
+        hot::cool();
+    }
+
     pub fn resource(&self) -> Resource {
         self.0.facts.resource
     }
@@ -287,7 +293,14 @@ mod hot {
     const OBJECTS_MAX: usize = 16_384;
 
     static BYTES: AtomicUsize = AtomicUsize::new(0);
-    static ORDER: Mutex<VecDeque<Weak<Inner>>> = Mutex::new(VecDeque::new());
+    static ORDER: Mutex<Order> = Mutex::new(Order { kept: VecDeque::new(), new: 0 });
+
+    /// Objects that have a tree, or had one, in the order in which they got it.
+    struct Order {
+        kept: VecDeque<Weak<Inner>>,
+        /// How many of them came since the trees were cooled last.
+        new: usize,
+    }
 
     fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
         mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -310,16 +323,33 @@ mod hot {
         let mut cooled = Vec::new();
         {
             let mut order = lock(&ORDER);
-            order.push_back(Arc::downgrade(&object.0));
-            while excess > 0 || order.len() > OBJECTS_MAX {
-                let Some(oldest) = order.pop_front() else { break };
+            order.kept.push_back(Arc::downgrade(&object.0));
+            order.new += 1;
+            while excess > 0 || order.kept.len() > OBJECTS_MAX {
+                let Some(oldest) = order.kept.pop_front() else { break };
                 if let Some(inner) = oldest.upgrade() {
                     excess = excess.saturating_sub(inner.body.0.len());
                     cooled.push(inner);
                 }
             }
         }
-        // Outside of the lock: the last hold of an object may be among them.
+        give_up(cooled);
+    }
+
+    pub fn cool() {
+        let mut order = lock(&ORDER);
+        let old = order.kept.len().saturating_sub(order.new);
+        order.new = 0;
+        let cooled = order.kept.drain(..old).filter_map(|object| object.upgrade()).collect();
+        if order.kept.is_empty() {
+            order.kept.shrink_to_fit();
+        }
+        drop(order);
+        give_up(cooled);
+    }
+
+    /// To be called without the lock: the last hold of an object may be among them.
+    fn give_up(cooled: Vec<Arc<Inner>>) {
         for inner in cooled {
             let tree = lock(&inner.tree).take();
             if tree.is_some() {
@@ -349,6 +379,13 @@ mod tests {
             assert_eq!(other.value(), Value::parse(other.text()).unwrap());
         }
         assert!(!one.value().is_shared_with(&tree) && one.value() == tree, "many came since");
+        let last = object(101, 10);
+        last.value();
+        Object::cool();
+        let tree = last.value();
+        Object::cool();
+        Object::cool();
+        assert!(!last.value().is_shared_with(&tree), "nothing happened for two rounds");
         let huge = object(100, 1 << 20);
         assert!(!huge.value().is_shared_with(&huge.value()));
     }
