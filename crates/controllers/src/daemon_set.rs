@@ -11,7 +11,7 @@ use reconcile::{Context, Effect, Outcome, Reconciler};
 
 use crate::common::*;
 use crate::history::{Keeper, Revision};
-use crate::node_fit::{NO_EXECUTE, NO_SCHEDULE, bears, selects};
+use crate::node_fit::{Choice, NO_EXECUTE, NO_SCHEDULE, bears};
 
 const REPORTER: &str = "daemonset-controller";
 const DAEMON_SET: Gvk = Gvk { api_version: "apps/v1", kind: "DaemonSet" };
@@ -150,10 +150,10 @@ fn with_tolerations(template: &Value) -> Value {
 
 fn places<'a>(view: &'a View, template: &Value) -> Vec<Place<'a>> {
     let spec = &template["spec"];
-    let tolerations = spec["tolerations"].items();
+    let (choice, tolerations) = (Choice::of(spec), spec["tolerations"].items());
     view.list(NODES, "")
         .map(|node| {
-            let selected = selects(spec, node);
+            let selected = choice.selects(node);
             let facts = NodeFacts::read(node);
             let taints = facts.taints.items();
             Place {

@@ -6,13 +6,26 @@ use meta::{Object, Value};
 pub const NO_EXECUTE: &str = "NoExecute";
 pub const NO_SCHEDULE: &str = "NoSchedule";
 
-/// Name, node selector and required node affinity.
-pub fn selects(spec: &Value, node: &Object) -> bool {
-    let name = spec["nodeName"].text();
-    let labels = node.labels();
-    (name.is_empty() || name == node.name())
-        && spec["nodeSelector"].entries().iter().all(|(key, value)| labels.get(key) == value.as_str())
-        && affinity(&spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"], node)
+/// What a pod's spec says of nodes, looked up once for all of them.
+pub struct Choice<'a> {
+    name: &'a str,
+    selector: &'a Value,
+    required: &'a Value,
+}
+
+impl<'a> Choice<'a> {
+    pub fn of(spec: &'a Value) -> Choice<'a> {
+        let required = &spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"];
+        Choice { name: spec["nodeName"].text(), selector: &spec["nodeSelector"], required }
+    }
+
+    /// Name, node selector and required node affinity.
+    pub fn selects(&self, node: &Object) -> bool {
+        let labels = node.labels();
+        (self.name.is_empty() || self.name == node.name())
+            && self.selector.entries().iter().all(|(key, value)| labels.get(key) == value.as_str())
+            && affinity(self.required, node)
+    }
 }
 
 fn affinity(required: &Value, node: &Object) -> bool {
