@@ -307,6 +307,7 @@ pub const PROFILES: &[Profile] = &[
     Profile { name: "busy", work_ms: 120_000, steps: 150, ..BASE },
     // Hundreds of machines, which are what most of such a world is busy with.
     Profile { name: "hundred", nodes: 100, steps: 100, work_ms: 120_000, ..BASE },
+    Profile { name: "hundred-all", nodes: 100, steps: 100, work_ms: 120_000, weather: ROUGH, faults: ALL, ..BASE },
     Profile { name: "large", nodes: 300, steps: 200, work_ms: 120_000, weather: ROUGH, faults: ALL, ..BASE },
     Profile { name: "long", work_ms: 600_000, steps: 300, weather: ROUGH, ills: SICKLY, faults: ALL, ..BASE },
 ];

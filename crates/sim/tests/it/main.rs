@@ -74,13 +74,26 @@ fn a_seed_repeats_itself_to_the_bit() {
 
 #[test]
 fn every_planted_defect_is_found_by_its_checker() {
-    for (mutation, checker, name) in DEFECTS {
-        let found = (0..TRIES).find_map(|seed| {
-            let planted = Settings { mutation: Some(*mutation), only: Some(checker), ..settings(seed, name) };
-            run(planted).finding.filter(|finding| finding.starts_with(checker))
-        });
-        assert!(found.is_some(), "{mutation:?} is not found by {checker}");
-    }
+    let (next, unseen) = (AtomicU64::new(0), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while let Some((mutation, checker, name)) = DEFECTS.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
+                    let found = (0..TRIES).any(|seed| {
+                        let planted =
+                            Settings { mutation: Some(*mutation), only: Some(checker), ..settings(seed, name) };
+                        run(planted).finding.is_some_and(|finding| finding.starts_with(checker))
+                    });
+                    if !found {
+                        let told = format!("{mutation:?} is not found by {checker}");
+                        unseen.lock().expect("no thread panics with it").push(told);
+                    }
+                }
+            });
+        }
+    });
+    let unseen = unseen.into_inner().expect("no thread panics with it");
+    assert!(unseen.is_empty(), "{}", unseen.join("\n"));
 }
 
 #[test]
