@@ -188,7 +188,8 @@ impl Mutation {
                 && let Some(at) = finds(&text, FROM)
             {
                 text[at..at + TO.len()].copy_from_slice(TO);
-                put.value = text.into();
+                // What travels with the value is of the text before.
+                (put.value, put.attachment) = (text.into(), None);
             }
         }
     }
