@@ -172,12 +172,13 @@ impl HttpApi {
         content_type: &str,
         body: Bytes,
     ) -> Result<Incoming, Status> {
-        match self.open_once(method.clone(), path, content_type, body.clone()).await {
+        // In boxes: futures within futures would each be as large as all in them, and a caller's stack is small.
+        match Box::pin(self.open_once(method.clone(), path, content_type, body.clone())).await {
             // A connection goes on with the certificate that it began with, until that has ended: a new one has the next.
             // Who was not let in has changed nothing.
             Err(status) if status.reason() == Reason::Unauthorized && self.renewed => {
                 self.pool.let_go();
-                self.open_once(method, path, content_type, body).await
+                Box::pin(self.open_once(method, path, content_type, body)).await
             }
             other => other,
         }
@@ -197,7 +198,7 @@ impl HttpApi {
             .body(Full::new(body))
             .map_err(|error| Status::bad_request(format!("the request {path:?} cannot be sent: {error}")))?;
         self.or_move_on(async {
-            let (parts, body) = self.pool.send(request).await?.into_parts();
+            let (parts, body) = Box::pin(self.pool.send(request)).await?.into_parts();
             if parts.status.is_success() {
                 return Ok(body);
             }
