@@ -312,6 +312,16 @@ pub const PROFILES: &[Profile] = &[
     Profile { name: "long", work_ms: 600_000, steps: 300, weather: ROUGH, ills: SICKLY, faults: ALL, ..BASE },
 ];
 
+/// The names of [`PROFILES`], for whoever offers a choice of them.
+pub const PROFILE_NAMES: [&str; PROFILES.len()] = {
+    let (mut names, mut at) = ([""; PROFILES.len()], 0);
+    while at < PROFILES.len() {
+        names[at] = PROFILES[at].name;
+        at += 1;
+    }
+    names
+};
+
 /// The profile of this name.
 pub fn profile(name: &str) -> Option<&'static Profile> {
     PROFILES.iter().find(|profile| profile.name == name)

@@ -494,10 +494,7 @@ pub const FLAGS: &[FlagRow] = &[
     FlagRow {
         name: "profile",
         commands: &["sim"],
-        kind: Kind::Word(&[
-            "calm", "lossy", "crashes", "disks", "nodes", "links", "pauses", "clocks", "all", "tight", "busy",
-            "hundred", "large", "long",
-        ]),
+        kind: Kind::Word(&sim::fault::PROFILE_NAMES),
         many: false,
         default: "all",
         help: "What goes wrong in them",
