@@ -1,5 +1,5 @@
-//! The few words that every room shares: time, revisions, ranges of addresses, seeded randomness, back-off, small
-//! seams.
+//! The few words that every room shares: time, revisions, ranges of addresses, seeded randomness, back-off, bytes
+//! that may be packed, small seams.
 //!
 //! Not here: anything that knows Kubernetes, reads a real clock, or does IO. A shell implements [`Clock`]; the
 //! simulator implements it too.
@@ -7,12 +7,14 @@
 //! Invariants: everything here is deterministic; [`Rng`] gives the same stream for the same seed on every machine.
 
 mod backoff;
+mod blob;
 mod cidr;
 mod rng;
 mod time;
 mod tree;
 
 pub use backoff::Backoff;
+pub use blob::{Blob, Dictionary};
 pub use cidr::{Cidr, NotACidr};
 pub use rng::{Rng, hash64};
 pub use time::{Clock, Time};

@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::BytesMut;
 use http_body_util::BodyExt;
 use memchr::memmem::Finder;
-use meta::Value;
+use meta::{Value, json};
 use tokio::task::JoinHandle;
 
 use crate::child::Server;
@@ -47,8 +47,11 @@ pub struct Nodes {
     pub count: usize,
     /// Those that renew nothing any more.
     dead: Arc<Mutex<HashSet<usize>>>,
+    /// How often one that lives was taken for lost.
+    doubts: Arc<AtomicUsize>,
     _renewing: Task,
     _beating: Beating,
+    _retelling: Task,
 }
 
 /// The nodes' signs of life; they end when this is dropped.
@@ -137,7 +140,14 @@ impl Nodes {
         let (line, dead) = (server.door.two().await?, Arc::<Mutex<HashSet<usize>>>::default());
         let renewing = Task::spawn(renew(line, count, dead.clone()));
         let beating = Beating::start(server, count, dead.clone()).await?;
-        Ok(Nodes { count, dead, _renewing: renewing, _beating: beating })
+        let doubts = Arc::<AtomicUsize>::default();
+        let retelling = retell(server, dead.clone(), doubts.clone()).await?;
+        Ok(Nodes { count, dead, doubts, _renewing: renewing, _beating: beating, _retelling: retelling })
+    }
+
+    /// How often a node that lives was taken for lost.
+    pub fn doubts(&self) -> usize {
+        self.doubts.load(Ordering::Relaxed)
     }
 
     /// These nodes fall silent.
@@ -148,6 +158,26 @@ impl Nodes {
     pub fn dead(&self) -> Arc<Mutex<HashSet<usize>>> {
         self.dead.clone()
     }
+}
+
+/// Nodes that are taken for lost say that they are well, as every agent does that hears so of itself.
+async fn retell(server: &Server, dead: Arc<Mutex<HashSet<usize>>>, doubts: Arc<AtomicUsize>) -> Result<Task, Error> {
+    let line = server.door.two().await?;
+    let (name, doubted) = (Finder::new(br#""name":"node-"#), Finder::new(br#""reason":"NodeStatusUnknown""#));
+    let take = move |event: &[u8]| {
+        if doubted.find(event).is_none() {
+            return;
+        }
+        let Some(number) = quoted(event, &name).and_then(|number| number.parse().ok()) else { return };
+        let Some(mut line) = line.share().filter(|_| !lock(&dead).contains(&number)) else { return };
+        doubts.fetch_add(1, Ordering::Relaxed);
+        let status = json!({"status": {"conditions": (node::node_object::conditions(now()))}});
+        let path = format!("{}/{}/status?fieldManager=kubelet", shapes::NODES, shapes::node_name(number));
+        let ask = Ask::patch(&path, shapes::STRATEGIC, &status);
+        // One that is not heard stays in doubt, and is told so by the next event.
+        tokio::spawn(async move { line.pass(&ask).await.is_ok() });
+    };
+    watch(Some(server.door.two().await?), &format!("{}?watch=true", shapes::NODES), take).await
 }
 
 async fn renew(line: Line, count: usize, dead: Arc<Mutex<HashSet<usize>>>) {

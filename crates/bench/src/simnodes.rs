@@ -325,14 +325,13 @@ impl Agents {
     }
 
     /// Takes one event of the watch.
-    fn see(&mut self, line: &[u8]) {
-        let Ok(mut event) = Value::parse(line) else { return };
-        let deleted = event["type"].text() == "DELETED";
-        let Some(value) = event.take(&["object"]) else { return };
+    fn see(&mut self, line: &Bytes) {
+        let Some((deleted, text)) = event_of(line) else { return };
+        let Ok(value) = Value::parse(&text) else { return };
         if number_of(&value).is_none_or(|number| lock(&self.dead).contains(&number)) {
             return;
         }
-        let object = Object::new(Facts::of(PODS, &value), value.to_json().into());
+        let object = Object::written(Facts::of(PODS, &value), text, value);
         let uid = Str::from(object.uid());
         if deleted && !self.pods.contains_key(&uid) {
             return;
@@ -446,6 +445,13 @@ impl Agents {
             self.wakes.remove(&(wake, uid.clone()));
         }
     }
+}
+
+/// Whether a line of a watch tells that something is gone, and the object's text in it.
+fn event_of(line: &Bytes) -> Option<(bool, Bytes)> {
+    let rest = line.strip_prefix(br#"{"type":""#)?;
+    let start = line.len() - rest.len() + memchr::memmem::find(rest, br#","object":"#)? + br#","object":"#.len();
+    Some((rest.starts_with(b"DELETED"), line.slice(start..line.len().checked_sub(1)?)))
 }
 
 /// The number of the node that a pod is on.

@@ -32,7 +32,7 @@ pub(crate) struct History {
 }
 
 fn bytes_of(event: &Event) -> usize {
-    event.new.as_ref().map_or(0, |object| object.text().len())
+    event.new.as_ref().map_or(0, |object| object.text_len())
 }
 
 impl History {

@@ -37,9 +37,9 @@ pub struct Index {
 }
 
 /// Changes kept per resource for watches that resume.
-pub const HISTORY_EVENTS_MAX: usize = 20_000;
+pub const HISTORY_EVENTS_MAX: usize = 32_768;
 /// Bytes of objects that those changes keep alive, about: what is newest is there anyway.
-pub const HISTORY_BYTES_MAX: usize = 64 << 20;
+pub const HISTORY_BYTES_MAX: usize = 128 << 20;
 
 /// Objects, their indexes and their recent history.
 pub struct Cache {
@@ -276,7 +276,7 @@ mod tests {
         let value = json!({"metadata": {"name": name, "namespace": "ns", "uid": name,
             "resourceVersion": (revision.to_string()), "labels": {"node": node},
             "ownerReferences": [{"uid": "owner", "controller": true}]}});
-        Object::new(Facts::of(PODS, &value), value.to_json().into())
+        Object::new(Facts::of(PODS, &value), value.to_json())
     }
 
     fn cache() -> Cache {

@@ -162,7 +162,7 @@ mod tests {
     fn object(resource: Resource, name: &str, revision: u64) -> Object {
         let value = json!({"metadata": {"name": name, "namespace": "ns", "uid": name,
             "resourceVersion": (revision.to_string())}});
-        Object::new(Facts::of(resource, &value), value.to_json().into())
+        Object::new(Facts::of(resource, &value), value.to_json())
     }
 
     fn put(object: Object) -> Change {

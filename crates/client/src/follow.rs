@@ -156,7 +156,9 @@ impl Follower {
         }
         let mut facts = Facts::of(self.wish.resource, &value);
         facts.own = (self.wish.facts)(&value);
-        Object::new(facts, value.to_json().into())
+        let object = Object::new(facts, value.to_json());
+        object.pack();
+        object
     }
 
     /// Watches until the watch ends; says whether it was of use.

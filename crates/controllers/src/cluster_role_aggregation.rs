@@ -53,5 +53,5 @@ impl Reconciler for ClusterRoleAggregation {
 /// and whoever has the words elsewhere is only reconciled in vain.
 fn may_aggregate(role: &Object) -> bool {
     const FIELD: &[u8] = b"\"aggregationRule\"";
-    role.bytes().windows(FIELD.len()).any(|text| text == FIELD)
+    role.text().windows(FIELD.len()).any(|text| text == FIELD)
 }

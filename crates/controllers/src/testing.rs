@@ -119,7 +119,7 @@ impl World {
             facts.own = api::core::pod_facts::facts(&object);
         }
         let gone = facts.deleting.is_some() && !held;
-        let made = Object::new(facts, object.to_json().into());
+        let made = Object::new(facts, object.to_json());
         let change = match gone {
             true => Change { revision, old: Some(made), new: None },
             false => Change { revision, old: None, new: Some(made) },

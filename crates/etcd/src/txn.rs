@@ -99,7 +99,7 @@ impl Inner {
     fn found(&self, pair: Option<&m::KeyValue>) -> Result<(Revision, Option<bytes::Bytes>), Error> {
         let Some(pair) = pair else { return Ok((Revision::ZERO, None)) };
         let version = value::decode(pair, &self.scale).map_err(damaged)?;
-        Ok((version.mod_revision, Some(version.value)))
+        Ok((version.mod_revision, Some(version.value.bytes())))
     }
 
     pub(crate) fn refused(

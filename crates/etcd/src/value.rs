@@ -99,7 +99,14 @@ pub fn decode(pair: &KeyValue, scale: &Scale) -> Result<Version, String> {
         Some(_) => return Err(wrong()),
     };
     let lease = u64::try_from(pair.lease).ok().filter(|id| *id != 0).map(LeaseId);
-    Ok(Version { value, create_revision: created, mod_revision: modified, lease, ephemeral: false, attachment: None })
+    Ok(Version {
+        value: value.into(),
+        create_revision: created,
+        mod_revision: modified,
+        lease,
+        ephemeral: false,
+        attachment: None,
+    })
 }
 
 #[cfg(test)]
@@ -116,10 +123,10 @@ mod tests {
         let put = Put { stamp: Some(1), ..put };
         let scale = Scale { offset: 100, moved_until: 5 };
         let version = decode(&pair(encode(&put)), &scale).unwrap();
-        assert_eq!((&version.value[..], version.mod_revision), (&b"\"107\"x"[..], Revision(107)));
+        assert_eq!((&version.value.bytes()[..], version.mod_revision), (&b"\"107\"x"[..], Revision(107)));
         let moved = decode(&pair(encode_moved(b"v", Revision(9), Revision(44))), &scale).unwrap();
         assert_eq!(
-            (moved.create_revision, moved.mod_revision, &moved.value[..]),
+            (moved.create_revision, moved.mod_revision, &moved.value.bytes()[..]),
             (Revision(9), Revision(44), &b"v"[..])
         );
         assert_eq!((scale.of_etcd(Revision(44)), scale.of_etcd(Revision(107))), (None, Some(7)));

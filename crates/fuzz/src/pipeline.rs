@@ -185,7 +185,7 @@ impl Place<'_> {
 }
 
 fn same(what: &str, how: &str, one: &Object, two: &Object) {
-    let (one, two) = (one.bytes(), two.bytes());
+    let (one, two) = (one.text(), two.text());
     assert_eq!(String::from_utf8_lossy(&one), String::from_utf8_lossy(&two), "{what} must be {how}");
 }
 

@@ -109,7 +109,7 @@ async fn share_keys(settings: &Settings, backend: &Etcd) -> Result<(), Error> {
                      one of its servers and give it with --cluster-secret-file"
                 ))
             })?;
-            return unpack(&secret.open(&version.value)?, &dir);
+            return unpack(&secret.open(&version.value.bytes())?, &dir);
         }
         let secret = Secret::read_or_make(settings)?;
         // Makes what is missing.

@@ -95,7 +95,7 @@ impl Source {
                         }
                         take(Dumped {
                             key: key.clone(),
-                            value: version.value.clone(),
+                            value: version.value.bytes(),
                             create_revision: version.create_revision,
                             mod_revision: version.mod_revision,
                             lease: version.lease,
@@ -120,7 +120,7 @@ impl Source {
             Source::Etcd { runtime, etcd, at } => {
                 let page = runtime.block_on(etcd.range(Range::key(KEYS), Some(*at), None, 0));
                 let page = page.map_err(failed("read the cluster's keys in etcd"))?;
-                let found = page.items.first().map(|(_, version)| version.value.clone());
+                let found = page.items.first().map(|(_, version)| version.value.bytes());
                 found.ok_or_else(|| Error::Machine("there is no cluster in this etcd under this prefix".to_owned()))
             }
         }

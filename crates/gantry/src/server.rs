@@ -199,9 +199,10 @@ fn listen_to_nodes(server: &Server, listeners: &[TcpListener]) -> Result<(Silenc
     Ok((silence, hearing))
 }
 
-/// The names of further config maps beside tokens, each with its key.
+/// The names of further config maps beside tokens, each with its key. By default the one that OpenShift's tree of Kubernetes
+/// has: its recordings are what the API is measured by, and programs made for it read their trust there.
 fn token_config_maps(settings: &Settings) -> Vec<(String, String)> {
-    let said = settings.all("token-config-map").iter();
+    let said = settings.all("token-config-map").iter().filter(|text| !text.is_empty());
     said.map(|text| match text.split_once(':') {
         Some((name, key)) => (name.to_owned(), key.to_owned()),
         None => (text.clone(), text.split_once('-').map_or(text.as_str(), |(_, rest)| rest).to_owned()),

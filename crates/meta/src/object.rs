@@ -1,11 +1,11 @@
-//! An object as everybody holds it: its canonical bytes, shared by all readers, and a few facts read once.
+//! An object as everybody holds it: its canonical text, shared by all readers and packed while nobody uses it, and a few
+//! facts read once.
 
 use std::any::Any;
 use std::fmt;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use base::{Revision, Time};
+use base::{Blob, Revision, Time};
 use bytes::Bytes;
 
 use crate::proto::{Encoder, ProtoError};
@@ -157,9 +157,9 @@ pub struct Object(Arc<Inner>);
 
 struct Inner {
     facts: Facts,
-    body: Body,
-    /// Bytes of its protobuf message; 0 while nobody has asked.
-    protobuf_len: AtomicU32,
+    body: Blob,
+    /// Its protobuf message, once somebody has asked.
+    protobuf: OnceLock<Blob>,
     /// Its tree, while the object is one of those that were read or written lately.
     tree: Mutex<Option<Box<Value>>>,
 }
@@ -168,27 +168,29 @@ impl Drop for Inner {
     fn drop(&mut self) {
         let tree = self.tree.get_mut().unwrap_or_else(PoisonError::into_inner);
         if tree.is_some() {
-            hot::forget(self.body.0.len());
+            warm::forget(self.body.len());
         }
     }
 }
 
-/// How an object's text is held. Behind this type, and nowhere else, cold texts may one day be packed.
-struct Body(Bytes);
-
 impl Object {
-    /// `bytes` are the object's canonical JSON, complete with `resourceVersion`.
-    pub fn new(facts: Facts, bytes: Bytes) -> Object {
-        let (protobuf_len, tree) = (AtomicU32::new(0), Mutex::new(None));
-        Object(Arc::new(Inner { facts, body: Body(bytes), protobuf_len, tree }))
+    /// `body` is the object's canonical JSON, complete with `resourceVersion`.
+    pub fn new(facts: Facts, body: impl Into<Blob>) -> Object {
+        Object(Arc::new(Inner { facts, body: body.into(), protobuf: OnceLock::new(), tree: Mutex::new(None) }))
     }
 
     /// The same where the tree that the text was written from is at hand; whoever changes the object next needs it.
-    pub fn written(facts: Facts, bytes: Bytes, tree: Value) -> Object {
-        debug_assert_eq!(Value::parse(&bytes).ok().as_ref(), Some(&tree), "the text is the tree's");
-        let object = Object::new(facts, bytes);
-        hot::keep(&object, tree);
+    pub fn written(facts: Facts, body: impl Into<Blob>, tree: Value) -> Object {
+        let object = Object::new(facts, body);
+        debug_assert_eq!(Value::parse(&object.text()).ok().as_ref(), Some(&tree), "the text is the tree's");
+        warm::keep(&object, tree);
         object
+    }
+
+    /// Holds the text packed from now on: nobody is expected to read it soon. What was read or written lately is packed
+    /// by itself when it has not been used for a while.
+    pub fn pack(&self) {
+        warm::pack(&self.0);
     }
 
     pub fn facts(&self) -> &Facts {
@@ -196,45 +198,46 @@ impl Object {
     }
 
     /// The canonical JSON.
-    pub fn bytes(&self) -> Bytes {
-        self.0.body.0.clone()
+    pub fn text(&self) -> Bytes {
+        self.0.body.bytes()
     }
 
-    /// The canonical JSON, borrowed.
-    pub fn text(&self) -> &[u8] {
-        &self.0.body.0
+    /// The length of the canonical JSON.
+    pub fn text_len(&self) -> usize {
+        self.0.body.len()
     }
 
-    /// The length of its message in protobuf, without envelope, in the version in which it is stored. It is made once: a
-    /// list must know the lengths of all its items before it can begin.
+    /// Its message in protobuf, without envelope, in the version in which it is stored. It is made once, for all who ask.
     ///
     /// # Errors
     /// As [`Encoder::message`].
-    pub fn protobuf_len(&self, encoder: &mut Encoder, of: TypeRef<'_>) -> Result<usize, ProtoError> {
-        let known = self.0.protobuf_len.load(Ordering::Relaxed);
-        if known > 0 {
-            return Ok(known as usize);
+    pub fn protobuf(&self, encoder: &mut Encoder, of: TypeRef<'_>) -> Result<Blob, ProtoError> {
+        if let Some(known) = self.0.protobuf.get() {
+            return Ok(known.clone());
         }
-        let length = encoder.message(&self.0.body.0, of)?.len();
-        self.0.protobuf_len.store(u32::try_from(length).unwrap_or(0), Ordering::Relaxed);
-        Ok(length)
+        let made = Blob::from(encoder.message(&self.text(), of)?.to_vec());
+        let message = self.0.protobuf.get_or_init(|| made).clone();
+        if !warm::is_kept(self) {
+            self.pack();
+        }
+        Ok(message)
     }
 
     /// The object as a tree: a clone of the one that was decoded lately, or decoded now.
     pub fn value(&self) -> Value {
-        if let Some(tree) = hot::of(self) {
+        if let Some(tree) = warm::of(self) {
             return tree;
         }
-        let tree = Value::parse(&self.0.body.0)
+        let tree = Value::parse(&self.text())
             .expect("an object's own text is valid: it was written by us or checked when it was read");
-        hot::keep(self, tree.clone());
+        warm::keep(self, tree.clone());
         tree
     }
 
     /// Gives up the trees that were kept before the last call. To be called from time to time, so that a process which
     /// has nothing to do keeps none.
     pub fn cool() {
-        hot::cool();
+        warm::cool();
     }
 
     pub fn resource(&self) -> Resource {
@@ -274,16 +277,19 @@ impl fmt::Debug for Object {
     }
 }
 
-/// The trees of objects that were read or written lately: what was just written is mostly read and changed next, by
-/// several readers. They are found through their objects only, so nobody can tell whether a tree was kept but by the time
-/// that it takes. Those kept longest go first.
-mod hot {
-    use std::collections::VecDeque;
+/// What is known of objects that were read or written lately: their trees, and their texts unpacked. What was just
+/// written is mostly read and changed next, by several readers. Trees are found through their objects only, so nobody can
+/// tell whether one was kept but by the time that it takes. Those kept longest go first; with its tree an object's text
+/// is packed, against what its siblings have in common.
+mod warm {
+    use std::collections::{HashMap, VecDeque};
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+    use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 
-    use super::{Inner, Object};
-    use crate::value::Value;
+    use base::{Blob, Dictionary};
+
+    use super::{Inner, Object, Resource};
+    use crate::value::{Str, Value};
 
     /// Bytes of the texts whose trees are kept; a tree takes about four times as much.
     const BYTES_MAX: usize = 12 << 20;
@@ -291,9 +297,22 @@ mod hot {
     const TEXT_MAX_BYTES: usize = 256 << 10;
     /// Objects that are remembered as having a tree; those that are gone meanwhile count, too.
     const OBJECTS_MAX: usize = 16_384;
+    /// Sorts of objects whose dictionary is remembered; after so many all are learnt anew.
+    const DICTIONARIES_MAX: usize = 4_096;
 
     static BYTES: AtomicUsize = AtomicUsize::new(0);
     static ORDER: Mutex<Order> = Mutex::new(Order { kept: VecDeque::new(), new: 0 });
+    static DICTIONARIES: LazyLock<Mutex<HashMap<Sort, Arc<Mutex<Dictionary>>>>> = LazyLock::new(Mutex::default);
+
+    /// Whose texts are alike: those of one controller, or else those of one namespace.
+    type Sort = (Resource, Str, Form);
+
+    /// Text is not like a message.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash)]
+    enum Form {
+        Text,
+        Protobuf,
+    }
 
     /// Objects that have a tree, or had one, in the order in which they got it.
     struct Order {
@@ -315,7 +334,7 @@ mod hot {
     }
 
     pub fn keep(object: &Object, tree: Value) {
-        let bytes = object.0.body.0.len();
+        let bytes = object.text_len();
         if bytes > TEXT_MAX_BYTES || lock(&object.0.tree).replace(Box::new(tree)).is_some() {
             return;
         }
@@ -328,7 +347,7 @@ mod hot {
             while excess > 0 || order.kept.len() > OBJECTS_MAX {
                 let Some(oldest) = order.kept.pop_front() else { break };
                 if let Some(inner) = oldest.upgrade() {
-                    excess = excess.saturating_sub(inner.body.0.len());
+                    excess = excess.saturating_sub(inner.body.len());
                     cooled.push(inner);
                 }
             }
@@ -353,9 +372,34 @@ mod hot {
         for inner in cooled {
             let tree = lock(&inner.tree).take();
             if tree.is_some() {
-                forget(inner.body.0.len());
+                forget(inner.body.len());
             }
+            pack(&inner);
         }
+    }
+
+    pub fn is_kept(object: &Object) -> bool {
+        lock(&object.0.tree).is_some()
+    }
+
+    pub fn pack(inner: &Inner) {
+        pack_one(inner, Form::Text, &inner.body);
+        if let Some(message) = inner.protobuf.get() {
+            pack_one(inner, Form::Protobuf, message);
+        }
+    }
+
+    fn pack_one(inner: &Inner, form: Form, blob: &Blob) {
+        let facts = &inner.facts;
+        let sort = (facts.resource, facts.controller().map_or(&facts.namespace, |owner| &owner.uid).clone(), form);
+        let dictionary = {
+            let mut dictionaries = lock(&DICTIONARIES);
+            if dictionaries.len() >= DICTIONARIES_MAX && !dictionaries.contains_key(&sort) {
+                dictionaries.clear();
+            }
+            dictionaries.entry(sort).or_default().clone()
+        };
+        blob.pack(&mut lock(&dictionary));
     }
 }
 
@@ -366,7 +410,7 @@ mod tests {
 
     fn object(number: usize, size: usize) -> Object {
         let value = json!({"metadata": {"name": (format!("n{number}"))}, "text": ("x".repeat(size))});
-        Object::new(Facts::of(Resource("things"), &value), value.to_json().into())
+        Object::new(Facts::of(Resource("things"), &value), value.to_json())
     }
 
     #[test]
@@ -376,7 +420,7 @@ mod tests {
         assert!(one.value().is_shared_with(&tree));
         let others: Vec<Object> = (1..100).map(|number| object(number, 200_000)).collect();
         for other in &others {
-            assert_eq!(other.value(), Value::parse(other.text()).unwrap());
+            assert_eq!(other.value(), Value::parse(&other.text()).unwrap());
         }
         assert!(!one.value().is_shared_with(&tree) && one.value() == tree, "many came since");
         let last = object(101, 10);

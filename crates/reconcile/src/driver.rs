@@ -282,7 +282,7 @@ mod tests {
     fn put(cache: &mut Cache, driver: &mut Driver, object: &Value, revision: u64) {
         let mut object = object.clone();
         object.set(&["metadata", "resourceVersion"], revision.to_string());
-        let object = Object::new(Facts::of(THINGS, &object), object.to_json().into());
+        let object = Object::new(Facts::of(THINGS, &object), object.to_json());
         let change = Change { revision: Revision(revision), old: None, new: Some(object) };
         cache.apply(Revision(revision), [change]);
         for event in cache.since(THINGS, Revision(revision - 1), 9).unwrap() {

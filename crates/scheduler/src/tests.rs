@@ -25,7 +25,7 @@ impl Lab {
         if resource == PODS {
             facts.own = api::core::pod_facts::facts(&value);
         }
-        let new = Some(Object::new(facts, value.to_json().into()));
+        let new = Some(Object::new(facts, value.to_json()));
         self.change(resource, new, None);
     }
 

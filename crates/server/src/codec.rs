@@ -180,11 +180,11 @@ fn to_yaml(value: &Value) -> Vec<u8> {
 
 /// The answer to a write.
 pub fn respond(kind: &Kind, accept: Accept, outcome: &Outcome, now: Time) -> Response {
-    let bytes = match (&outcome.stored, accept.shape, accept.media) {
-        // The stored bytes are the answer, where the stored version was asked for.
-        (Some(object), Shape::Object, Media::Json) if !accept.pretty && is_stored_version(kind, object) => {
-            object.bytes()
-        }
+    let plain = accept.shape == Shape::Object && accept.media == Media::Json && !accept.pretty;
+    // The stored bytes are the answer, where the stored version was asked for.
+    let stored = outcome.stored.as_ref().filter(|_| plain).and_then(|object| stored_text(kind, object));
+    let bytes = match stored {
+        Some(text) => text,
         _ if outcome.value["kind"].text() == "Status" => {
             write(accept, &outcome.value, api::schema::builtin().named("io.k8s.apimachinery.pkg.apis.meta.v1.Status"))
         }
@@ -195,8 +195,8 @@ pub fn respond(kind: &Kind, accept: Accept, outcome: &Outcome, now: Time) -> Res
     response
 }
 
-/// Whether an object's bytes are in `kind`'s version already: the text begins with it, as keys are sorted.
-pub fn is_stored_version(kind: &Kind, object: &Object) -> bool {
+/// An object's text, where it is in `kind`'s version already: the text begins with it, as keys are sorted.
+pub fn stored_text(kind: &Kind, object: &Object) -> Option<Bytes> {
     let version = |text: &'_ [u8]| {
         let rest = text.strip_prefix(b"{\"apiVersion\":\"")?;
         let rest = match kind.names.group.as_str() {
@@ -205,7 +205,8 @@ pub fn is_stored_version(kind: &Kind, object: &Object) -> bool {
         };
         rest.strip_prefix(kind.names.version.as_bytes())?.first().copied()
     };
-    version(object.text()) == Some(b'"')
+    let text = object.text();
+    (version(&text) == Some(b'"')).then_some(text)
 }
 
 /// Warnings for the user, one header each.

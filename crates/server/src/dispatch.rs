@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use base::Revision;
+use base::{Blob, Revision};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -318,19 +318,16 @@ fn get(server: &Server, auth: &Authorized, kind: &Kind, incomer: &Incomer) -> Re
 
 /// An object in the form that was asked for.
 pub fn show(server: &Server, kind: &Kind, accept: Accept, object: &Object) -> Bytes {
-    if accept.media == Media::Json
-        && accept.shape == Shape::Object
-        && !accept.pretty
-        && codec::is_stored_version(kind, object)
+    if accept.shape == Shape::Object
+        && (accept.media == Media::Protobuf || accept.media == Media::Json && !accept.pretty)
+        && let Some(text) = codec::stored_text(kind, object)
     {
-        return object.bytes();
-    }
-    if accept.media == Media::Protobuf
-        && accept.shape == Shape::Object
-        && codec::is_stored_version(kind, object)
-        && let Ok(bytes) = Encoder::default().enveloped(&object.bytes(), kind.of())
-    {
-        return Bytes::copy_from_slice(bytes);
+        if accept.media == Media::Json {
+            return text;
+        }
+        if let Ok(message) = object.protobuf(&mut Encoder::default(), kind.of()) {
+            return meta::proto::envelope(&kind.names.api_version(), &kind.names.kind, &message.bytes()).into();
+        }
     }
     let mut value = object.value();
     kind.rules.present(&mut value);
@@ -444,8 +441,7 @@ fn json_parts(kind: Arc<Kind>, head: String, objects: Vec<Object>, tail: String)
             if !std::mem::take(&mut first) {
                 part.push(b',');
             }
-            if codec::is_stored_version(&kind, &object) {
-                let bytes = object.bytes();
+            if let Some(bytes) = codec::stored_text(&kind, &object) {
                 match built_in.then(|| codec::without_type(&bytes)).flatten() {
                     Some(pieces) => pieces.iter().for_each(|piece| part.extend_from_slice(piece)),
                     None => part.extend_from_slice(&bytes),
@@ -470,50 +466,39 @@ fn json_parts(kind: Arc<Kind>, head: String, objects: Vec<Object>, tail: String)
 
 /// The text of an object in `kind`'s version.
 fn text_of(kind: &Kind, object: &Object) -> Bytes {
-    if codec::is_stored_version(kind, object) {
-        return object.bytes();
+    if let Some(text) = codec::stored_text(kind, object) {
+        return text;
     }
     let mut value = object.value();
     kind.rules.present(&mut value);
     value.to_json().into()
 }
 
-/// A list in protobuf, some objects at a time. The envelope says first how long all of it is, so the lengths are made (and
-/// noted at the objects) before the first part.
+/// A list in protobuf, some objects at a time. The envelope says first how long all of it is, so the messages are made
+/// (and kept with the objects) before the first part.
 async fn protobuf_list(kind: Arc<Kind>, objects: Vec<Object>, metadata: Value) -> Result<Response, Status> {
-    let measure = move || -> Result<_, meta::proto::ProtoError> {
-        let mut encoder = Encoder::default();
-        let of = kind.of();
-        let mut lengths = Vec::with_capacity(objects.len());
-        for object in &objects {
-            let length = match codec::is_stored_version(&kind, object) {
-                true => object.protobuf_len(&mut encoder, of)?,
-                false => encoder.message(&text_of(&kind, object), of)?.len(),
-            };
-            lengths.push(length);
-        }
+    let make = move || -> Result<_, meta::proto::ProtoError> {
+        let messages = protobuf_messages(&kind, &objects)?;
         let meta_of = api::schema::meta_v1("ListMeta");
         let names = &kind.names;
-        let lengths = lengths.into_iter();
+        let lengths = messages.iter().map(Blob::len);
         let head = meta::proto::list_head(&names.api_version(), &names.list_kind, &metadata, meta_of, lengths)?;
-        Ok((kind, objects, encoder, head))
+        Ok((messages, head))
     };
     // Long lists take their time: other requests must not wait for it.
-    let measured = tokio::task::spawn_blocking(measure).await.map_err(Status::internal)?;
-    let (kind, objects, mut encoder, head) = measured.map_err(Status::internal)?;
-    let (mut objects, mut head, mut ended) = (objects.into_iter(), Some(head), false);
+    let made = tokio::task::spawn_blocking(make).await.map_err(Status::internal)?;
+    let (messages, head) = made.map_err(Status::internal)?;
+    let (mut messages, mut head, mut ended) = (messages.into_iter(), Some(head), false);
     let made = std::iter::from_fn(move || {
         if ended {
             return None;
         }
         let mut part = Vec::with_capacity(LIST_PART_BYTES + 16 * 1024);
         part.extend_from_slice(&head.take().unwrap_or_default());
-        for object in objects.by_ref() {
-            // What was measured is written again; a failure would have shown there.
-            let message = encoder.message(&text_of(&kind, &object), kind.of()).unwrap_or_default();
+        for message in messages.by_ref() {
             let (head, length) = meta::proto::item_head(message.len());
             part.extend_from_slice(&head[..length]);
-            part.extend_from_slice(message);
+            part.extend_from_slice(&message.bytes());
             if part.len() >= LIST_PART_BYTES {
                 return Some(part.into());
             }
@@ -523,6 +508,33 @@ async fn protobuf_list(kind: Arc<Kind>, objects: Vec<Object>, metadata: Value) -
         Some(part.into())
     });
     Ok(parts(content_type(Media::Protobuf), made))
+}
+
+/// The messages of objects in `kind`'s version, made by all processors when there are many.
+fn protobuf_messages(kind: &Kind, objects: &[Object]) -> Result<Vec<Blob>, meta::proto::ProtoError> {
+    /// Fewer are not worth a thread.
+    const SHARE_MIN: usize = 1_000;
+    let messages = |objects: &[Object]| -> Result<Vec<Blob>, meta::proto::ProtoError> {
+        let mut encoder = Encoder::default();
+        let message = |object: &Object| match codec::stored_text(kind, object) {
+            Some(_) => object.protobuf(&mut encoder, kind.of()),
+            None => Ok(Blob::from(encoder.message(&text_of(kind, object), kind.of())?.to_vec())),
+        };
+        objects.iter().map(message).collect()
+    };
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let share = objects.len().div_ceil(processors).max(SHARE_MIN);
+    if objects.len() <= share {
+        return messages(objects);
+    }
+    std::thread::scope(|scope| {
+        let shares: Vec<_> = objects.chunks(share).map(|share| scope.spawn(|| messages(share))).collect();
+        let mut all = Vec::with_capacity(objects.len());
+        for share in shares {
+            all.extend(share.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+        }
+        Ok(all)
+    })
 }
 
 /// Waits a little for a revision that another server or a fast client has already seen.
@@ -613,8 +625,8 @@ fn shower(server: &Arc<Server>, kind: &Arc<Kind>, accept: Accept) -> crate::verb
     let first = std::sync::atomic::AtomicBool::new(true);
     let as_stored = accept.shape == Shape::Object && accept.media == Media::Json;
     Arc::new(move |object, give| {
-        if as_stored && codec::is_stored_version(&kind, object) {
-            give(object.text());
+        if let Some(text) = as_stored.then(|| codec::stored_text(&kind, object)).flatten() {
+            give(&text);
         } else if accept.shape == Shape::Table && !object.name().is_empty() {
             let mut value = object.value();
             kind.rules.present(&mut value);

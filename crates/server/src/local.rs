@@ -127,7 +127,7 @@ pub async fn call(server: &Arc<Server>, user: &User, request: Request) -> Result
     let revision = server.storage.mirror().revision();
     let object = match outcome.stored {
         Some(object) => object,
-        None => Object::new(Facts::of(resource, &outcome.value), outcome.value.to_json().into()),
+        None => Object::new(Facts::of(resource, &outcome.value), outcome.value.to_json()),
     };
     Ok(Answer { object, revision })
 }

@@ -199,7 +199,7 @@ mod tests {
             },
         });
         let facts = meta::Facts::of(crate::definitions::DEFINITIONS, &definition);
-        Entry::of(&Object::new(facts, definition.to_json().into()))
+        Entry::of(&Object::new(facts, definition.to_json()))
     }
 
     #[test]

@@ -331,15 +331,16 @@ impl Decoder {
         let made = pending.and_then(|pending| pending.lock().unwrap_or_else(PoisonError::into_inner).take());
         if let Some(Made { facts, tree, plain }) = made {
             let facts = Facts { revision: version.mod_revision, ..facts };
-            let bytes = match plain {
+            let body = match plain {
                 None => version.value.clone(),
-                Some((plain, stamp)) => stamped(&plain, stamp, version.mod_revision),
+                Some((plain, stamp)) => stamped(&plain, stamp, version.mod_revision).into(),
             };
-            let Some(mut tree) = tree else { return Ok(Some(Object::new(facts, bytes))) };
+            let Some(mut tree) = tree else { return Ok(Some(Object::new(facts, body))) };
             tree.set(&["metadata", "resourceVersion"], version.mod_revision.to_string());
-            return Ok(Some(Object::written(facts, bytes, tree)));
+            return Ok(Some(Object::written(facts, body, tree)));
         }
-        let bytes = self.seal.unseal(key, &version.value)?;
+        let stored = version.value.bytes();
+        let bytes = self.seal.unseal(key, &stored)?;
         let damaged = |why: String| Error::Store { what: "decode an object of the store", why };
         let mut value =
             Value::parse(&bytes).map_err(|error| damaged(format!("{}: {error}", String::from_utf8_lossy(key))))?;
@@ -347,7 +348,11 @@ impl Decoder {
         let mut facts = Facts::of(resource, &value);
         let registry = self.registry.read().unwrap_or_else(PoisonError::into_inner).clone();
         facts.own = registry.stored(resource).and_then(|kind| kind.rules.facts(&value));
-        Ok(Some(Object::new(facts, value.to_json().into())))
+        // What the store holds anyway is not held twice.
+        let text = value.to_json();
+        let object = if text == stored { Object::new(facts, version.value.clone()) } else { Object::new(facts, text) };
+        object.pack();
+        Ok(Some(object))
     }
 }
 

@@ -102,7 +102,7 @@ impl Stepped {
     /// The newest value of a key.
     pub fn value(&self, key: &[u8]) -> Option<Bytes> {
         let page = self.visible().newest().read(&Range::key(key.to_vec()), None, 1);
-        page.items.into_iter().next().map(|(_, version)| version.value.clone())
+        page.items.into_iter().next().map(|(_, version)| version.value.bytes())
     }
 
     fn send(&self, command: Command) {

@@ -163,7 +163,7 @@ impl Truth {
                 (None, Some(old)) => ("-", old),
                 (None, None) => continue,
             };
-            let sum = base::hash64(&object.bytes());
+            let sum = base::hash64(&object.text());
             let name = cache::Key::of(object.namespace(), object.name()).0;
             self.exec.note(format!("r{revision} {sign} {} {name} {sum:016x} by {author}", object.resource()));
         }
@@ -239,7 +239,7 @@ fn object_of(key: &[u8], version: &Version) -> Option<Object> {
         return None;
     }
     let resource = Resource::intern(resource);
-    let value = Value::parse(&version.value).ok()?;
+    let value = Value::parse(&version.value.bytes()).ok()?;
     let mut facts = Facts::of(resource, &value);
     facts.revision = version.mod_revision;
     if resource == PODS {

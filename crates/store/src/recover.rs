@@ -66,7 +66,8 @@ impl Replay {
             self.head.leases.attach(id, &entry.key);
         }
         let Entry { create_revision, mod_revision, key, value, .. } = entry;
-        let version = Version { value, create_revision, mod_revision, lease, ephemeral, attachment: None };
+        let version =
+            Version { value: value.into(), create_revision, mod_revision, lease, ephemeral, attachment: None };
         self.keys.insert(key, Arc::new(version));
     }
 
@@ -136,8 +137,14 @@ impl Replay {
                     let create_revision = self.keys.get(&key[..]).map_or(revision, |old| old.create_revision);
                     let lease = (lease != 0).then_some(LeaseId(lease));
                     let (ephemeral, attachment) = (false, None);
-                    let version =
-                        Version { value, create_revision, mod_revision: revision, lease, ephemeral, attachment };
+                    let version = Version {
+                        value: value.into(),
+                        create_revision,
+                        mod_revision: revision,
+                        lease,
+                        ephemeral,
+                        attachment,
+                    };
                     (key, Some(Arc::new(version)))
                 }
             };

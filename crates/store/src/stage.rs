@@ -140,7 +140,7 @@ impl Stage {
                     key: compare.key.clone(),
                     expected: compare.mod_revision,
                     found: revision,
-                    value: found.map(|version| version.value.clone()),
+                    value: found.map(|version| version.value.bytes()),
                 })));
             }
         }
@@ -178,7 +178,7 @@ impl Stage {
             self.move_lease(&key, old.as_deref(), new.as_deref());
             match &new {
                 Some(new) if !new.ephemeral => {
-                    record::put_op(&mut self.record, &key, new.lease.map_or(0, |id| id.0), &new.value);
+                    record::put_op(&mut self.record, &key, new.lease.map_or(0, |id| id.0), &new.value.bytes());
                     logged += 1;
                 }
                 _ => {
@@ -376,7 +376,7 @@ pub(crate) fn entry(key: &Bytes, version: &Version) -> Entry {
         mod_revision: version.mod_revision,
         lease: version.lease.map_or(0, |id| id.0),
         key: key.clone(),
-        value: version.value.clone(),
+        value: version.value.bytes(),
     }
 }
 
@@ -386,7 +386,7 @@ fn version(put: Put, create_revision: Revision, mod_revision: Revision) -> Versi
         None => put.value,
     };
     let Put { lease, ephemeral, attachment, .. } = put;
-    Version { value, create_revision, mod_revision, lease, ephemeral, attachment }
+    Version { value: value.into(), create_revision, mod_revision, lease, ephemeral, attachment }
 }
 
 /// `value` with the revision's decimal text at offset `at`, which lies inside.

@@ -62,7 +62,7 @@ impl Dump {
     pub fn iter(&self) -> impl Iterator<Item = Dumped> + '_ {
         self.state.keys.iter().map(|(key, version)| Dumped {
             key: key.clone(),
-            value: version.value.clone(),
+            value: version.value.bytes(),
             create_revision: version.create_revision,
             mod_revision: version.mod_revision,
             lease: version.lease,
@@ -225,7 +225,8 @@ pub fn restore_on(
     for Dumped { key, value, create_revision, mod_revision, lease } in keys {
         head.revision = head.revision.max(mod_revision);
         let lease = lease.filter(|id| head.leases.get(*id).is_some());
-        let version = Version { value, create_revision, mod_revision, lease, ephemeral: false, attachment: None };
+        let version =
+            Version { value: value.into(), create_revision, mod_revision, lease, ephemeral: false, attachment: None };
         keys_by_name.insert(key, Arc::new(version));
     }
     let job = SnapshotJob {

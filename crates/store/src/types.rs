@@ -1,6 +1,6 @@
 //! The nouns of the store: transactions, what they leave behind, and what may be said against them.
 
-use base::Revision;
+use base::{Blob, Revision};
 use bytes::Bytes;
 use std::any::Any;
 use std::fmt;
@@ -25,7 +25,7 @@ pub struct LeaseId(pub u64);
 /// One value of one key: the bytes and where in the order of all changes they stand.
 #[derive(Clone)]
 pub struct Version {
-    pub value: Bytes,
+    pub value: Blob,
     /// The revision at which the key came into being (after its last deletion).
     pub create_revision: Revision,
     /// The revision that wrote this value.

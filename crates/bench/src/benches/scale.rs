@@ -81,7 +81,10 @@ async fn measure(run: &mut Run, server: &Server) -> Result<(), Error> {
             let running = agents.counts.running.load(std::sync::atomic::Ordering::Relaxed);
             let cpu = (server.process().cpu_us() - server_us) as f64 / 1e6;
             let (at, mb) = (started.elapsed().as_secs_f64(), server.process().rss_mb());
-            run.say(format!("{at:.0} s: {running} run; server {cpu:.1} s of processor, {mb:.0} MB"));
+            let doubts = cluster.doubts();
+            run.say(format!(
+                "{at:.0} s: {running} run, {doubts} nodes doubted; server {cpu:.1} s of processor, {mb:.0} MB"
+            ));
         }
     };
     tokio::select! {
@@ -93,6 +96,7 @@ async fn measure(run: &mut Run, server: &Server) -> Result<(), Error> {
     run.figure("pods_per_s", pods as f64 / started.elapsed().as_secs_f64());
     run.figure("cpu_us_per_pod", (server.process().cpu_us() - server_us) as f64 / pods as f64);
     run.figure("client_cpu_us_per_pod", (Process::own().cpu_us() - client_us) as f64 / pods as f64);
+    run.figure("doubted_nodes", cluster.doubts() as f64);
     run.figure("status_p99_ms", agents.counts.write_p99_ms());
     run.figure("peak_rss_mb", server.process().peak_mb());
     tokio::time::sleep(SETTLE).await;

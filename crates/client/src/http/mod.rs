@@ -310,7 +310,7 @@ fn found(resource: Resource, request: &Request, text: &[u8]) -> Result<Answer, S
         return Err(Status::not_found(resource.group(), resource.plural(), &request.name));
     };
     let revision = list.at(&["metadata", "resourceVersion"]).text().parse().map(Revision).unwrap_or(Revision::ZERO);
-    Ok(Answer { object: Object::new(Facts::of(resource, value), value.to_json().into()), revision })
+    Ok(Answer { object: Object::new(Facts::of(resource, value), value.to_json()), revision })
 }
 
 /// The answer to a call. Where the server answers with a `Status` (most deletions, bindings, evictions), the object has
@@ -322,7 +322,7 @@ fn answer(resource: Resource, namespace: &str, name: &str, mut value: Value) -> 
     }
     let facts = Facts::of(resource, &value);
     let revision = facts.revision;
-    Answer { object: Object::new(facts, value.to_json().into()), revision }
+    Answer { object: Object::new(facts, value.to_json()), revision }
 }
 
 fn complete(value: &mut Value, path: &Path) {

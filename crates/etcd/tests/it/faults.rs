@@ -169,12 +169,12 @@ async fn judge(written: &[Written], backend: &Etcd, followers: &[Seen]) {
         let mut state: BTreeMap<Bytes, Bytes> = BTreeMap::new();
         for event in &events {
             // The chain of old and new values shows that nothing is missing in between.
-            let old = event.old.as_ref().map(|old| old.value.clone());
+            let old = event.old.as_ref().map(|old| old.value.bytes());
             assert_eq!(old, state.get(&event.key).cloned(), "at revision {}", event.revision);
-            state.insert(event.key.clone(), event.new.as_ref().unwrap().value.clone());
+            state.insert(event.key.clone(), event.new.as_ref().unwrap().value.bytes());
         }
         let stored: BTreeMap<Bytes, Bytes> =
-            page.items.iter().map(|(key, version)| (key.clone(), version.value.clone())).collect();
+            page.items.iter().map(|(key, version)| (key.clone(), version.value.bytes())).collect();
         assert_eq!(state, stored);
         for writer in written {
             for (revision, number) in &writer.acknowledged {

@@ -81,7 +81,7 @@ async fn conditions(backend: &dyn Backend) {
     assert_eq!((&refused.key[..], refused.found), (&b"c/b"[..], Revision::ZERO));
     assert!(get(backend, "c/c").await.is_none());
     let version = get(backend, "c/a").await.unwrap();
-    assert_eq!((&version.value[..], version.mod_revision), (&b"3"[..], next.revision));
+    assert_eq!((&version.value.bytes()[..], version.mod_revision), (&b"3"[..], next.revision));
     assert_eq!(version.create_revision, made.revision);
     // A condition without a change, and a change that changes nothing.
     assert_eq!(backend.txn(Txn::new().when("c/a", next.revision)).await.unwrap().changed, 0);
@@ -137,7 +137,7 @@ async fn pages(backend: &dyn Backend) {
     let all = Range::prefix("p/");
     let page = backend.range(all.clone(), Some(before), None, 2).await.unwrap();
     assert_eq!((names(&page.items), page.more, page.revision), (vec!["p/0".into(), "p/1".into()], true, before));
-    assert_eq!(&page.items[1].1.value[..], b"old");
+    assert_eq!(&page.items[1].1.value.bytes()[..], b"old");
     let page = backend.range(all.clone(), Some(before), Some(key("p/1")), 9).await.unwrap();
     assert_eq!((names(&page.items), page.more), (vec!["p/2".into(), "p/3".into(), "p/4".into()], false));
     let page = backend.range(all.clone(), None, None, 0).await.unwrap();
@@ -178,11 +178,11 @@ async fn feed(backend: &dyn Backend) {
     assert_eq!(many.changed, 2);
     let events = seen.below("f/");
     assert_eq!(events[1..].iter().map(|event| event.revision).collect::<Vec<_>>(), [many.revision; 2]);
-    assert_eq!(&events[1].old.as_ref().unwrap().value[..], b"1");
+    assert_eq!(&events[1].old.as_ref().unwrap().value.bytes()[..], b"1");
     let gone = backend.txn(Txn::new().delete("f/b")).await.unwrap().revision;
     let last = seen.below("f/").pop().unwrap();
     assert_eq!((last.revision, last.new), (gone, None));
-    assert_eq!(&last.old.unwrap().value[..], b"1");
+    assert_eq!(&last.old.unwrap().value.bytes()[..], b"1");
     // Another sink takes its place and goes on where it wants to.
     let second = Seen::default();
     backend.follow(many.revision, Box::new(second.clone())).await.unwrap();
@@ -222,7 +222,7 @@ async fn leases(backend: &dyn Backend) {
     assert_eq!(gone.len(), 2);
     assert_eq!(gone[0].revision, gone[1].revision, "all keys of a lease go at one revision");
     assert!(get(backend, "l/a").await.is_none());
-    assert_eq!(&get(backend, "l/c").await.unwrap().value[..], b"stays");
+    assert_eq!(&get(backend, "l/c").await.unwrap().value.bytes()[..], b"stays");
     let second = backend.grant(60_000).await.unwrap();
     assert_ne!(second, lease);
     backend.txn(Txn::new().put(held("l/a", second))).await.unwrap();
@@ -240,7 +240,7 @@ async fn compaction(backend: &dyn Backend) {
     let follow = backend.follow(first, Box::new(Seen::default())).await;
     assert!(matches!(follow, Err(Error::Compacted(_))), "{follow:?}");
     let page = backend.range(Range::prefix("h/"), Some(second), None, 0).await.unwrap();
-    assert_eq!(&page.items[0].1.value[..], b"2");
+    assert_eq!(&page.items[0].1.value.bytes()[..], b"2");
     let third = put(backend, "h/a", "3").await;
     let events = backend.since(second, 9).await.unwrap();
     assert_eq!(events.events.iter().filter(|event| event.key == "h/a").count(), 1);
@@ -316,7 +316,7 @@ async fn history(backend: &dyn Backend, seed: u64, steps: usize) {
             let found: Model = page
                 .items
                 .iter()
-                .map(|(key, found)| (key.clone(), (found.value.clone(), found.create_revision, found.mod_revision)))
+                .map(|(key, found)| (key.clone(), (found.value.bytes(), found.create_revision, found.mod_revision)))
                 .collect();
             assert_eq!(found, *then, "step {step}, at {at}");
         }
@@ -329,7 +329,7 @@ async fn history(backend: &dyn Backend, seed: u64, steps: usize) {
         let ops: Vec<Op> = commit
             .iter()
             .map(|event| match &event.new {
-                Some(new) => Op::Put(Put::new(event.key.clone(), new.value.clone())),
+                Some(new) => Op::Put(Put::new(event.key.clone(), new.value.bytes())),
                 None => Op::Delete { key: event.key.clone() },
             })
             .collect();

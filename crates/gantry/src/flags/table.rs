@@ -343,9 +343,9 @@ pub const FLAGS: &[FlagRow] = &[
         commands: CLUSTERS,
         kind: Kind::Text,
         many: true,
-        default: "",
+        default: "openshift-service-ca.crt:service-ca.crt",
         help: "A ConfigMap, NAME or NAME:KEY, that every namespace gets with the cluster's root under KEY, and pods find \
-               beside their token; KEY is what follows the name's first dash when not given",
+               beside their token; KEY is what follows the name's first dash when not given; none when empty",
     },
     FlagRow {
         name: "server",

@@ -15,7 +15,7 @@ fn object((resource, value): (Resource, Value)) -> Object {
     if resource == PODS {
         facts.own = api::core::pod_facts::facts(&value);
     }
-    Object::new(facts, value.to_json().into())
+    Object::new(facts, value.to_json())
 }
 
 fn view(objects: Vec<(Resource, Value)>) -> View {

@@ -9,7 +9,7 @@ fn plan(levels: &[Value], schemas: &[Value]) -> Plan {
     let all = levels.iter().map(|level| (LEVELS, level)).chain(schemas.iter().map(|schema| (SCHEMAS, schema)));
     for (at, (resource, value)) in all.enumerate() {
         let revision = Revision(at as u64 + 1);
-        let object = Object::new(Facts::of(resource, value), value.to_json().into());
+        let object = Object::new(Facts::of(resource, value), value.to_json());
         cache.apply(revision, [Change { revision, old: None, new: Some(object) }]);
     }
     Plan::of(&cache.view())

@@ -201,7 +201,7 @@ impl Watch {
             object.make(annotations).make_map().insert("k8s.io/initial-events-end", Value::from("true"));
         }
         let facts = meta::Facts::of(self.wish.kind.resource, &object);
-        self.put("BOOKMARK", &Object::new(facts, object.to_json().into()), out);
+        self.put("BOOKMARK", &Object::new(facts, object.to_json()), out);
     }
 }
 
@@ -210,7 +210,7 @@ fn deleted(object: &Object, revision: Revision) -> Object {
     let mut value = object.value();
     value.set(&["metadata", "resourceVersion"], revision.to_string());
     let facts = meta::Facts { revision, ..object.facts().clone() };
-    Object::new(facts, value.to_json().into())
+    Object::new(facts, value.to_json())
 }
 
 /// The history no longer reaches back to where the client was.

@@ -26,7 +26,7 @@ fn durable_of(store: &Store) -> Map {
     let visible = visible.read().unwrap();
     let all = visible.newest().read(&store::Range::all(), None, 0);
     let durable = all.items.into_iter().filter(|(_, found)| !found.ephemeral);
-    durable.map(|(key, found)| (key, (found.value.clone(), found.mod_revision))).collect()
+    durable.map(|(key, found)| (key, (found.value.bytes(), found.mod_revision))).collect()
 }
 
 fn ephemeral_count(store: &Store) -> usize {
@@ -47,7 +47,7 @@ impl Sink for Follower {
             state.1 = event.revision;
             match &event.new {
                 Some(new) if !new.ephemeral => {
-                    state.0.insert(event.key.clone(), (new.value.clone(), new.mod_revision));
+                    state.0.insert(event.key.clone(), (new.value.bytes(), new.mod_revision));
                 }
                 _ => {
                     state.0.remove(&event.key);

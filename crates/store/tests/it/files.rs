@@ -73,7 +73,7 @@ fn dumps_of_the_past_are_restored_elsewhere() {
     let (store, recovered) = Embedded::open(&dir.path().join("b"), Options::default()).unwrap();
     assert_eq!((recovered.revision, recovered.keys), (Revision(6), 4));
     let one = store.get(b"k1").unwrap();
-    assert_eq!((&one.value[..], one.create_revision, one.mod_revision), (&b"v5"[..], Revision(2), Revision(6)));
+    assert_eq!((&one.value.bytes()[..], one.create_revision, one.mod_revision), (&b"v5"[..], Revision(2), Revision(6)));
     assert_eq!(store.txn(Txn::new().delete("k1")).wait().unwrap().revision, Revision(7));
     let ahead = dump(&dir.path().join("a"), Some(Revision(99)), false).err().unwrap();
     assert!(matches!(ahead, OpenError::NoSuchRevision { asked: 99, oldest: 0, newest: 10 }));
@@ -195,7 +195,7 @@ fn acknowledged_writes_survive_kill() {
         for (key, revision) in &acknowledged {
             let found = store.get(key.as_bytes()).unwrap_or_else(|| panic!("{key} is lost"));
             assert!(found.mod_revision.0 >= *revision, "{key} went back to {found:?}");
-            assert!(found.value.starts_with(found.mod_revision.to_string().as_bytes()));
+            assert!(found.value.bytes().starts_with(found.mod_revision.to_string().as_bytes()));
         }
         drop(store);
     }

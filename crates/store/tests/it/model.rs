@@ -123,7 +123,7 @@ impl World {
                 let want: Vec<_> = want.map(|(key, value)| (key.clone(), value.clone())).collect();
                 let got: Vec<_> = items
                     .iter()
-                    .map(|(key, found)| (key.clone(), (found.value.clone(), found.create_revision, found.mod_revision)))
+                    .map(|(key, found)| (key.clone(), (found.value.bytes(), found.create_revision, found.mod_revision)))
                     .collect();
                 assert_eq!(got, want);
                 assert_eq!(self.mvcc.count(&range, Some(at)).unwrap(), want.len());
@@ -154,11 +154,11 @@ impl World {
                 assert!(event.revision > at);
                 let old = match &event.new {
                     Some(new) => {
-                        map.insert(event.key.clone(), (new.value.clone(), new.create_revision, new.mod_revision))
+                        map.insert(event.key.clone(), (new.value.bytes(), new.create_revision, new.mod_revision))
                     }
                     None => map.remove(&event.key),
                 };
-                assert_eq!(old.map(|old| old.0), event.old.as_ref().map(|old| old.value.clone()));
+                assert_eq!(old.map(|old| old.0), event.old.as_ref().map(|old| old.value.bytes()));
             }
             assert_eq!(map, self.states[stretch.revision.0 as usize]);
             at = stretch.revision;
