@@ -110,16 +110,7 @@ fn head(definition: &Value, version: &Value) -> Head {
             namespaced: spec["scope"].text() == "Namespaced",
         },
         resource: Resource::intern(&format!("{plural}.{group}")),
-        verbs: vec![
-            Verb::Create,
-            Verb::Delete,
-            Verb::DeleteCollection,
-            Verb::Get,
-            Verb::List,
-            Verb::Patch,
-            Verb::Update,
-            Verb::Watch,
-        ],
+        verbs: Verb::ALL.to_vec(),
         subresources,
     }
 }

@@ -70,6 +70,20 @@ pub enum Verb {
     DeleteCollection,
 }
 
+impl Verb {
+    /// What a kind serves that has no reason to lack one, in the order of discovery.
+    pub const ALL: [Verb; 8] = [
+        Verb::Create,
+        Verb::Delete,
+        Verb::DeleteCollection,
+        Verb::Get,
+        Verb::List,
+        Verb::Patch,
+        Verb::Update,
+        Verb::Watch,
+    ];
+}
+
 /// One subresource of a kind, as discovery lists it.
 #[derive(Clone, Debug)]
 pub struct Subresource {

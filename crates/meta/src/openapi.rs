@@ -161,17 +161,6 @@ Status
         }
     }
 
-    const ALL: [Verb; 8] = [
-        Verb::Create,
-        Verb::Delete,
-        Verb::DeleteCollection,
-        Verb::Get,
-        Verb::List,
-        Verb::Patch,
-        Verb::Update,
-        Verb::Watch,
-    ];
-
     /// Every `$ref` below a value.
     fn references(value: &Value, out: &mut Vec<String>) {
         match value {
@@ -196,8 +185,8 @@ Status
         let status =
             [Subresource { name: "status", body: ("", "", ""), verbs: &[Verb::Get, Verb::Update, Verb::Patch] }];
         let served = [
-            Served { names: &deployment, verbs: &ALL, subresources: &status, custom: None },
-            Served { names: &widget, verbs: &ALL, subresources: &[], custom: Some(&custom) },
+            Served { names: &deployment, verbs: &Verb::ALL, subresources: &status, custom: None },
+            Served { names: &widget, verbs: &Verb::ALL, subresources: &[], custom: Some(&custom) },
         ];
         let describe = |of: &str, field: &str| (field == "mode").then(|| format!("words of {of}"));
         for (document, form, root) in [

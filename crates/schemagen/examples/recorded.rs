@@ -322,19 +322,9 @@ fn documents(folder: &Path, score: &mut Score) {
                 });
             }
         }
-        const VERBS: [meta::Verb; 8] = [
-            meta::Verb::Create,
-            meta::Verb::Delete,
-            meta::Verb::DeleteCollection,
-            meta::Verb::Get,
-            meta::Verb::List,
-            meta::Verb::Patch,
-            meta::Verb::Update,
-            meta::Verb::Watch,
-        ];
         let resources: Vec<meta::openapi::Served<'_>> = served
             .iter()
-            .map(|names| meta::openapi::Served { names, verbs: &VERBS, subresources: &[], custom: None })
+            .map(|names| meta::openapi::Served { names, verbs: &meta::Verb::ALL, subresources: &[], custom: None })
             .collect();
         let ours = meta::openapi::v3(&resources, api::schema::builtin(), &api::descriptions::description, "1.37");
         for (name, recorded) in document.at(&["components", "schemas"]).entries().iter() {

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use client::PatchType;
 use http::header;
 use meta::decode::{FieldValidation, Media, conform, read};
+use meta::proto::{Encoder, envelope};
 use meta::schema::TypeRef;
 use meta::{Kind, Object, Reason, Status, Value};
 
@@ -180,11 +181,8 @@ fn to_yaml(value: &Value) -> Vec<u8> {
 
 /// The answer to a write.
 pub fn respond(kind: &Kind, accept: Accept, outcome: &Outcome, now: Time) -> Response {
-    let plain = accept.shape == Shape::Object && accept.media == Media::Json && !accept.pretty;
-    // The stored bytes are the answer, where the stored version was asked for.
-    let stored = outcome.stored.as_ref().filter(|_| plain).and_then(|object| stored_text(kind, object));
-    let bytes = match stored {
-        Some(text) => text,
+    let bytes = match outcome.stored.as_ref().and_then(|object| as_stored(kind, accept, object)) {
+        Some(bytes) => bytes,
         _ if outcome.value["kind"].text() == "Status" => {
             write(accept, &outcome.value, api::schema::builtin().named("io.k8s.apimachinery.pkg.apis.meta.v1.Status"))
         }
@@ -193,6 +191,23 @@ pub fn respond(kind: &Kind, accept: Accept, outcome: &Outcome, now: Time) -> Res
     let mut response = body::answer(outcome.code, content_type(accept.media), bytes);
     add_warnings(&mut response, &outcome.warnings);
     response
+}
+
+/// An object as it is asked for, where that is its text or its message: what is made once, for all who ask.
+pub fn as_stored(kind: &Kind, accept: Accept, object: &Object) -> Option<Bytes> {
+    if accept.shape != Shape::Object || accept.pretty && accept.media == Media::Json {
+        return None;
+    }
+    match accept.media {
+        Media::Json => stored_text(kind, object),
+        Media::Protobuf => {
+            stored_text(kind, object)?;
+            // A kind without a form in protobuf is shown, or refused, by the general way.
+            let message = object.protobuf(&mut Encoder::default(), kind.of()).ok()?;
+            Some(envelope(&kind.names.api_version(), &kind.names.kind, &message.bytes()).into())
+        }
+        Media::Yaml => None,
+    }
 }
 
 /// An object's text, where it is in `kind`'s version already: the text begins with it, as keys are sorted.

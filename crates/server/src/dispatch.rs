@@ -318,16 +318,8 @@ fn get(server: &Server, auth: &Authorized, kind: &Kind, incomer: &Incomer) -> Re
 
 /// An object in the form that was asked for.
 pub fn show(server: &Server, kind: &Kind, accept: Accept, object: &Object) -> Bytes {
-    if accept.shape == Shape::Object
-        && (accept.media == Media::Protobuf || accept.media == Media::Json && !accept.pretty)
-        && let Some(text) = codec::stored_text(kind, object)
-    {
-        if accept.media == Media::Json {
-            return text;
-        }
-        if let Ok(message) = object.protobuf(&mut Encoder::default(), kind.of()) {
-            return meta::proto::envelope(&kind.names.api_version(), &kind.names.kind, &message.bytes()).into();
-        }
+    if let Some(bytes) = codec::as_stored(kind, accept, object) {
+        return bytes;
     }
     let mut value = object.value();
     kind.rules.present(&mut value);
