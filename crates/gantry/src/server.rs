@@ -142,6 +142,7 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
         node_ports: NODE_PORTS,
         audit_log: Some(data.join("audit.log")),
         token_config_maps: token_config_maps(settings),
+        knows: server::pack::NEWEST,
     };
     let server = Server::open(options, opened.backend, Arc::new(SystemClock)).await?;
     let token = Token::new(server.ca.pem(), &server.authn.join_token)?;

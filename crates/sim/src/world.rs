@@ -570,15 +570,7 @@ pub async fn begin(
     clock: Arc<dyn Clock>,
     shell: &Process,
 ) -> Result<Arc<Server>, server::Error> {
-    let options = Options {
-        dir: PathBuf::new(),
-        advertise: "10.0.0.1:6443".to_owned(),
-        service_cidr: "10.96.0.0/16".to_owned(),
-        cluster_domain: "cluster.local".to_owned(),
-        node_ports: (30_000, 32_767),
-        audit_log: None,
-        token_config_maps: Vec::new(),
-    };
+    let options = Options::passing();
     let server = Server::with(options, KEYS.clone(), backend, clock).await?;
     shell.spawn(Box::pin(server::definitions::follow(server.clone())));
     server.begin().await?;
