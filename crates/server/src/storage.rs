@@ -437,10 +437,13 @@ struct Feed {
     halted: Arc<watch::Sender<Halted>>,
 }
 
+/// Objects by their keys; none where one is gone.
+type Objects<'a> = Vec<(&'a Bytes, Option<Object>)>;
+
 /// What a stretch of the feed says, up to the first revision that cannot be read whole.
 #[derive(Default)]
 struct Stretch<'a> {
-    objects: Vec<(Revision, Vec<(&'a Bytes, Option<Object>)>)>,
+    objects: Vec<(Revision, Objects<'a>)>,
     side: Vec<(&'a Bytes, Option<&'a Arc<Version>>)>,
     /// Why it ends before the end.
     unreadable: Option<Error>,

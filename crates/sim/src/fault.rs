@@ -160,6 +160,9 @@ pub const FAULTS: &[Fault] = &[
             world.cut_from_store(at, how, 200 + rng.below(20_000));
         },
     },
+    Fault { name: "server replaced", strike: World::replace_server },
+    Fault { name: "old server left behind", strike: World::leave_behind },
+    Fault { name: "agent replaced", strike: World::replace_agent },
 ];
 
 /// Breaks one client's link for a while.
@@ -192,6 +195,8 @@ pub struct Profile {
     pub nodes: u64,
     /// Servers that share a store; 0 for one server with a store of its own.
     pub servers: usize,
+    /// The servers begin as older programs, and somebody writes what a newer data version stores in another form.
+    pub upgrade: bool,
     /// How long the user works and faults strike.
     pub work_ms: u64,
     /// Steps of the user in that time.
@@ -276,10 +281,24 @@ const SHARED: &[(&str, u64)] = &[
     ("history forgotten", 50_000),
 ];
 
+const UPGRADE: &[(&str, u64)] = &[
+    ("server replaced", 4_000),
+    ("old server left behind", 20_000),
+    ("agent replaced", 8_000),
+    ("leader crash", 25_000),
+    ("leader stands still", 25_000),
+    ("server cut off", 20_000),
+    ("store crash", 40_000),
+    ("cut off", 40_000),
+    ("history forgotten", 25_000),
+    ("someone stands still", 25_000),
+];
+
 const BASE: Profile = Profile {
     name: "calm",
     nodes: 3,
     servers: 0,
+    upgrade: false,
     work_ms: 40_000,
     steps: 22,
     weather: FINE,
@@ -302,6 +321,8 @@ pub const PROFILES: &[Profile] = &[
     // Three servers that share a store; the second sort with everything else that can go wrong.
     Profile { name: "servers", servers: 3, faults: SERVERS, ..BASE },
     Profile { name: "shared", servers: 3, weather: ROUGH, ills: SICKLY, faults: SHARED, ..BASE },
+    // Servers and agents are replaced by newer ones and put back, while everything else may go wrong, too.
+    Profile { name: "upgrade", servers: 3, upgrade: true, faults: UPGRADE, ..BASE },
     // One small node that is always full; nothing comes to rest here, so it shows only what must not happen.
     Profile { name: "tight", nodes: 1, steps: 60, cpu_milli: 600, ..BASE },
     Profile { name: "busy", work_ms: 120_000, steps: 150, ..BASE },
