@@ -38,6 +38,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "continue-tokens", seeds: continue_tokens, run: continue_token },
     Target { name: "certificates", seeds: certificates, run: certificate },
     Target { name: "spdy", seeds: spdy_bytes, run: spdy },
+    Target { name: "websocket", seeds: node::fuzzing::conversations, run: websocket },
+    Target { name: "packed-values", seeds: packed_values, run: packed_value },
     Target { name: "signs-of-life", seeds: signs_of_life, run: hear },
     Target { name: "dns", seeds: dns_bytes, run: dns },
     Target { name: "etcd", seeds: etcd::fuzzing::answers, run: etcd::fuzzing::read_answers },
@@ -436,6 +438,32 @@ fn spdy(input: &[u8]) {
     let mut decoder = node::spdy::frame::Decoder::default();
     decoder.buffer().extend_from_slice(input);
     while let Ok(Some(_)) = decoder.next_frame() {}
+}
+
+fn websocket(input: &[u8]) {
+    static TOKIO: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
+        let built = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        built.expect("this machine has an event queue")
+    });
+    TOKIO.block_on(node::fuzzing::read_conversation(input));
+}
+
+fn packed_values() -> Vec<Vec<u8>> {
+    let packed = server::pack::pack(&b"{\"data\":{}}".repeat(400)).expect("what repeats itself packs well");
+    let mut bomb = server::pack::pack(&[b' '; 1 << 20]).expect("blanks pack well").to_vec();
+    bomb[4..8].copy_from_slice(&400u32.to_le_bytes());
+    vec![packed.to_vec(), bomb, b"gp1:\x04\0\0\0".to_vec(), b"{}".to_vec()]
+}
+
+fn packed_value(input: &[u8]) {
+    let value = bytes::Bytes::copy_from_slice(input);
+    if let Ok(plain) = server::pack::unpack(&value, server::pack::NEWEST) {
+        assert!(plain.len() <= server::pack::PLAIN_MAX_BYTES);
+        if let Some(again) = server::pack::pack(&plain) {
+            assert_eq!(server::pack::unpack(&again, server::pack::NEWEST), Ok(plain), "what was packed is unpacked");
+        }
+    }
+    assert!(server::pack::unpack(&value, store::Format::FIRST).map_or(true, |plain| plain == value));
 }
 
 fn dns_bytes() -> Vec<Vec<u8>> {

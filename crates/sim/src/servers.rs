@@ -38,6 +38,8 @@ pub struct Cluster {
     pub hub: Arc<Hub>,
     /// The newest data version that the program in each server's place knows.
     pub installed: Vec<Format>,
+    /// An older server cannot be reached, nor replaced; the others are not put back meanwhile.
+    pub away: bool,
     store: Option<Process>,
     servers: Vec<Option<Member>>,
 }
@@ -53,7 +55,7 @@ impl Cluster {
     pub fn new(profile: &Profile) -> Cluster {
         let installed = if profile.upgrade { Format::FIRST } else { pack::NEWEST };
         let servers: Vec<Option<Member>> = (0..profile.servers).map(|_| None).collect();
-        Cluster { hub: Hub::new(), installed: vec![installed; servers.len()], store: None, servers }
+        Cluster { hub: Hub::new(), installed: vec![installed; servers.len()], away: false, store: None, servers }
     }
 }
 

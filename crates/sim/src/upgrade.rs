@@ -25,6 +25,9 @@ impl World {
     /// Puts another program in a server's place: mostly the newer one, sometimes the older one back, as one may while the
     /// version has not been raised; afterwards somebody tries it all the same now and then, and has to think again.
     pub fn replace_server(&mut self, rng: &mut Rng) {
+        if self.cluster.away {
+            return;
+        }
         let old: Vec<usize> = (0..self.servers()).filter(|at| self.cluster.installed[*at] < pack::NEWEST).collect();
         let raised = self.format() >= pack::NEWEST;
         let back = rng.chance(if raised { 150 } else { 300 });
@@ -52,6 +55,8 @@ impl World {
             true => self.stand_still(server_name(at), process, ms),
             false => self.cut_from_store(at, Cut::BOTH, ms),
         }
+        self.cluster.away = true;
+        self.plan(ms + 2_000, |world| world.cluster.away = false);
         for other in (0..self.servers()).filter(|other| *other != at) {
             self.install(other, pack::NEWEST, 100 + rng.below(1_500));
         }
