@@ -69,7 +69,9 @@ pub async fn register(backend: Arc<dyn Backend>, shell: Arc<dyn Shell>, address:
                 continue;
             }
             Err(Outside::Again) => continue,
-            Err(Outside::TooOld(format)) => format!("the data has version {format}, and {knows} is the newest it knows"),
+            Err(Outside::TooOld(format)) => {
+                format!("the data has version {format}, and {knows} is the newest it knows")
+            }
             Err(Outside::Failed(error)) => error.to_string(),
         };
         // Its key went with it, if it is gone; another one does no harm if it is not.

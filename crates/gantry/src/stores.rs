@@ -13,8 +13,8 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use meta::{Value, json};
 use server::pack;
-use store::{Format, LeaseId};
 use store::{self as tools, Dump, Dumped};
+use store::{Format, LeaseId};
 
 use crate::error::Error;
 use crate::flags::Settings;

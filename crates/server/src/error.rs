@@ -56,10 +56,9 @@ impl fmt::Display for Error {
             }
             Error::Listen { address, error } => write!(f, "cannot listen on {address}: {error}"),
             Error::Store { what, why } => write!(f, "cannot {what}: {why}"),
-            Error::Object { key, why } => write!(
-                f,
-                "{key} in the store cannot be read ({why}); run a gantry that can, or put back a backup"
-            ),
+            Error::Object { key, why } => {
+                write!(f, "{key} in the store cannot be read ({why}); run a gantry that can, or put back a backup")
+            }
             Error::Format { found, knows } => write!(
                 f,
                 "the cluster's data has version {found}, and this gantry reads up to {knows}; run a gantry as new as \

@@ -165,14 +165,7 @@ fn shell_clock(process: &Process) -> Arc<dyn base::Clock> {
 }
 
 /// One life of a server, from its start to its end.
-async fn serve(
-    hub: Arc<Hub>,
-    net: Arc<Net>,
-    at: usize,
-    knows: Format,
-    shell: Process,
-    stop: watch::Receiver<bool>,
-) {
+async fn serve(hub: Arc<Hub>, net: Arc<Net>, at: usize, knows: Format, shell: Process, stop: watch::Receiver<bool>) {
     let name = server_name(at);
     let server = loop {
         let remote = Remote::open(hub.clone(), net.clone(), &name, shell.clone()).await;

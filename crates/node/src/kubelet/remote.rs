@@ -16,8 +16,8 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use meta::{Status, Value, json};
 use runtime::{ExecRequest, Input, Output, Runtime};
-use tokio::sync::mpsc;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 

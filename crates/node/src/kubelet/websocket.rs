@@ -63,9 +63,7 @@ pub(super) fn accept(
         headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
     }
     let upgrade = hyper::upgrade::on(&mut request);
-    let socket = async move {
-        Some(over(TokioIo::new(upgrade.await.ok()?)).await)
-    };
+    let socket = async move { Some(over(TokioIo::new(upgrade.await.ok()?)).await) };
     Ok((response, socket))
 }
 
