@@ -26,4 +26,11 @@ pub const EXHIBITS: &[Exhibit] = &[
         story: "A create that failed with the disk happened all the same, later, after another pod had been made up for \
                 it. The decision that follows a failure takes the same names as the one that failed.",
     },
+    Exhibit {
+        seed: 3187,
+        profile: "upgrade",
+        story: "Nobody led though a server could have, it was said, when all stood still. A server had been replaced while \
+                it stood still, and the end of that pause was noted down for its successor, which stood still by then \
+                itself. What is known of a process ends with it.",
+    },
 ];

@@ -291,7 +291,7 @@ impl World {
     pub fn crash_store(&mut self, rng: &mut Rng) {
         let (Some(process), Some((_, stepped))) = (self.cluster.store.take(), self.cluster.hub.up()) else { return };
         self.cluster.hub.set(None);
-        self.truth.show(&Seen::Runs { who: STORE, runs: false });
+        self.gone(STORE);
         self.lose_power(&process, &stepped, rng);
     }
 
@@ -311,8 +311,14 @@ impl World {
         let Some(member) = self.cluster.servers[at].take() else { return };
         self.exec.note(format!("{} dies", server_name(at)));
         self.net.set_server(at, None);
-        self.truth.show(&Seen::Runs { who: &server_name(at), runs: false });
+        self.gone(&server_name(at));
         self.exec.kill(&member.process);
+    }
+
+    /// A process ended; that it stood still is over with it.
+    fn gone(&self, who: &str) {
+        self.truth.show(&Seen::Runs { who, runs: false });
+        self.truth.show(&Seen::Halted { who, why: "stands still", halted: false });
     }
 
     /// A server is asked to end: it gives the lead up first.
@@ -348,8 +354,11 @@ impl World {
         self.exec.pause(&process);
         self.truth.show(&Seen::Halted { who: &name, why: "stands still", halted: true });
         self.plan(ms, move |world| {
-            world.exec.go_on(&process);
-            world.truth.show(&Seen::Halted { who: &name, why: "stands still", halted: false });
+            // One that died meanwhile has a successor, of whom this says nothing.
+            if world.exec.lives(&process) {
+                world.exec.go_on(&process);
+                world.truth.show(&Seen::Halted { who: &name, why: "stands still", halted: false });
+            }
         });
     }
 
