@@ -128,7 +128,7 @@ type Planned = (u64, &'static Fault, u64);
 pub fn fault_plan(settings: &Settings) -> Vec<Planned> {
     let rng = Rng::new(settings.seed).fork(settings.profile.name);
     let mut all = Vec::new();
-    for (name, mean_ms) in settings.profile.faults {
+    for (name, mean_ms) in settings.profile.faults.iter().copied().flatten() {
         let fault = FAULTS.iter().find(|fault| fault.name == *name).expect("profiles name faults of the table");
         let mut rng = rng.fork(name);
         let mut at_ms = rng.below(mean_ms * 2);
