@@ -11,6 +11,7 @@ use meta::decode::{FieldValidation, Media, decode};
 use meta::schema::TypeRef;
 use meta::{At, Change, Errors, Kind, Quantity, Value};
 use server::request::{Query, RequestInfo};
+use server::tokens::{Grant, Tokens};
 use store::Disk;
 
 use crate::{connections, objects, pipeline};
@@ -36,6 +37,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "quantities", seeds: quantities, run: quantity },
     Target { name: "requests", seeds: requests, run: request },
     Target { name: "continue-tokens", seeds: continue_tokens, run: continue_token },
+    Target { name: "tokens", seeds: tokens, run: token },
     Target { name: "certificates", seeds: certificates, run: certificate },
     Target { name: "spdy", seeds: spdy_bytes, run: spdy },
     Target { name: "websocket", seeds: node::fuzzing::conversations, run: websocket },
@@ -394,6 +396,32 @@ static AUTHORITY: LazyLock<server::ca::Ca> = LazyLock::new(|| {
 });
 
 /// A certificate as it comes over TLS, and requests for one as text and as bytes.
+static TOKENS: LazyLock<Tokens> = LazyLock::new(|| Tokens::make().expect("this machine has randomness").0);
+/// When the tokens to begin with are signed, and looked at.
+const SIGNED_AT: Time = Time(1_800_000_000_000_000);
+
+fn tokens() -> Vec<Vec<u8>> {
+    let bound = Some(("pods", "web", "1"));
+    let (namespace, account, account_uid, node, audiences) =
+        ("default", "a", "2", Some(("node-1", "3")), &["x".into()]);
+    let grant = Grant { namespace, account, account_uid, bound, node, audiences, seconds: 600 };
+    let (signed, _) = TOKENS.sign(&grant, SIGNED_AT).expect("the key signs");
+    let mut all = texts(&["a.b.c", "..", "eyJhbGciOiJub25lIn0.e30.", "{\"iss\":\"x\",\"exp\":1e99}"]);
+    all.push(signed.into_bytes());
+    all
+}
+
+/// The text as a token, and as what a token says under a signature that is not ours. What we did not sign never holds.
+fn token(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    let header = URL_SAFE_NO_PAD.encode(br#"{"alg":"ES256"}"#);
+    let forged = format!("{header}.{}.{}", URL_SAFE_NO_PAD.encode(input), URL_SAFE_NO_PAD.encode([1; 64]));
+    assert!(TOKENS.verify(&forged, SIGNED_AT).is_err(), "a forged token holds");
+    if let Ok(claims) = TOKENS.verify(&text, SIGNED_AT) {
+        assert_eq!((&*claims.namespace, &*claims.account, &*claims.account_uid), ("default", "a", "2"));
+    }
+}
+
 fn certificates() -> Vec<Vec<u8>> {
     let lifetime = std::time::Duration::from_secs(600);
     let issued = AUTHORITY.issue_for("a", &["b", "c"], &["d".to_owned()], server::ca::Usage::Both, lifetime);
