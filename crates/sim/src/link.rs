@@ -389,15 +389,15 @@ impl Follower {
     async fn connect(&self, lists: bool) -> Line {
         loop {
             let home = self.net.home(&self.client);
+            // Of the server that is asked, which may be gone when its answer is heard.
+            let lives = lock(&self.net.seats).get(home).map(|seat| seat.lives.subscribe());
             if !self.net.is_cut(&self.client)
                 && let Some((server, process)) = self.net.server(home)
+                && let Some(lives) = lives
                 && (!lists || !self.net.is_shared() || self.is_fresh(&server, &process).await)
             {
-                let lives = lock(&self.net.seats).get(home).map(|seat| seat.lives.subscribe());
-                if let Some(lives) = lives {
-                    let (source, moves) = (server.storage.mirror().clone(), self.net.moves.subscribe());
-                    return Line { home, source, lives, moves };
-                }
+                let (source, moves) = (server.storage.mirror().clone(), self.net.moves.subscribe());
+                return Line { home, source, lives, moves };
             }
             self.net.move_on(&self.client, home);
             self.shell.sleep(RECONNECT_MS).await;

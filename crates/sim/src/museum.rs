@@ -33,4 +33,12 @@ pub const EXHIBITS: &[Exhibit] = &[
                 it stood still, and the end of that pause was noted down for its successor, which stood still by then \
                 itself. What is known of a process ends with it.",
     },
+    Exhibit {
+        seed: 10336,
+        profile: "upgrade",
+        story: "An agent ran a pod for ever that was being deleted: it stood still between asking a server and hearing the \
+                answer, the server was replaced meanwhile, and the agent went on with the cache of the dead one. The link \
+                noted who had died before only from the answer on. Worlds alone were wrong: a connection of real ones \
+                breaks.",
+    },
 ];
