@@ -2,7 +2,7 @@
 //!
 //! - [`controllers`]: reconcilers, their jobs and effects; [`scheduler`]: plans and bindings; [`ipam`]: pod ranges of
 //!   nodes; [`events`]: records for users; [`fate`]: what an answer, or none, means for a write; [`leader`]: which of
-//!   several servers leads.
+//!   several servers leads; [`servers`]: who is there, and the data version that all of them know.
 //!
 //! Not here: any decision of a controller or of the scheduler; threads, timers, clocks, sockets. Those come through
 //! [`Shell`], so that a real process and the simulator run the same code.
@@ -17,6 +17,7 @@ pub mod fate;
 pub mod ipam;
 pub mod leader;
 pub mod scheduler;
+pub mod servers;
 
 use std::future::Future;
 use std::pin::Pin;

@@ -38,15 +38,7 @@ static ARENA: LazyLock<Mutex<Option<Arena>>> = LazyLock::new(|| Mutex::new(None)
 pub fn server() -> (Arc<Server>, Runtime) {
     let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let tokio = tokio.expect("this machine has threads");
-    let options = Options {
-        dir: std::path::PathBuf::new(),
-        advertise: "10.0.0.1:6443".to_owned(),
-        service_cidr: "10.96.0.0/16".to_owned(),
-        cluster_domain: "cluster.local".to_owned(),
-        node_ports: (30_000, 32_767),
-        audit_log: None,
-        token_config_maps: Vec::new(),
-    };
+    let options = Options::passing();
     let server = tokio.block_on(async {
         let (backend, _) = Embedded::open_on(Arc::new(SimDisk::new()), store::Options::default())
             .expect("an empty disk holds a sound store");

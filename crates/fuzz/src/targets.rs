@@ -11,6 +11,7 @@ use meta::decode::{FieldValidation, Media, decode};
 use meta::schema::TypeRef;
 use meta::{At, Change, Errors, Kind, Quantity, Value};
 use server::request::{Query, RequestInfo};
+use server::tokens::{Grant, Tokens};
 use store::Disk;
 
 use crate::{connections, objects, pipeline};
@@ -36,8 +37,11 @@ pub const TARGETS: &[Target] = &[
     Target { name: "quantities", seeds: quantities, run: quantity },
     Target { name: "requests", seeds: requests, run: request },
     Target { name: "continue-tokens", seeds: continue_tokens, run: continue_token },
+    Target { name: "tokens", seeds: tokens, run: token },
     Target { name: "certificates", seeds: certificates, run: certificate },
     Target { name: "spdy", seeds: spdy_bytes, run: spdy },
+    Target { name: "websocket", seeds: node::fuzzing::conversations, run: websocket },
+    Target { name: "packed-values", seeds: packed_values, run: packed_value },
     Target { name: "signs-of-life", seeds: signs_of_life, run: hear },
     Target { name: "dns", seeds: dns_bytes, run: dns },
     Target { name: "etcd", seeds: etcd::fuzzing::answers, run: etcd::fuzzing::read_answers },
@@ -392,6 +396,32 @@ static AUTHORITY: LazyLock<server::ca::Ca> = LazyLock::new(|| {
 });
 
 /// A certificate as it comes over TLS, and requests for one as text and as bytes.
+static TOKENS: LazyLock<Tokens> = LazyLock::new(|| Tokens::make().expect("this machine has randomness").0);
+/// When the tokens to begin with are signed, and looked at.
+const SIGNED_AT: Time = Time(1_800_000_000_000_000);
+
+fn tokens() -> Vec<Vec<u8>> {
+    let bound = Some(("pods", "web", "1"));
+    let (namespace, account, account_uid, node, audiences) =
+        ("default", "a", "2", Some(("node-1", "3")), &["x".into()]);
+    let grant = Grant { namespace, account, account_uid, bound, node, audiences, seconds: 600 };
+    let (signed, _) = TOKENS.sign(&grant, SIGNED_AT).expect("the key signs");
+    let mut all = texts(&["a.b.c", "..", "eyJhbGciOiJub25lIn0.e30.", "{\"iss\":\"x\",\"exp\":1e99}"]);
+    all.push(signed.into_bytes());
+    all
+}
+
+/// The text as a token, and as what a token says under a signature that is not ours. What we did not sign never holds.
+fn token(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    let header = URL_SAFE_NO_PAD.encode(br#"{"alg":"ES256"}"#);
+    let forged = format!("{header}.{}.{}", URL_SAFE_NO_PAD.encode(input), URL_SAFE_NO_PAD.encode([1; 64]));
+    assert!(TOKENS.verify(&forged, SIGNED_AT).is_err(), "a forged token holds");
+    if let Ok(claims) = TOKENS.verify(&text, SIGNED_AT) {
+        assert_eq!((&*claims.namespace, &*claims.account, &*claims.account_uid), ("default", "a", "2"));
+    }
+}
+
 fn certificates() -> Vec<Vec<u8>> {
     let lifetime = std::time::Duration::from_secs(600);
     let issued = AUTHORITY.issue_for("a", &["b", "c"], &["d".to_owned()], server::ca::Usage::Both, lifetime);
@@ -436,6 +466,32 @@ fn spdy(input: &[u8]) {
     let mut decoder = node::spdy::frame::Decoder::default();
     decoder.buffer().extend_from_slice(input);
     while let Ok(Some(_)) = decoder.next_frame() {}
+}
+
+fn websocket(input: &[u8]) {
+    static TOKIO: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
+        let built = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        built.expect("this machine has an event queue")
+    });
+    TOKIO.block_on(node::fuzzing::read_conversation(input));
+}
+
+fn packed_values() -> Vec<Vec<u8>> {
+    let packed = server::pack::pack(&b"{\"data\":{}}".repeat(400)).expect("what repeats itself packs well");
+    let mut bomb = server::pack::pack(&[b' '; 1 << 20]).expect("blanks pack well").to_vec();
+    bomb[4..8].copy_from_slice(&400u32.to_le_bytes());
+    vec![packed.to_vec(), bomb, b"gp1:\x04\0\0\0".to_vec(), b"{}".to_vec()]
+}
+
+fn packed_value(input: &[u8]) {
+    let value = bytes::Bytes::copy_from_slice(input);
+    if let Ok(plain) = server::pack::unpack(&value, server::pack::NEWEST) {
+        assert!(plain.len() <= server::pack::PLAIN_MAX_BYTES);
+        if let Some(again) = server::pack::pack(&plain) {
+            assert_eq!(server::pack::unpack(&again, server::pack::NEWEST), Ok(plain), "what was packed is unpacked");
+        }
+    }
+    assert!(server::pack::unpack(&value, store::Format::FIRST).map_or(true, |plain| plain == value));
 }
 
 fn dns_bytes() -> Vec<Vec<u8>> {

@@ -6,7 +6,8 @@
 //! SHA-256 of all lines before. It is of one revision. A cluster with a store of its own is read from its files, running
 //! or not; one in etcd through etcd.
 //!
-//! What belongs to running servers (who leads, who is there) is left out. Revisions after a restore are above all that the
+//! What belongs to running servers (who leads, who is there) is left out; values stand as they are, and the data version
+//! beside them. Revisions after a restore are above all that the
 //! lost cluster may have given since: whoever resumes from one of those is told to list again.
 
 use std::collections::BTreeMap;
@@ -21,13 +22,13 @@ use bytes::Bytes;
 use etcd::Etcd;
 use meta::{Value, json};
 use ring::digest::{Context, SHA256};
-use store::{Backend, Dump, Dumped, LeaseId, Put, Range, Txn};
+use store::{Backend, Dump, Dumped, Format, LeaseId, Put, Range, Txn};
 
 use crate::backend::{self, KEYS, Secret};
 use crate::error::Error;
 use crate::flags::Settings;
 use crate::folder::Folder;
-use crate::stores::{dumped, leases_of, line_of, list_of, new_id, number, unsigned};
+use crate::stores::{can_be_read, dumped, leases_of, line_of, list_of, new_id, number, unsigned};
 
 const FORMAT: &str = "gantry-backup/1";
 /// The longest line that is read.
@@ -38,9 +39,9 @@ const PAGE_KEYS: usize = 2_000;
 const LIFT: u64 = 10_000_000;
 const PACKING: i32 = 3;
 
-/// Keys that are about running servers, or lie beside the state.
+/// Keys that are about running servers, or lie beside the state. The data version is of the state.
 fn is_passing(key: &[u8]) -> bool {
-    [&b"/leader"[..], b"/servers/", b"/cluster/"].iter().any(|prefix| key.starts_with(prefix))
+    key != Format::KEY && [&b"/leader"[..], b"/servers/", b"/cluster/"].iter().any(|prefix| key.starts_with(prefix))
 }
 
 /// A state that is read, at one revision.
@@ -286,6 +287,7 @@ pub fn restore(settings: &Settings) -> Result<(), Error> {
         keys.push(key);
         Ok(())
     })?;
+    can_be_read(&keys)?;
     let secret = Secret::read(settings)?.ok_or_else(|| {
         let why = "is needed; give the file cluster-secret of the cluster that the backup is of";
         settings.complain("cluster-secret-file", why)
@@ -361,6 +363,7 @@ pub fn migrate(settings: &Settings) -> Result<(), Error> {
         keys.push(key);
         Ok(())
     })?;
+    can_be_read(&keys)?;
     let (count, digest) = source.digest()?;
     if to == "etcd" {
         put_into_etcd(settings, source.revision(), &leases, keys, &sealed)?;

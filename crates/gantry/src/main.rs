@@ -15,7 +15,6 @@ mod left;
 mod machine;
 mod parts;
 mod server;
-mod servers;
 mod sim;
 mod stores;
 mod up;

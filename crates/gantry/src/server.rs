@@ -24,8 +24,7 @@ use crate::join::{self, Token};
 use crate::parts::controllers::Silence;
 use crate::parts::events::Recorder;
 use crate::parts::leader::{Candidate, Reign};
-use crate::parts::{self, Tokio};
-use crate::servers;
+use crate::parts::{self, Tokio, servers};
 
 /// Ports that services get on every node.
 const NODE_PORTS: (u16, u16) = (30_000, 32_767);
@@ -74,9 +73,15 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
             let token = settings.data().join(TOKEN_FILE);
             println!("Machines join with gantry agent --server URL --token-file {}", token.display());
         }
-        stopped().await;
-        running.stop().await;
-        Ok(())
+        let halted = running.server.storage.halted();
+        tokio::select! {
+            () = stopped() => {
+                running.stop().await;
+                Ok(())
+            }
+            // At once: whoever is connected is to look for another server.
+            why = halted => Err(Error::Machine(why)),
+        }
     })
 }
 
@@ -142,6 +147,7 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
         node_ports: NODE_PORTS,
         audit_log: Some(data.join("audit.log")),
         token_config_maps: token_config_maps(settings),
+        knows: settings.read("data-version").map_or(server::pack::NEWEST, store::Format),
     };
     let server = Server::open(options, opened.backend, Arc::new(SystemClock)).await?;
     let token = Token::new(server.ca.pem(), &server.authn.join_token)?;
@@ -150,10 +156,11 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
     let tls = server::http::serve::tls_with(certificates.serving.clone(), server.ca.pem())?;
     tokio::spawn(certificates.keep());
     if opened.shared {
-        tokio::spawn(servers::register(server.storage.clone(), inside));
+        let backend = server.storage.backend().clone();
+        tokio::spawn(servers::register(backend, Arc::new(Tokio), inside, server.storage.knows()));
     } else {
         let api = Local { server: server.clone(), user: server::local::system() };
-        servers::publish(&server, &api, &std::iter::once(inside).collect()).await?;
+        servers::publish(server.storage.mirror(), &api, &std::iter::once(inside).collect()).await?;
     }
     if settings.names("parts", "controllers") {
         welcome(&server, settings).await?;
@@ -323,10 +330,14 @@ fn stand(
     tokio::spawn(candidate.run(stopping, move |reign| {
         start_parts(&server, &settings, &silence, reign);
         let api = || door(reign, &server, server::local::system());
-        reign.spawn(servers::tell_leader(server.clone(), api(), name.clone()));
+        reign.spawn(servers::tell_leader(api(), reign.shell(), name.clone()));
+        let (backend, side) = (server.storage.backend().clone(), server.storage.side());
         if shared {
-            reign.spawn(servers::publish_all(server.clone(), api()));
+            reign.spawn(servers::publish_all(side.clone(), server.storage.mirror().clone(), api(), reign.shell()));
         }
+        let settle_ms = u64::try_from(settings.duration("upgrade-settle").as_millis()).unwrap_or(u64::MAX);
+        let (shell, fence, knows) = (reign.shell(), reign.fence(), server.storage.knows());
+        reign.spawn(servers::Raising { backend, side, shell, fence, knows, shared, settle_ms }.run());
     }))
 }
 

@@ -1,7 +1,8 @@
 //! `gantry store check|dump|restore`: a store's files, while nobody serves from them.
 //!
 //! A dump is text, one JSON value a line: first what it is of, then the keys. Values that are text stand as text, others
-//! (encrypted Secrets) as base64, so that nothing is lost and people can read it.
+//! (encrypted Secrets) as base64, so that nothing is lost and people can read it. Packed objects stand unpacked, which all
+//! versions read.
 
 use std::io::{BufRead, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -11,8 +12,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use meta::{Value, json};
-use store::LeaseId;
+use server::pack;
 use store::{self as tools, Dump, Dumped};
+use store::{Format, LeaseId};
 
 use crate::error::Error;
 use crate::flags::Settings;
@@ -78,11 +80,26 @@ fn write(dump: &Dump, out: &mut dyn Write) -> std::io::Result<()> {
     let head = json!({"format": FORMAT, "revision": (number(dump.revision.0)), "leases": leases});
     out.write_all(&head.to_json())?;
     out.write_all(b"\n")?;
-    for key in dump.iter() {
+    for mut key in dump.iter() {
+        if let Ok(plain) = pack::unpack(&key.value, pack::NEWEST) {
+            key.value = plain;
+        }
         out.write_all(&line_of(&key).to_json())?;
         out.write_all(b"\n")?;
     }
     out.flush()
+}
+
+/// Whether this program can read a state before it is put somewhere.
+///
+/// # Errors
+/// A sentence that names its data version.
+pub fn can_be_read(keys: &[Dumped]) -> Result<(), Error> {
+    let format = keys.iter().find(|key| key.key == Format::KEY).map_or(Format::FIRST, |key| Format::parse(&key.value));
+    if format <= pack::NEWEST {
+        return Ok(());
+    }
+    Err(server::Error::Format { found: format, knows: pack::NEWEST }.into())
 }
 
 /// Leases as a list; [`leases_of`] reads it.
@@ -145,6 +162,7 @@ pub fn restore(settings: &Settings) -> Result<(), Error> {
     let leases = leases_of(&head["leases"]);
     let dir = settings.data().join("store");
     let count = keys.len();
+    can_be_read(&keys)?;
     tools::restore(&dir, revision, &leases, keys, new_id()?)?;
     println!("{}: {count} keys at revision {revision}", dir.display());
     Ok(())
@@ -220,5 +238,29 @@ mod tests {
         assert!(
             restore(&settings).unwrap_err().to_string().ends_with("line 1: the file is no dump of gantry store dump")
         );
+    }
+
+    #[test]
+    fn a_dump_shows_packed_objects_and_newer_data_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let plain = format!("{{\"data\":\"{}\"}}", "0123456789".repeat(4_000));
+        let key = |key: &'static str, value: Bytes| Dumped {
+            key: Bytes::from_static(key.as_bytes()),
+            value,
+            create_revision: Revision(3),
+            mod_revision: Revision(7),
+            lease: None,
+        };
+        let format = |format: Format| key("/cluster/format", format.text());
+        let keys = |first: Dumped| vec![first, key("/registry/configmaps/a", pack::pack(plain.as_bytes()).unwrap())];
+        let store = dir.path().join("store");
+        tools::restore(&store, Revision(9), &[], keys(format(pack::NEWEST)), 1).unwrap();
+        let mut text = Vec::new();
+        write(&tools::dump(&store, None, false).unwrap(), &mut text).unwrap();
+        let lines: Vec<Value> = text.split(|byte| *byte == b'\n').filter_map(|line| Value::parse(line).ok()).collect();
+        assert_eq!((lines.len(), lines[2]["value"].text()), (3, plain.as_str()));
+        can_be_read(&keys(format(pack::NEWEST))).unwrap();
+        let refused = can_be_read(&keys(format(Format(9)))).unwrap_err().to_string();
+        assert!(refused.contains("has version 9, and this gantry reads up to 2"), "{refused}");
     }
 }

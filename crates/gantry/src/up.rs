@@ -124,10 +124,17 @@ impl<'a> Up<'a> {
     /// Until a signal comes: agents that end are started again.
     async fn watch(mut self) -> Result<(), Error> {
         let mut stop = std::pin::pin!(crate::server::stopped());
+        let server = self.server.server.clone();
+        let mut halted = std::pin::pin!(server.storage.halted());
+        let mut outcome = Ok(());
         loop {
             tokio::select! {
                 biased;
                 () = &mut stop => break,
+                why = &mut halted => {
+                    outcome = Err(Error::Machine(why));
+                    break;
+                }
                 () = tokio::time::sleep(LOOK) => {}
             }
             let mut nodes = std::mem::take(&mut self.nodes);
@@ -149,7 +156,7 @@ impl<'a> Up<'a> {
         left::ask_to_end(self.names).await;
         self.server.stop().await;
         drop(self.lan);
-        left::sweep(self.names)
+        left::sweep(self.names).and(outcome)
     }
 }
 

@@ -10,6 +10,7 @@
 //! Invariants: a history that some store can have produced is never refused; operations are judged in the order in which
 //! they ended.
 
+mod unseen;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 
 use base::Revision;
 
+use unseen::Unseen;
 pub use watch::{Heard, Watched};
 
 /// How an operation ended for its caller.
@@ -47,6 +49,8 @@ pub enum Broken {
     NeverWas { key: String, revision: Revision },
     /// The answer is older than what had been seen, by anybody, before the question was asked.
     Stale { key: String, saw: Option<Revision>, superseded: Revision, known: Revision },
+    /// A list does not show what had happened by its revision.
+    Lost { key: String, revision: Revision, shown: Option<Revision>, at: Revision },
     /// The key was never deleted, though a deletion was acknowledged.
     NotDeleted { key: String },
     /// Two writes have the same place for the same key.
@@ -70,6 +74,12 @@ impl fmt::Display for Broken {
                 }
                 write!(f, ", which ended with {superseded}, though {known} was known before the question")
             }
+            Broken::Lost { key, revision, shown: None, at } => {
+                write!(f, "{key} at revision {revision} is missing in a list at {at}")
+            }
+            Broken::Lost { key, revision, shown: Some(shown), at } => {
+                write!(f, "{key} is at revision {shown} in a list at {at}, though it came to {revision}")
+            }
             Broken::NotDeleted { key } => write!(f, "the deletion of {key} was acknowledged and never happened"),
             Broken::Twice { key, revision } => write!(f, "{key} has two versions at revision {revision}"),
             Broken::Disordered { key, revision, after } => {
@@ -90,8 +100,7 @@ pub struct Judge {
     versions: BTreeMap<Arc<str>, BTreeMap<Revision, bool>>,
     /// The same by revision.
     order: BTreeMap<Revision, Vec<(Arc<str>, bool)>>,
-    /// Stretches in which versions may have been that nobody saw: after the first revision, up to the second.
-    gaps: BTreeMap<Revision, Revision>,
+    unseen: Unseen,
     /// The newest revision that some operation that ended is known to rest on.
     floor: Revision,
     judged: u64,
@@ -118,21 +127,6 @@ impl Judge {
         }
     }
 
-    /// After one revision up to another, things may have happened of which no version is known: nobody was watching.
-    /// Acknowledged writes tell their revision, but a deletion does not.
-    pub fn gap(&mut self, after: Revision, up_to: Revision) {
-        if after < up_to {
-            let known = self.gaps.entry(after).or_insert(up_to);
-            *known = up_to.max(*known);
-        }
-    }
-
-    /// The first moment after `since`, and before `next`, from which a key may have been absent without anybody knowing.
-    fn unseen(&self, since: Revision, next: Option<Revision>) -> Option<Revision> {
-        let open = self.gaps.iter().find(|(_, up_to)| **up_to > since).map(|(after, _)| since.max(*after))?;
-        next.is_none_or(|next| open < next).then_some(open)
-    }
-
     /// To be kept by an operation that begins now.
     pub fn begin(&self) -> Began {
         Began { floor: self.floor }
@@ -143,8 +137,8 @@ impl Judge {
         self.judged
     }
 
-    /// Judges an operation that ends now. All versions that it can have seen must be known, but for those in a
-    /// [`Judge::gap`].
+    /// Judges an operation that ends now. All versions that it can have seen must be known, but for those of
+    /// which [`Judge::may_write`] and [`Judge::may_delete`] told, within a [`Judge::gap`].
     ///
     /// # Errors
     /// The promise that its answer breaks.
@@ -155,7 +149,7 @@ impl Judge {
             Outcome::Saw(None) => self.absent(key, began.floor)?,
             Outcome::Deleted => {
                 let gone = self.versions.get(key).is_some_and(|versions| versions.values().any(|present| !present));
-                if !gone && self.gaps.is_empty() {
+                if !gone && self.unseen.is_empty() {
                     return Err(Broken::NotDeleted { key: key.to_owned() });
                 }
                 Revision::ZERO
@@ -171,8 +165,7 @@ impl Judge {
         let versions = self.versions.get(key);
         let known = versions.and_then(|versions| versions.get(&revision));
         // A write whose answer got lost, while nobody was watching, is first seen by whoever reads it.
-        let may_have_been = || self.gaps.iter().any(|(after, up_to)| (after.0 + 1..=up_to.0).contains(&revision.0));
-        if known != Some(&true) && !(known.is_none() && may_have_been()) {
+        if known != Some(&true) && !(known.is_none() && self.unseen.write(key, revision)) {
             return Err(Broken::NeverWas { key: key.to_owned(), revision });
         }
         let later = versions.and_then(|all| all.range((Bound::Excluded(revision), Bound::Unbounded)).next());
@@ -190,7 +183,7 @@ impl Judge {
         let (mut since, mut superseded) = (Some(Revision::ZERO), Revision::ZERO);
         let mut versions = versions.iter().peekable();
         while let Some((revision, present)) = versions.next() {
-            let unseen = self.unseen(*revision, versions.peek().map(|(next, _)| **next));
+            let unseen = self.unseen.deletion(key, *revision, versions.peek().map(|(next, _)| **next));
             match (since, present) {
                 (Some(_), true) if *revision > floor => break,
                 (_, true) => (since, superseded) = (unseen, *revision),
@@ -270,6 +263,7 @@ mod tests {
             let mut judge = judge(&known);
             if let Some((after, up_to)) = gap {
                 judge.gap(Revision(after), Revision(up_to));
+                judge.may_delete("a", Revision::ZERO, None);
             }
             let began = Began { floor: Revision(floor) };
             judge.end("a", began, Outcome::Saw(None)).map(|()| judge.begin().floor.0)
@@ -284,6 +278,8 @@ mod tests {
         let saw = |revision: u64| Outcome::Saw(Some(Revision(revision)));
         assert!(judge.end("a", Began::default(), saw(5)).is_err(), "somebody was watching");
         judge.gap(Revision(4), Revision(5));
+        assert!(judge.end("a", Began::default(), saw(5)).is_err(), "nobody asked for it");
+        judge.may_write("a", Revision(3));
         assert!(judge.end("a", Began::default(), saw(5)).is_ok() && judge.end("a", Began::default(), saw(4)).is_err());
         let late = Began { floor: Revision(6) };
         assert!(judge.end("a", late, saw(5)).is_err(), "whatever it was, it ended with 6");

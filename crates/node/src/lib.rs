@@ -16,6 +16,7 @@ pub mod agent;
 pub mod carry;
 pub mod endpoints;
 pub mod env;
+pub mod fuzzing;
 pub mod kubelet;
 pub mod network;
 pub mod node_object;

@@ -1,6 +1,7 @@
 //! What can go wrong, said as the operation that failed and what it was done to.
 
 use std::io;
+use std::path::PathBuf;
 
 /// Everything the runtime answers instead of a result. The texts are sentences for a user.
 #[derive(Debug)]
@@ -35,6 +36,8 @@ pub enum Error {
     Timeout { doing: String, after_ms: u64 },
     /// This machine or this runtime cannot do it.
     Unsupported { what: String },
+    /// What an agent left here cannot be read by this one.
+    Record { path: PathBuf, why: String },
 }
 
 impl Error {
@@ -85,6 +88,12 @@ impl std::fmt::Display for Error {
             Error::Io { doing, source } => write!(f, "{doing}: {source}"),
             Error::Timeout { doing, after_ms } => write!(f, "{doing} took longer than {after_ms} ms"),
             Error::Unsupported { what } => write!(f, "{what} is not supported here"),
+            Error::Record { path, why } => write!(
+                f,
+                "{} cannot be read ({why}); run the gantry that wrote it, or a newer one, or end what it left with \
+                 gantry down",
+                path.display()
+            ),
         }
     }
 }

@@ -88,9 +88,11 @@ pub async fn answer(server: Arc<Server>, request: Request<Incoming>, certificate
     let incomer = Incomer { method, uri, headers, query, request: Some(request) };
     let uri = incomer.uri.to_string();
     let now = server.now();
-    if rests_on_the_newest(&info, &incomer.query)
-        && let Err(status) = server.storage.fresh().await
-    {
+    let serves = match rests_on_the_newest(&info, &incomer.query) {
+        true => server.storage.fresh().await,
+        false => server.storage.refusal().map_or(Ok(()), Err),
+    };
+    if let Err(status) = serves {
         server.audit.record(&User::anonymous(), &info, &uri, status.code(), "forbid", now);
         return body::refusal(&status);
     }

@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use store::Format;
+
 #[derive(Debug)]
 pub enum Error {
     Certificate {
@@ -23,6 +25,16 @@ pub enum Error {
     Store {
         what: &'static str,
         why: String,
+    },
+    /// What stands under a key cannot be read.
+    Object {
+        key: String,
+        why: String,
+    },
+    /// The store is of a data version that this program does not know.
+    Format {
+        found: Format,
+        knows: Format,
     },
     /// Objects that every cluster has could not be written.
     Bootstrap {
@@ -44,6 +56,14 @@ impl fmt::Display for Error {
             }
             Error::Listen { address, error } => write!(f, "cannot listen on {address}: {error}"),
             Error::Store { what, why } => write!(f, "cannot {what}: {why}"),
+            Error::Object { key, why } => {
+                write!(f, "{key} in the store cannot be read ({why}); run a gantry that can, or put back a backup")
+            }
+            Error::Format { found, knows } => write!(
+                f,
+                "the cluster's data has version {found}, and this gantry reads up to {knows}; run a gantry as new as \
+                 that of the cluster's other servers"
+            ),
             Error::Bootstrap { what, why } => write!(f, "cannot write {what}: {why}"),
             Error::Tls { why } => write!(f, "cannot set up TLS: {why}"),
         }

@@ -23,6 +23,7 @@ pub mod local;
 pub mod lookup;
 pub mod metrics;
 pub mod ownership;
+pub mod pack;
 pub mod registry;
 pub mod request;
 pub mod seal;
@@ -64,6 +65,25 @@ pub struct Options {
     /// Further config maps that pods find beside their token, each with the key that is shown as a file of that name.
     /// Whoever sets this publishes the maps in every namespace (`controllers::root_ca::RootCa::also`).
     pub token_config_maps: Vec<(String, String)>,
+    /// The newest data version to read and, once the cluster may, to write: [`pack::NEWEST`], or an older one to be as an
+    /// older program.
+    pub knows: store::Format,
+}
+
+impl Options {
+    /// A server without files and without an audit log, as a `cluster.local` with the usual addresses has it.
+    pub fn passing() -> Options {
+        Options {
+            dir: PathBuf::new(),
+            advertise: "10.0.0.1:6443".to_owned(),
+            service_cidr: "10.96.0.0/16".to_owned(),
+            cluster_domain: "cluster.local".to_owned(),
+            node_ports: (30_000, 32_767),
+            audit_log: None,
+            token_config_maps: Vec::new(),
+            knows: pack::NEWEST,
+        }
+    }
 }
 
 /// The real time.
@@ -164,7 +184,7 @@ impl Server {
     ) -> Result<Arc<Server>, Error> {
         let registry = Arc::new(RwLock::new(Arc::new(Registry::new(api::kinds::kinds().into_iter().map(Arc::new)))));
         let mirror = Arc::new(Mirror::new(Cache::new(indexes())));
-        let storage = Storage::open(backend, mirror, registry, keys.seal).await?;
+        let storage = Storage::open(backend, mirror, registry, keys.seal, options.knows).await?;
         let audit = audit::Audit::open(options.audit_log.as_deref())?;
         Ok(Arc::new(Server {
             options,

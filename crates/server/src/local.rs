@@ -49,6 +49,7 @@ impl Api for Fenced {
 
 /// Carries out one request as `user`.
 pub async fn call(server: &Arc<Server>, user: &User, request: Request) -> Result<Answer, Status> {
+    server.storage.refusal().map_or(Ok(()), Err)?;
     let registry = server.storage.registry();
     let resource = request.resource;
     let kind = registry

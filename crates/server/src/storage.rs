@@ -3,6 +3,10 @@
 //! Invariant: a write is answered only after the cache shows it, so whoever was answered reads its own write. Where
 //! other servers write to the same backend, [`Storage::fresh`] makes the cache show what they were answered for.
 //!
+//! Values may stand in any form that this server knows ([`crate::pack`]); a newer form is written only when the store
+//! says that the whole cluster may. A server that is shown a version or a value that it cannot read shows nothing more
+//! and refuses everything ([`Storage::refusal`]): whoever reads on would miss what it was.
+//!
 //! Writes may be fenced ([`fenced`]): a condition that every transaction of a task carries. It is how a leader's epoch
 //! gets into all that its parts write, so that the store refuses what a leader of the past still sends.
 
@@ -14,10 +18,13 @@ use bytes::Bytes;
 use cache::{Cache, Change, View};
 use client::Mirror;
 use meta::{Facts, Object, Reason, Resource, Status, Str, Value};
-use store::{Attachment, Backend, Compare, Error as StoreError, Event, LeaseId, Put, Range, Sink, Txn, Version};
+use store::{
+    Attachment, Backend, Compare, Error as StoreError, Event, Format, LeaseId, Put, Range, Sink, Txn, Version,
+};
 use tokio::sync::watch;
 
 use crate::error::Error;
+use crate::pack;
 use crate::registry::Registry;
 use crate::seal::Seal;
 
@@ -80,7 +87,7 @@ struct Made {
     facts: Facts,
     /// What the text was written from, without its revision; none where the text is read back as something else.
     tree: Option<Value>,
-    /// For sealed values: the plain bytes and where the revision goes.
+    /// For sealed and packed values: the plain bytes and where the revision goes.
     plain: Option<(Bytes, u32)>,
 }
 
@@ -116,19 +123,36 @@ pub struct Storage {
     registry: SharedRegistry,
     seal: Arc<Seal>,
     side: Arc<watch::Sender<Side>>,
+    knows: Format,
+    halted: Arc<watch::Sender<Halted>>,
 }
 
+/// Why a server shows nothing more; nothing while it serves.
+type Halted = Option<Arc<str>>;
+
 impl Storage {
-    /// Loads everything into the cache and begins to follow the backend's feed.
+    /// Loads everything into the cache and begins to follow the backend's feed. `knows` is the newest data version that
+    /// is read, and written once the cluster may.
+    ///
+    /// # Errors
+    /// [`Error::Format`] when the store is of a newer version.
     pub async fn open(
         backend: Arc<dyn Backend>,
         mirror: Arc<Mirror>,
         registry: SharedRegistry,
         seal: Arc<Seal>,
+        knows: Format,
     ) -> Result<Storage, Error> {
-        let storage = Storage { backend, mirror, registry, seal, side: Arc::new(watch::Sender::default()) };
+        let (side, halted) = (Arc::new(watch::Sender::default()), Arc::new(watch::Sender::default()));
+        let storage = Storage { backend, mirror, registry, seal, side, knows, halted };
         let failed = |error: StoreError| Error::Store { what: "read the store", why: error.to_string() };
         let at = storage.backend.revision();
+        // Before anything else is looked at, which this server may not know how to read.
+        let page = storage.backend.range(Range::key(Format::KEY), Some(at), None, 0).await.map_err(failed)?;
+        let found = page.items.first().map_or(Format::FIRST, |(_, version)| Format::parse(&version.value.bytes()));
+        if found > knows {
+            return Err(Error::Format { found, knows });
+        }
         let mut objects = Vec::new();
         let mut side = BTreeMap::new();
         let mut after: Option<Bytes> = None;
@@ -147,13 +171,43 @@ impl Storage {
         }
         storage.mirror.change(|cache| cache.load(at, objects));
         storage.side.send_replace(Arc::new(side));
-        let sink = Feed { mirror: storage.mirror.clone(), decoder: storage.decoder(), side: storage.side.clone() };
-        storage.backend.follow(at, Box::new(sink)).await.map_err(failed)?;
+        storage.backend.follow(at, Box::new(storage.feed())).await.map_err(failed)?;
         Ok(storage)
     }
 
     fn decoder(&self) -> Decoder {
-        Decoder { registry: self.registry.clone(), seal: self.seal.clone() }
+        Decoder { registry: self.registry.clone(), seal: self.seal.clone(), knows: self.knows }
+    }
+
+    fn feed(&self) -> Feed {
+        let (mirror, side, halted) = (self.mirror.clone(), self.side.clone(), self.halted.clone());
+        Feed { mirror, decoder: self.decoder(), side, halted }
+    }
+
+    /// The newest data version that this server reads.
+    pub fn knows(&self) -> Format {
+        self.knows
+    }
+
+    /// The data version that the whole cluster may use, as far as this server was told.
+    pub fn format(&self) -> Format {
+        format_in(&self.side.borrow())
+    }
+
+    /// Is done when this server was shown something that it cannot read, and says what.
+    pub async fn halted(&self) -> String {
+        let mut halted = self.halted.subscribe();
+        match halted.wait_for(Option::is_some).await {
+            Ok(why) => why.as_deref().unwrap_or_default().to_owned(),
+            // The sender lives as long as `self`.
+            Err(_) => String::new(),
+        }
+    }
+
+    /// The answer to everybody once this server was shown something that it cannot read.
+    pub fn refusal(&self) -> Option<Status> {
+        let halted = self.halted.borrow();
+        halted.as_deref().map(|why| Status::new(Reason::ServiceUnavailable, format!("this server has stopped: {why}")))
     }
 
     pub fn mirror(&self) -> &Arc<Mirror> {
@@ -170,10 +224,10 @@ impl Storage {
     /// # Errors
     /// When the backend cannot say what that is.
     pub async fn fresh(&self) -> Result<(), Status> {
-        match self.backend.catch_up() {
-            None => Ok(()),
-            Some(ticket) => ticket.await.map(|_| ()).map_err(|error| status_of(&error)),
+        if let Some(ticket) = self.backend.catch_up() {
+            ticket.await.map_err(|error| status_of(&error))?;
         }
+        self.refusal().map_or(Ok(()), Err)
     }
 
     /// The objects of a resource as they were; `None` when the history does not reach back so far.
@@ -213,6 +267,8 @@ impl Storage {
 
     /// Commits all writes at one revision, or none. Returns when the cache shows them.
     pub async fn commit(&self, writes: Vec<Write>) -> Result<Revision, WriteError> {
+        let serves = || self.refusal().map_or(Ok(()), |status| Err(WriteError::Failed(status)));
+        serves()?;
         let registry = self.registry();
         let mut txn = Txn::new();
         for write in writes {
@@ -221,7 +277,8 @@ impl Storage {
         let fence = FENCE.try_with(Compare::clone).ok();
         txn.compares.extend(fence.clone());
         match self.backend.txn(txn).await {
-            Ok(commit) => Ok(commit.revision),
+            // One that was not shown is not answered, though it has happened.
+            Ok(commit) => serves().map(|()| commit.revision),
             Err(StoreError::Refused(refused)) if fence.is_some_and(|fence| fence.key == refused.key) => {
                 Err(WriteError::Failed(Status::new(Reason::Conflict, "another server leads now")))
             }
@@ -252,6 +309,10 @@ impl Storage {
                     let attachment: Attachment =
                         Arc::new(Pending::new(Some(Made { facts, tree, plain: Some((bytes, stamp)) })));
                     Put { attachment: Some(attachment), ..Put::new(key.clone(), sealed) }
+                } else if let Some(packed) = self.packed(&bytes) {
+                    let attachment: Attachment =
+                        Arc::new(Pending::new(Some(Made { facts, tree, plain: Some((bytes, stamp)) })));
+                    Put { attachment: Some(attachment), ..Put::new(key.clone(), packed) }
                 } else {
                     let attachment: Attachment = Arc::new(Pending::new(Some(Made { facts, tree, plain: None })));
                     Put { attachment: Some(attachment), stamp: Some(stamp), ..Put::new(key.clone(), bytes) }
@@ -260,6 +321,12 @@ impl Storage {
                 Ok(txn.when(key, expect).put(put))
             }
         }
+    }
+
+    /// The packed form of an object's text, where it is large and the cluster may have that form.
+    fn packed(&self, plain: &Bytes) -> Option<Bytes> {
+        let may = plain.len() >= pack::PACK_FROM_BYTES && self.knows.min(self.format()) >= pack::PACKS;
+        may.then(|| pack::pack(plain)).flatten()
     }
 
     /// A lease whose objects go after `seconds`.
@@ -317,10 +384,16 @@ fn status_of(error: &StoreError) -> Status {
     }
 }
 
+/// The version among keys that hold no objects.
+fn format_in(side: &Side) -> Format {
+    side.get(Format::KEY).map_or(Format::FIRST, |version| Format::parse(&version.value.bytes()))
+}
+
 /// Makes objects of stored values.
 struct Decoder {
     registry: SharedRegistry,
     seal: Arc<Seal>,
+    knows: Format,
 }
 
 impl Decoder {
@@ -339,11 +412,11 @@ impl Decoder {
             tree.set(&["metadata", "resourceVersion"], version.mod_revision.to_string());
             return Ok(Some(Object::written(facts, body, tree)));
         }
+        let damaged = |why: String| Error::Object { key: key.escape_ascii().to_string(), why };
         let stored = version.value.bytes();
-        let bytes = self.seal.unseal(key, &stored)?;
-        let damaged = |why: String| Error::Store { what: "decode an object of the store", why };
-        let mut value =
-            Value::parse(&bytes).map_err(|error| damaged(format!("{}: {error}", String::from_utf8_lossy(key))))?;
+        let bytes = self.seal.unseal(key, &stored).map_err(|error| damaged(error.to_string()))?;
+        let bytes = pack::unpack(&bytes, self.knows).map_err(damaged)?;
+        let mut value = Value::parse(&bytes).map_err(|error| damaged(error.to_string()))?;
         value.set(&["metadata", "resourceVersion"], version.mod_revision.to_string());
         let mut facts = Facts::of(resource, &value);
         let registry = self.registry.read().unwrap_or_else(PoisonError::into_inner).clone();
@@ -366,21 +439,64 @@ struct Feed {
     mirror: Arc<Mirror>,
     decoder: Decoder,
     side: Arc<watch::Sender<Side>>,
+    halted: Arc<watch::Sender<Halted>>,
+}
+
+/// Objects by their keys; none where one is gone.
+type Objects<'a> = Vec<(&'a Bytes, Option<Object>)>;
+
+/// What a stretch of the feed says, up to the first revision that cannot be read whole.
+#[derive(Default)]
+struct Stretch<'a> {
+    objects: Vec<(Revision, Objects<'a>)>,
+    side: Vec<(&'a Bytes, Option<&'a Arc<Version>>)>,
+    /// Why it ends before the end.
+    unreadable: Option<Error>,
 }
 
 impl Feed {
-    fn decode(&self, key: &Bytes, version: Option<&Arc<Version>>) -> Option<Object> {
-        match self.decoder.object(key, version?) {
-            Ok(object) => object,
-            Err(error) => {
-                tracing::error!("{error}");
-                None
-            }
+    /// What a version of a key says; `Ok(None)` for keys that hold no objects.
+    fn read(&self, key: &Bytes, version: &Version) -> Result<Option<Object>, Error> {
+        if key == Format::KEY {
+            let (found, knows) = (Format::parse(&version.value.bytes()), self.decoder.knows);
+            return if found > knows { Err(Error::Format { found, knows }) } else { Ok(None) };
         }
+        self.decoder.object(key, version)
     }
-}
 
-impl Feed {
+    fn stretch<'a>(&self, events: &'a [Event]) -> Stretch<'a> {
+        let mut stretch = Stretch::default();
+        for commit in events.chunk_by(|one, next| one.revision == next.revision) {
+            let (mut objects, mut side) = (Vec::new(), Vec::new());
+            for event in commit {
+                let new = event.new.as_ref();
+                match new.map(|version| self.read(&event.key, version)).transpose() {
+                    Ok(object) if resource_of(&event.key).is_some() => objects.push((&event.key, object.flatten())),
+                    Ok(_) => side.push((&event.key, new)),
+                    Err(error) => {
+                        stretch.unreadable = Some(error);
+                        return stretch;
+                    }
+                }
+            }
+            if !objects.is_empty() {
+                stretch.objects.push((commit[0].revision, objects));
+            }
+            stretch.side.extend(side);
+        }
+        stretch
+    }
+
+    /// Shows nothing from now on.
+    fn halt(&self, error: &Error) {
+        tracing::error!("{error}");
+        self.halted.send_replace(Some(error.to_string().into()));
+    }
+
+    fn is_halted(&self) -> bool {
+        self.halted.borrow().is_some()
+    }
+
     /// Notes changes of keys that hold no objects. They do not move the cache: nobody there would see a difference.
     fn note_side(&self, changed: &[(&Bytes, Option<&Arc<Version>>)]) {
         if changed.is_empty() {
@@ -400,23 +516,13 @@ impl Feed {
 
 impl Sink for Feed {
     fn on_events(&mut self, events: &[Event]) {
-        type Changed<'a> = Vec<(&'a Bytes, Option<Object>)>;
-        let mut batches: Vec<(Revision, Changed<'_>)> = Vec::new();
-        let mut side = Vec::new();
-        for event in events {
-            if resource_of(&event.key).is_none() {
-                side.push((&event.key, event.new.as_ref()));
-                continue;
-            }
-            let change = (&event.key, self.decode(&event.key, event.new.as_ref()));
-            match batches.last_mut() {
-                Some((revision, changes)) if *revision == event.revision => changes.push(change),
-                _ => batches.push((event.revision, vec![change])),
-            }
+        if self.is_halted() {
+            return;
         }
-        if !batches.is_empty() {
+        let Stretch { objects, side, unreadable } = self.stretch(events);
+        if !objects.is_empty() {
             self.mirror.change(|cache| {
-                for (revision, changes) in batches {
+                for (revision, changes) in objects {
                     let changes: Vec<Change> = changes
                         .into_iter()
                         .map(|(key, new)| {
@@ -430,19 +536,28 @@ impl Sink for Feed {
             });
         }
         self.note_side(&side);
+        if let Some(error) = unreadable {
+            self.halt(&error);
+        }
     }
 
     /// What differs becomes changes at `revision`; history begins anew there, so that watchers list again.
     fn on_state(&mut self, revision: Revision, state: Vec<(Bytes, Arc<Version>)>) {
+        if self.is_halted() {
+            return;
+        }
         let (mut changes, mut there, mut side) = (Vec::new(), HashSet::new(), BTreeMap::new());
         let view = self.mirror.view();
         for (key, version) in &state {
-            if resource_of(key).is_none() {
-                side.insert(key.clone(), version.clone());
-                continue;
-            }
+            let new = match self.read(key, version) {
+                Ok(Some(new)) => new,
+                Ok(None) => {
+                    side.insert(key.clone(), version.clone());
+                    continue;
+                }
+                Err(error) => return self.halt(&error),
+            };
             there.insert(key.clone());
-            let Some(new) = self.decode(key, Some(version)) else { continue };
             let old = view.one(new.resource(), new.namespace(), new.name()).cloned();
             if old.as_ref().is_none_or(|old| old.revision() != new.revision()) {
                 changes.push(Change { revision, new: Some(new), old });
@@ -497,7 +612,7 @@ mod tests {
         let mirror = Arc::new(Mirror::new(cache::Cache::new([])));
         let (seal, _) = Seal::make().unwrap();
         let registry = Arc::new(RwLock::new(Arc::new(registry)));
-        Storage::open(Arc::new(backend), mirror, registry, Arc::new(seal)).await.unwrap()
+        Storage::open(Arc::new(backend), mirror, registry, Arc::new(seal), pack::NEWEST).await.unwrap()
     }
 
     const MAPS: Resource = Resource("configmaps");
@@ -548,13 +663,136 @@ mod tests {
         state.retain(|(key, _)| !key.ends_with(b"/a"));
         let version = Version { value: "x".into(), ..Version::clone(&state[0].1) };
         state.push(("/leader".into(), Arc::new(version)));
-        let side = storage.side.clone();
-        let mut feed = Feed { mirror: storage.mirror.clone(), decoder: storage.decoder(), side };
+        let mut feed = storage.feed();
         let since = storage.mirror.revision();
         feed.on_state(Revision(90), state);
         assert!(storage.mirror.one(MAPS, "ns", "a").is_none() && storage.mirror.one(MAPS, "ns", "b").is_some());
         assert_eq!(storage.mirror.revision(), Revision(90));
         assert!(storage.mirror.since(MAPS, since, 9).is_err());
         assert!(storage.side().borrow().contains_key(&b"/leader"[..]));
+    }
+
+    /// Servers of these versions on one store, each with a cache of its own that is fed by hand.
+    struct Servers {
+        dir: tempfile::TempDir,
+        first: Storage,
+    }
+
+    impl Servers {
+        async fn new() -> Servers {
+            let dir = tempfile::tempdir().unwrap();
+            let first = storage(dir.path()).await;
+            Servers { dir, first }
+        }
+
+        async fn raise(&self, format: Format) -> Result<Revision, StoreError> {
+            let put = Put::new(Format::KEY, format.text());
+            self.first.backend.txn(Txn::new().put(put)).await.map(|commit| commit.revision)
+        }
+
+        /// A server that was shown everything up to now and is fed by hand from then on.
+        fn another(&self, knows: Format) -> Storage {
+            let first = &self.first;
+            let side = Arc::new(watch::Sender::new(first.side.borrow().clone()));
+            let mirror = Arc::new(Mirror::new(cache::Cache::new([])));
+            let view = first.mirror.view();
+            let all = view.resources().flat_map(|resource| view.list(resource, "").cloned().collect::<Vec<_>>());
+            mirror.change(|cache| cache.load(view.at(), all.collect::<Vec<_>>()));
+            Storage { mirror, side, knows, halted: Arc::default(), ..first.clone() }
+        }
+
+        async fn feed(&self, to: &Storage, since: Revision) {
+            let mut events = self.first.backend.since(since, usize::MAX).await.unwrap().events;
+            for event in &mut events {
+                // As from elsewhere: without what travels in memory.
+                if let Some(new) = &mut event.new {
+                    *new = Arc::new(Version { attachment: None, ..Version::clone(new) });
+                }
+            }
+            to.feed().on_events(&events);
+        }
+    }
+
+    fn large(name: &str) -> Vec<Write> {
+        let mut object = object(name);
+        object.set(&["data", "text"], "0123456789".repeat(4_000));
+        vec![Write::Put { resource: MAPS, object, expect: Revision::ZERO, lease: None }]
+    }
+
+    #[tokio::test]
+    async fn large_objects_are_packed_when_the_cluster_may_and_read_the_same() {
+        let servers = Servers::new().await;
+        let (one, old) = (&servers.first, servers.another(Format::FIRST));
+        let first = one.commit(large("a")).await.unwrap();
+        servers.raise(pack::PACKS).await.unwrap();
+        assert_eq!(one.format(), pack::PACKS);
+        one.commit(large("b")).await.unwrap();
+        let page = one.backend.range(Range::prefix("/registry/"), None, None, 0).await.unwrap();
+        let forms: Vec<Format> = page.items.iter().map(|(_, version)| pack::form_of(&version.value.bytes())).collect();
+        assert_eq!(forms, [Format::FIRST, pack::PACKS]);
+        let other = servers.another(pack::NEWEST);
+        servers.feed(&other, first).await;
+        for name in ["a", "b"] {
+            let (one, other) = (one.mirror.one(MAPS, "ns", name).unwrap(), other.mirror.one(MAPS, "ns", name).unwrap());
+            assert_eq!((one.text(), one.revision()), (other.text(), other.revision()));
+            assert_eq!(one.value().at(&["metadata", "resourceVersion"]).text(), one.revision().to_string());
+        }
+        let past = one.past(MAPS, one.mirror.revision()).await.unwrap();
+        assert_eq!(past.one(MAPS, "ns", "b").unwrap().text(), one.mirror.one(MAPS, "ns", "b").unwrap().text());
+        assert_eq!(old.mirror.revision(), Revision::ZERO);
+    }
+
+    #[tokio::test]
+    async fn who_meets_a_version_it_does_not_know_shows_nothing_from_there_on() {
+        let servers = Servers::new().await;
+        let old = servers.another(Format::FIRST);
+        let seen = servers.first.commit(put("a")).await.unwrap();
+        servers.raise(pack::PACKS).await.unwrap();
+        servers.first.commit(put("b")).await.unwrap();
+        assert!(old.refusal().is_none());
+        servers.feed(&old, Revision::ZERO).await;
+        assert_eq!(old.mirror.revision(), seen);
+        let why = "the cluster's data has version 2, and this gantry reads up to 1";
+        assert!(old.halted().await.starts_with(why), "{}", old.halted().await);
+        let Err(WriteError::Failed(status)) = old.commit(put("c")).await else { panic!("it writes on") };
+        assert!(status.code() == 503 && status.message().contains(why), "{status}");
+        assert!(old.fresh().await.is_err());
+        // Nothing moves it again.
+        servers.feed(&old, Revision::ZERO).await;
+        assert_eq!((old.mirror.revision(), old.format()), (seen, Format::FIRST));
+    }
+
+    #[tokio::test]
+    async fn an_object_that_cannot_be_read_stops_the_server_and_is_not_left_out() {
+        let servers = Servers::new().await;
+        let other = servers.another(pack::NEWEST);
+        let seen = servers.first.commit(put("a")).await.unwrap();
+        let strange = Txn::new().put(Put::new("/registry/configmaps/ns/b", "gp9:whatever"));
+        servers.first.backend.txn(strange.put(Put::new("/leader", "me"))).await.unwrap();
+        servers.feed(&other, Revision::ZERO).await;
+        assert_eq!(other.mirror.revision(), seen);
+        assert!(!other.side().borrow().contains_key(&b"/leader"[..]), "a commit is shown whole or not at all");
+        assert!(other.halted().await.contains("/registry/configmaps/ns/b"), "{}", other.halted().await);
+        // The server that has it from its own store, too.
+        assert!(servers.first.refusal().is_some());
+        let state = servers.first.backend.range(Range::all(), None, None, 0).await.unwrap();
+        let again = servers.another(pack::NEWEST);
+        again.feed().on_state(state.revision, state.items);
+        assert!(again.refusal().is_some() && again.mirror.revision() == seen);
+    }
+
+    #[tokio::test]
+    async fn a_server_does_not_begin_on_data_of_a_newer_version() {
+        let servers = Servers::new().await;
+        servers.raise(Format(3)).await.unwrap();
+        let Servers { dir, first } = servers;
+        let (backend, registry, seal) = (first.backend.clone(), first.registry.clone(), first.seal.clone());
+        let mirror = Arc::new(Mirror::new(cache::Cache::new([])));
+        let opened = Storage::open(backend, mirror, registry, seal, pack::NEWEST).await;
+        let told = opened.err().map(|error| error.to_string()).unwrap_or_default();
+        let why = "the cluster's data has version 3, and this gantry reads up to 2; run a gantry as new as that of the \
+                   cluster's other servers";
+        assert_eq!(told, why);
+        drop(dir);
     }
 }

@@ -74,7 +74,10 @@ impl Tokens {
     }
 
     /// A new key, also as PKCS#8.
-    pub(crate) fn make() -> Result<(Tokens, Vec<u8>), Error> {
+    ///
+    /// # Errors
+    /// When there is no randomness.
+    pub fn make() -> Result<(Tokens, Vec<u8>), Error> {
         let made = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new());
         let made = made.map_err(|_| bad_key("no randomness".to_owned()))?;
         Ok((Tokens::of(made.as_ref())?, made.as_ref().to_vec()))

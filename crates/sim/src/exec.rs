@@ -141,6 +141,11 @@ impl Exec {
         Process { exec: self.clone(), number, host: host.into(), author: Arc::default() }
     }
 
+    /// Whether a process has not been killed.
+    pub fn lives(&self, process: &Process) -> bool {
+        self.inner().alive.contains(&process.number)
+    }
+
     /// Lets a process stand still: nothing of it runs until [`Exec::go_on`].
     pub fn pause(&self, process: &Process) {
         self.inner().paused.entry(process.number).or_default();

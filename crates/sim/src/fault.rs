@@ -160,6 +160,9 @@ pub const FAULTS: &[Fault] = &[
             world.cut_from_store(at, how, 200 + rng.below(20_000));
         },
     },
+    Fault { name: "server replaced", strike: World::replace_server },
+    Fault { name: "old server left behind", strike: World::leave_behind },
+    Fault { name: "agent replaced", strike: World::replace_agent },
 ];
 
 /// Breaks one client's link for a while.
@@ -185,6 +188,9 @@ pub fn planned_faults(settings: &Settings) -> u64 {
     crate::world::fault_plan(settings).len() as u64
 }
 
+/// Faults of the table, and the mean time between two of a sort.
+type Rows = &'static [(&'static str, u64)];
+
 /// A sort of world.
 #[derive(Debug)]
 pub struct Profile {
@@ -192,6 +198,8 @@ pub struct Profile {
     pub nodes: u64,
     /// Servers that share a store; 0 for one server with a store of its own.
     pub servers: usize,
+    /// The servers begin as older programs, and somebody writes what a newer data version stores in another form.
+    pub upgrade: bool,
     /// How long the user works and faults strike.
     pub work_ms: u64,
     /// Steps of the user in that time.
@@ -200,8 +208,7 @@ pub struct Profile {
     pub ills: Ills,
     /// What each machine has.
     pub cpu_milli: i64,
-    /// Faults of the table, and the mean time between two of a sort.
-    pub faults: &'static [(&'static str, u64)],
+    pub faults: &'static [Rows],
 }
 
 const FINE: Weather = Weather { lost: 0, doubled: 0, late: 0, answer_lost: 0, watch_cut: 0, latency_ms: 3 };
@@ -209,28 +216,26 @@ const ROUGH: Weather = Weather { lost: 15, doubled: 20, late: 20, answer_lost: 1
 const HEALTHY: Ills = Ills { crash: 0, hang: 0, pull: 0, stall: 0, stubborn: 0, undead: 0 };
 const SICKLY: Ills = Ills { crash: 60, hang: 60, pull: 60, stall: 20, stubborn: 60, undead: 30 };
 
-const CRASHES: &[(&str, u64)] = &[
+const CRASHES: Rows = &[
     ("server crash", 12_000),
     ("controllers crash", 15_000),
     ("scheduler crash", 20_000),
     ("agent crash", 15_000),
     ("history forgotten", 25_000),
 ];
-const DISKS: &[(&str, u64)] = &[
+const DISKS: Rows = &[
     ("slow disk", 12_000),
     ("failed sync", 10_000),
     ("full disk", 20_000),
     ("flipped bit", 8_000),
     ("server crash", 15_000),
 ];
-const NODES: &[(&str, u64)] = &[("machine loses power", 25_000), ("agent crash", 12_000), ("cut off", 15_000)];
-const LINKS: &[(&str, u64)] = &[("cut off", 15_000), ("not heard", 12_000), ("hears nothing", 12_000)];
-const PAUSES: &[(&str, u64)] = &[("someone stands still", 8_000), ("server crash", 25_000), ("cut off", 25_000)];
-const CLOCKS: &[(&str, u64)] = &[("clock jumps", 8_000), ("clock drifts", 15_000), ("server crash", 30_000)];
-const ALL: &[(&str, u64)] = &[
-    ("server crash", 25_000),
-    ("controllers crash", 30_000),
-    ("scheduler crash", 30_000),
+const NODES: Rows = &[("machine loses power", 25_000), ("agent crash", 12_000), ("cut off", 15_000)];
+const LINKS: Rows = &[("cut off", 15_000), ("not heard", 12_000), ("hears nothing", 12_000)];
+const PAUSES: Rows = &[("someone stands still", 8_000), ("server crash", 25_000), ("cut off", 25_000)];
+const CLOCKS: Rows = &[("clock jumps", 8_000), ("clock drifts", 15_000), ("server crash", 30_000)];
+/// What any world may suffer, seldom.
+const ANY: Rows = &[
     ("agent crash", 30_000),
     ("machine loses power", 50_000),
     ("cut off", 40_000),
@@ -245,8 +250,9 @@ const ALL: &[(&str, u64)] = &[
     ("flipped bit", 30_000),
     ("history forgotten", 50_000),
 ];
+const ALL: &[Rows] = &[&[("server crash", 25_000), ("controllers crash", 30_000), ("scheduler crash", 30_000)], ANY];
 
-const SERVERS: &[(&str, u64)] = &[
+const SERVERS: Rows = &[
     ("leader crash", 12_000),
     ("leader stands still", 15_000),
     ("server cut off", 15_000),
@@ -255,31 +261,35 @@ const SERVERS: &[(&str, u64)] = &[
     ("cut off", 40_000),
     ("history forgotten", 40_000),
 ];
-const SHARED: &[(&str, u64)] = &[
+const SHARED: &[Rows] = &[
+    &[
+        ("leader crash", 25_000),
+        ("leader stands still", 30_000),
+        ("server cut off", 25_000),
+        ("server restarts", 40_000),
+        ("store crash", 40_000),
+    ],
+    ANY,
+];
+
+const UPGRADE: Rows = &[
+    ("server replaced", 4_000),
+    ("old server left behind", 20_000),
+    ("agent replaced", 8_000),
     ("leader crash", 25_000),
-    ("leader stands still", 30_000),
-    ("server cut off", 25_000),
-    ("server restarts", 40_000),
+    ("leader stands still", 25_000),
+    ("server cut off", 20_000),
     ("store crash", 40_000),
-    ("agent crash", 30_000),
-    ("machine loses power", 50_000),
     ("cut off", 40_000),
-    ("not heard", 40_000),
-    ("hears nothing", 40_000),
-    ("someone stands still", 30_000),
-    ("clock jumps", 40_000),
-    ("clock drifts", 50_000),
-    ("slow disk", 30_000),
-    ("failed sync", 30_000),
-    ("full disk", 50_000),
-    ("flipped bit", 30_000),
-    ("history forgotten", 50_000),
+    ("history forgotten", 25_000),
+    ("someone stands still", 25_000),
 ];
 
 const BASE: Profile = Profile {
     name: "calm",
     nodes: 3,
     servers: 0,
+    upgrade: false,
     work_ms: 40_000,
     steps: 22,
     weather: FINE,
@@ -292,16 +302,18 @@ const BASE: Profile = Profile {
 pub const PROFILES: &[Profile] = &[
     BASE,
     Profile { name: "lossy", weather: ROUGH, ..BASE },
-    Profile { name: "crashes", faults: CRASHES, ..BASE },
-    Profile { name: "disks", faults: DISKS, ..BASE },
-    Profile { name: "nodes", ills: SICKLY, faults: NODES, ..BASE },
-    Profile { name: "links", faults: LINKS, ..BASE },
-    Profile { name: "pauses", faults: PAUSES, ..BASE },
-    Profile { name: "clocks", faults: CLOCKS, ..BASE },
+    Profile { name: "crashes", faults: &[CRASHES], ..BASE },
+    Profile { name: "disks", faults: &[DISKS], ..BASE },
+    Profile { name: "nodes", ills: SICKLY, faults: &[NODES], ..BASE },
+    Profile { name: "links", faults: &[LINKS], ..BASE },
+    Profile { name: "pauses", faults: &[PAUSES], ..BASE },
+    Profile { name: "clocks", faults: &[CLOCKS], ..BASE },
     Profile { name: "all", weather: ROUGH, ills: SICKLY, faults: ALL, ..BASE },
     // Three servers that share a store; the second sort with everything else that can go wrong.
-    Profile { name: "servers", servers: 3, faults: SERVERS, ..BASE },
+    Profile { name: "servers", servers: 3, faults: &[SERVERS], ..BASE },
     Profile { name: "shared", servers: 3, weather: ROUGH, ills: SICKLY, faults: SHARED, ..BASE },
+    // Servers and agents are replaced by newer ones and put back, while everything else may go wrong, too.
+    Profile { name: "upgrade", servers: 3, upgrade: true, faults: &[UPGRADE], ..BASE },
     // One small node that is always full; nothing comes to rest here, so it shows only what must not happen.
     Profile { name: "tight", nodes: 1, steps: 60, cpu_milli: 600, ..BASE },
     Profile { name: "busy", work_ms: 120_000, steps: 150, ..BASE },

@@ -22,5 +22,6 @@ pub mod schedule;
 pub mod servers;
 pub mod shared;
 pub mod truth;
+pub mod upgrade;
 pub mod user;
 pub mod world;

@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 use crate::check::Seen;
 use crate::exec::{Author, Exec, Process, lock};
 use crate::mutation::Mutation;
+use crate::servers::server_name;
 use crate::truth::Truth;
 
 const PODS: Resource = Resource("pods");
@@ -317,6 +318,7 @@ impl LinkApi {
         };
         let (tell, heard) = oneshot::channel();
         let (user, exec, stale) = (self.user.clone(), self.net.exec.clone(), self.net.stale.clone());
+        let truth = self.net.truth.clone();
         let shell = process.on_behalf_of(author.clone());
         let mutation = self.net.mutation;
         shell.spawn(Box::pin(async move {
@@ -340,8 +342,12 @@ impl LinkApi {
                 }
                 (_, answer) => answer,
             };
-            if let Err(status) = &answer {
-                exec.note(format!("{author} refused: {status}"));
+            match &answer {
+                Ok(_) => {
+                    let (who, knows) = (&server_name(home), server.storage.knows());
+                    truth.show(&Seen::Served { who, knows, at: server.storage.mirror().revision() });
+                }
+                Err(status) => exec.note(format!("{author} refused: {status}")),
             }
             // The caller may have given up.
             let _ = tell.send(answer);
@@ -383,15 +389,15 @@ impl Follower {
     async fn connect(&self, lists: bool) -> Line {
         loop {
             let home = self.net.home(&self.client);
+            // Of the server that is asked, which may be gone when its answer is heard.
+            let lives = lock(&self.net.seats).get(home).map(|seat| seat.lives.subscribe());
             if !self.net.is_cut(&self.client)
                 && let Some((server, process)) = self.net.server(home)
+                && let Some(lives) = lives
                 && (!lists || !self.net.is_shared() || self.is_fresh(&server, &process).await)
             {
-                let lives = lock(&self.net.seats).get(home).map(|seat| seat.lives.subscribe());
-                if let Some(lives) = lives {
-                    let (source, moves) = (server.storage.mirror().clone(), self.net.moves.subscribe());
-                    return Line { home, source, lives, moves };
-                }
+                let (source, moves) = (server.storage.mirror().clone(), self.net.moves.subscribe());
+                return Line { home, source, lives, moves };
             }
             self.net.move_on(&self.client, home);
             self.shell.sleep(RECONNECT_MS).await;

@@ -26,4 +26,19 @@ pub const EXHIBITS: &[Exhibit] = &[
         story: "A create that failed with the disk happened all the same, later, after another pod had been made up for \
                 it. The decision that follows a failure takes the same names as the one that failed.",
     },
+    Exhibit {
+        seed: 3187,
+        profile: "upgrade",
+        story: "Nobody led though a server could have, it was said, when all stood still. A server had been replaced while \
+                it stood still, and the end of that pause was noted down for its successor, which stood still by then \
+                itself. What is known of a process ends with it.",
+    },
+    Exhibit {
+        seed: 10336,
+        profile: "upgrade",
+        story: "An agent ran a pod for ever that was being deleted: it stood still between asking a server and hearing the \
+                answer, the server was replaced meanwhile, and the agent went on with the cache of the dead one. The link \
+                noted who had died before only from the answer on. Worlds alone were wrong: a connection of real ones \
+                breaks.",
+    },
 ];

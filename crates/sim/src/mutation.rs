@@ -2,13 +2,16 @@
 //! between the real parts, never in the parts.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use base::Revision;
 use cache::{Change, View};
 use client::{Action, Request};
 use drive::leader::{BEAT_KEY, LEADER};
+use drive::servers::{ENTERED, PLACE};
 use meta::{Object, Resource, Value};
-use store::{Event, Op, Txn};
+use server::pack;
+use store::{Event, Format, Op, Page, Put, Txn, Version};
 
 const PODS: Resource = Resource("pods");
 const NODES: Resource = Resource("nodes");
@@ -80,6 +83,18 @@ pub enum Mutation {
     BelowMinimum,
     /// Nothing is collected.
     NoCollector,
+    /// A newer server writes newer forms as soon as it is there.
+    HastyForms,
+    /// The leader takes every server for the newest.
+    HastyRaise,
+    /// Whoever enters sets the data version to what was first.
+    FormatsGoBack,
+    /// Servers are not told that the data version was raised.
+    BlindToFormats,
+    /// Servers begin and enter whatever the data version is.
+    StubbornServers,
+    /// The data version stays where it is.
+    NeverRaise,
 }
 
 /// Every defect, the checker that must find it, and in which sort of world.
@@ -117,6 +132,12 @@ pub const DEFECTS: &[(Mutation, &str, &str)] = &[
     (Mutation::HastyBookmarks, "watch", "calm"),
     (Mutation::BelowMinimum, "replicas", "busy"),
     (Mutation::NoCollector, "liveness", "calm"),
+    (Mutation::HastyForms, "formats", "upgrade"),
+    (Mutation::HastyRaise, "formats", "upgrade"),
+    (Mutation::FormatsGoBack, "formats", "upgrade"),
+    (Mutation::BlindToFormats, "formats", "upgrade"),
+    (Mutation::StubbornServers, "formats", "upgrade"),
+    (Mutation::NeverRaise, "liveness", "upgrade"),
 ];
 
 impl Mutation {
@@ -171,12 +192,38 @@ impl Mutation {
         if self == Mutation::DeafCandidate && takes {
             txn.compares.retain(|compare| &compare.key[..] != BEAT_KEY);
         }
+        if self == Mutation::StubbornServers {
+            txn.compares.retain(|compare| &compare.key[..] != Format::KEY);
+        }
+        if self == Mutation::NeverRaise && txn.ops.iter().any(|op| &op.key()[..] == Format::KEY) {
+            *txn = std::mem::take(txn).when(Format::KEY, Revision(u64::MAX));
+        }
+    }
+
+    /// What a server reads of the store.
+    pub fn page(self, page: &mut Page) {
+        if self == Mutation::StubbornServers {
+            page.items.retain(|(key, _)| &key[..] != Format::KEY);
+        }
     }
 
     /// A transaction as the store carries it out.
     pub fn store(self, txn: &mut Txn) {
         const FROM: &[u8] = b"\"nodeName\":\"node-1\"";
         const TO: &[u8] = b"\"nodeName\":\"node-0\"";
+        if self == Mutation::FormatsGoBack && txn.ops.iter().any(|op| &op.key()[..] == ENTERED) {
+            *txn = std::mem::take(txn).put(Put::new(Format::KEY, Format::FIRST.text()));
+        }
+        for op in &mut txn.ops {
+            if let Op::Put(put) = op
+                && self == Mutation::HastyForms
+                && put.key.starts_with(b"/registry/configmaps/")
+                && put.value.len() >= pack::PACK_FROM_BYTES
+                && let Some(packed) = pack::pack(&put.value)
+            {
+                (put.value, put.stamp, put.attachment) = (packed, None, None);
+            }
+        }
         let pods = txn.ops.iter_mut().filter_map(|op| match op {
             Op::Put(put) if put.key.starts_with(b"/registry/pods/") => Some(put),
             _ => None,
@@ -205,6 +252,14 @@ impl Mutation {
     pub fn watch(self, events: &mut Vec<Event>) {
         if self == Mutation::LeakyFeed {
             events.retain(|event| event.new.is_some() || !event.key.starts_with(b"/registry/pods/"));
+        }
+        if self == Mutation::BlindToFormats {
+            events.retain(|event| &event.key[..] != Format::KEY);
+        }
+        for event in events.iter_mut().filter(|event| event.key.starts_with(PLACE.as_bytes())) {
+            if let Some(new) = event.new.as_mut().filter(|_| self == Mutation::HastyRaise) {
+                *new = Arc::new(Version { value: pack::NEWEST.text().into(), ..Version::clone(new) });
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 //! A server is a process with its pipeline, its cache and a candidate for the lead ([`drive::leader`]); whoever leads runs
 //! controllers and scheduler on its own cache, behind the fence of its reign, as `gantry server` does.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use base::{Revision, Rng};
@@ -11,18 +12,22 @@ use drive::Shell;
 use drive::controllers::nobody_listens;
 use drive::events::Recorder;
 use drive::leader::{Candidate, Reign, Side};
+use drive::servers::{Raising, register};
 use meta::{Object, Reason, Status};
 use server::Server;
 use server::identity::{MASTERS, User};
 use server::local::{Fenced, Local};
-use store::{Backend, Version};
+use server::pack;
+use store::{Backend, Format, Version};
 use tokio::sync::{oneshot, watch};
 
 use crate::check::{STORE, Seen};
 use crate::exec::{Author, Process};
+use crate::fault::Profile;
 use crate::link::{Cut, Net, empty_cache, what};
 use crate::mutation::Mutation;
 use crate::shared::{Hub, Remote};
+use crate::upgrade::SETTLE_MS;
 use crate::world::{World, begin};
 
 /// Pause of a server that could not begin.
@@ -31,6 +36,10 @@ const AGAIN_MS: u64 = 500;
 /// The servers of a world and what they share.
 pub struct Cluster {
     pub hub: Arc<Hub>,
+    /// The newest data version that the program in each server's place knows.
+    pub installed: Vec<Format>,
+    /// An older server cannot be reached, nor replaced; the others are not put back meanwhile.
+    pub away: bool,
     store: Option<Process>,
     servers: Vec<Option<Member>>,
 }
@@ -43,8 +52,10 @@ struct Member {
 }
 
 impl Cluster {
-    pub fn new(servers: usize) -> Cluster {
-        Cluster { hub: Hub::new(), store: None, servers: (0..servers).map(|_| None).collect() }
+    pub fn new(profile: &Profile) -> Cluster {
+        let installed = if profile.upgrade { Format::FIRST } else { pack::NEWEST };
+        let servers: Vec<Option<Member>> = (0..profile.servers).map(|_| None).collect();
+        Cluster { hub: Hub::new(), installed: vec![installed; servers.len()], away: false, store: None, servers }
     }
 }
 
@@ -133,6 +144,19 @@ impl Parts {
         let api = self.door(reign, "system:kube-scheduler", &[]);
         let recorder = recorder(&api);
         reign.spawn(drive::scheduler::run(mirror.clone(), api, shell.clone(), recorder));
+        self.lead_servers(reign);
+    }
+
+    /// Tells where the servers are and who leads, and raises the data version.
+    fn lead_servers(&self, reign: &Reign) {
+        let storage = &self.server.storage;
+        let (backend, side, shell) = (storage.backend().clone(), storage.side(), reign.shell());
+        let api = || self.door(reign, "system:apiserver", &[MASTERS]);
+        reign.spawn(drive::servers::publish_all(side.clone(), self.mirror.clone(), api(), shell.clone()));
+        reign.spawn(drive::servers::tell_leader(api(), shell.clone(), self.name.clone()));
+        let (fence, knows) = (reign.fence(), storage.knows());
+        let raising = Raising { backend, side, shell, fence, knows, shared: true, settle_ms: SETTLE_MS };
+        reign.spawn(raising.run());
     }
 }
 
@@ -141,11 +165,11 @@ fn shell_clock(process: &Process) -> Arc<dyn base::Clock> {
 }
 
 /// One life of a server, from its start to its end.
-async fn serve(hub: Arc<Hub>, net: Arc<Net>, at: usize, shell: Process, stop: watch::Receiver<bool>) {
+async fn serve(hub: Arc<Hub>, net: Arc<Net>, at: usize, knows: Format, shell: Process, stop: watch::Receiver<bool>) {
     let name = server_name(at);
     let server = loop {
         let remote = Remote::open(hub.clone(), net.clone(), &name, shell.clone()).await;
-        match begin(Arc::new(remote), Arc::new(shell.clone()), &shell).await {
+        match begin(Arc::new(remote), Arc::new(shell.clone()), &shell, knows).await {
             Ok(server) => break server,
             Err(error) => {
                 net.exec.note(format!("{name} does not begin: {error}"));
@@ -168,9 +192,20 @@ async fn serve(hub: Arc<Hub>, net: Arc<Net>, at: usize, shell: Process, stop: wa
     };
     let backend = server.storage.backend().clone();
     let life = format!("{name}/{}", shell.number());
+    let address = SocketAddr::from(([10, 0, 0, u8::try_from(at + 1).unwrap_or(u8::MAX)], 6443));
+    shell.spawn(Box::pin(register(backend.clone(), Arc::new(shell.clone()), address, knows)));
     let candidate = Candidate { backend, side, shell: own, name: life, shared: true };
     net.truth.show(&Seen::Runs { who: &name, runs: true });
-    candidate.run(stop, |reign| parts.begin(reign)).await;
+    tokio::select! {
+        biased;
+        why = server.storage.halted() => {
+            net.exec.note(format!("{name} ends: {why}"));
+            net.set_server(at, None);
+            net.truth.show(&Seen::Runs { who: &name, runs: false });
+            net.exec.kill(&shell);
+        }
+        () = candidate.run(stop, |reign| parts.begin(reign)) => {}
+    }
 }
 
 /// A planted defect: a shell on which all takes longer.
@@ -256,7 +291,7 @@ impl World {
     pub fn crash_store(&mut self, rng: &mut Rng) {
         let (Some(process), Some((_, stepped))) = (self.cluster.store.take(), self.cluster.hub.up()) else { return };
         self.cluster.hub.set(None);
-        self.truth.show(&Seen::Runs { who: STORE, runs: false });
+        self.gone(STORE);
         self.lose_power(&process, &stepped, rng);
     }
 
@@ -266,8 +301,8 @@ impl World {
         }
         let process = self.exec.process(&server_name(at));
         let (stop, stopping) = watch::channel(false);
-        let (hub, net) = (self.cluster.hub.clone(), self.net.clone());
-        process.spawn(Box::pin(serve(hub, net, at, process.clone(), stopping)));
+        let (hub, net, knows) = (self.cluster.hub.clone(), self.net.clone(), self.cluster.installed[at]);
+        process.spawn(Box::pin(serve(hub, net, at, knows, process.clone(), stopping)));
         self.cluster.servers[at] = Some(Member { process, stop });
     }
 
@@ -276,8 +311,14 @@ impl World {
         let Some(member) = self.cluster.servers[at].take() else { return };
         self.exec.note(format!("{} dies", server_name(at)));
         self.net.set_server(at, None);
-        self.truth.show(&Seen::Runs { who: &server_name(at), runs: false });
+        self.gone(&server_name(at));
         self.exec.kill(&member.process);
+    }
+
+    /// A process ended; that it stood still is over with it.
+    fn gone(&self, who: &str) {
+        self.truth.show(&Seen::Runs { who, runs: false });
+        self.truth.show(&Seen::Halted { who, why: "stands still", halted: false });
     }
 
     /// A server is asked to end: it gives the lead up first.
@@ -313,8 +354,11 @@ impl World {
         self.exec.pause(&process);
         self.truth.show(&Seen::Halted { who: &name, why: "stands still", halted: true });
         self.plan(ms, move |world| {
-            world.exec.go_on(&process);
-            world.truth.show(&Seen::Halted { who: &name, why: "stands still", halted: false });
+            // One that died meanwhile has a successor, of whom this says nothing.
+            if world.exec.lives(&process) {
+                world.exec.go_on(&process);
+                world.truth.show(&Seen::Halted { who: &name, why: "stands still", halted: false });
+            }
         });
     }
 
@@ -343,6 +387,7 @@ impl World {
             self.trouble_disk(why, false);
         }
         self.start_store();
+        self.finish_upgrade();
         for at in 0..self.servers() {
             let name = server_name(at);
             self.rejoin(&name);

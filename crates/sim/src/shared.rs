@@ -291,7 +291,15 @@ impl Backend for Remote {
     }
 
     fn range(&self, range: Range, at: Option<Revision>, start_after: Option<Bytes>, limit: usize) -> Ticket<Page> {
-        self.read(move |stepped| stepped.range(range, at, start_after, limit))
+        let mutation = self.net.mutation;
+        self.spawn(|own, author| async move {
+            let ask = move |stepped: &Stepped| stepped.range(range, at, start_after, limit);
+            let mut page = own.ask(&author, true, ask).await?;
+            if let Some(mutation) = mutation {
+                mutation.page(&mut page);
+            }
+            Ok(page)
+        })
     }
 
     fn count(&self, range: Range, at: Option<Revision>) -> Ticket<usize> {

@@ -7,9 +7,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use base::{Clock, Revision, Time};
+use bytes::Bytes;
 use cache::{Cache, Change, View};
 use meta::{Facts, Object, Resource, Value};
-use store::{Event, Range, Version, Visible};
+use server::pack;
+use store::{Event, Format, Range, Version, Visible};
 
 use crate::check::{Checker, Seen};
 use crate::exec::{Author, Exec, lock};
@@ -133,14 +135,20 @@ impl Truth {
                     self.show(&Seen::Expired { lease, key: &event.key });
                 }
             }
-            let mut side: Vec<(&[u8], bool)> = now
+            let mut side: Vec<(&[u8], Option<Bytes>)> = now
                 .iter()
                 .filter(|event| !event.key.starts_with(PREFIX.as_bytes()))
-                .map(|event| (&event.key[..], event.new.is_some()))
+                .map(|event| (&event.key[..], event.new.as_ref().map(|version| version.value.bytes())))
                 .collect();
             side.sort_unstable();
-            for (key, present) in side {
-                self.show(&Seen::Side { key, revision, present });
+            for (key, value) in side {
+                self.show(&Seen::Side { key, revision, value: value.as_deref() });
+            }
+            for event in now {
+                let form = event.new.as_ref().map_or(Format::FIRST, |version| pack::form_of(&version.value.bytes()));
+                if form > Format::FIRST {
+                    self.show(&Seen::Stored { key: &event.key, revision, form });
+                }
             }
             self.commit(revision, now, authors.get(&revision).unwrap_or(&nobody));
         }
@@ -239,11 +247,20 @@ fn object_of(key: &[u8], version: &Version) -> Option<Object> {
         return None;
     }
     let resource = Resource::intern(resource);
-    let value = Value::parse(&version.value.bytes()).ok()?;
+    let stored = version.value.bytes();
+    let packed = pack::form_of(&stored) > Format::FIRST;
+    let plain = pack::unpack(&stored, pack::NEWEST).ok()?;
+    let mut value = Value::parse(&plain).ok()?;
+    let bytes = if packed {
+        value.set(&["metadata", "resourceVersion"], version.mod_revision.to_string());
+        value.to_json().into()
+    } else {
+        plain
+    };
     let mut facts = Facts::of(resource, &value);
     facts.revision = version.mod_revision;
     if resource == PODS {
         facts.own = api::core::pod_facts::facts(&value);
     }
-    Some(Object::written(facts, version.value.clone(), value))
+    Some(Object::written(facts, bytes, value))
 }

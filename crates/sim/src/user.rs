@@ -28,6 +28,9 @@ const SPACES: [&str; 2] = ["red", "blue"];
 const NAMES: [&str; 3] = ["a", "b", "c"];
 /// The most pods that one workload asks for.
 const REPLICAS_MAX: u64 = 5;
+const MAPS: Resource = Resource("configmaps");
+/// About how long the text of a book is.
+const BOOK_BYTES: usize = 24 * 1024;
 const IMAGES: [&str; 4] = ["run", "run", "slow", "stubborn"];
 
 pub struct User {
@@ -116,6 +119,24 @@ impl User {
                 // What it says is judged where it arrives.
                 let _ = self.api.call(Request::get(*resource, namespace, name)).await;
             }
+        }
+    }
+
+    /// Writes large objects and reads them again, over and over.
+    pub async fn keep_books(mut self) {
+        loop {
+            let pause_ms = 200 + self.rng.below(1_500);
+            self.shell.sleep(pause_ms).await;
+            let name = format!("book-{}", self.rng.below(5));
+            let text = self.rng.next_u64().to_string().repeat(BOOK_BYTES / 16);
+            let object = json!({"metadata": {"name": (&name), "namespace": "default"}, "data": {"text": (&text)}});
+            let request = match self.rng.below(8) {
+                0 => Request::delete(MAPS, "default", &name),
+                1..=4 => Request::create(MAPS, object),
+                _ => Request::patch(MAPS, "default", &name, PatchType::Merge, json!({"data": {"text": text}})),
+            };
+            let _ = self.api.call(request).await;
+            let _ = self.api.call(Request::get(MAPS, "default", &name)).await;
         }
     }
 

@@ -1,7 +1,6 @@
 //! One world: its processes, its disk, its script of work, faults, and rest.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use base::{Clock, Rng, Time};
@@ -10,8 +9,8 @@ use drive::Shell;
 use drive::controllers::nobody_listens;
 use drive::events::Recorder;
 use server::identity::{MASTERS, User as Identity};
-use server::{Keys, Options, Server};
-use store::{Backend, Disk, OpenError, SimDisk, Store};
+use server::{Keys, Options, Server, pack};
+use store::{Backend, Disk, Format, OpenError, SimDisk, Store};
 
 use crate::backend::{DiskPace, OPTIONS, Stepped, next_sync_ms, start};
 use crate::check::{CHECKERS, Seen};
@@ -129,7 +128,7 @@ type Planned = (u64, &'static Fault, u64);
 pub fn fault_plan(settings: &Settings) -> Vec<Planned> {
     let rng = Rng::new(settings.seed).fork(settings.profile.name);
     let mut all = Vec::new();
-    for (name, mean_ms) in settings.profile.faults {
+    for (name, mean_ms) in settings.profile.faults.iter().copied().flatten() {
         let fault = FAULTS.iter().find(|fault| fault.name == *name).expect("profiles name faults of the table");
         let mut rng = rng.fork(name);
         let mut at_ms = rng.below(mean_ms * 2);
@@ -181,7 +180,7 @@ impl World {
         let agents = machines.iter().map(|_| None).collect();
         let (pace, planned) = (Arc::new(Mutex::new(CALM_DISK)), BTreeMap::new());
         let (server, controllers, scheduler) = (None, None, None);
-        let cluster = Cluster::new(settings.profile.servers);
+        let cluster = Cluster::new(settings.profile);
         World {
             exec,
             net,
@@ -305,7 +304,7 @@ impl World {
                 return;
             }
             let view = self.truth.view();
-            let missing = desired::missing(&view, &self.machines);
+            let missing = desired::missing(&view, &self.machines).or_else(|| self.unraised());
             if missing.is_none() && self.truth.quiet_ms() >= SILENCE_MS {
                 self.truth.show(&Seen::Quiet { view: &view });
                 return;
@@ -388,7 +387,7 @@ impl World {
         let (net, shell, backend) = (self.net.clone(), process.clone(), stepped.clone());
         process.spawn(Box::pin(async move {
             let clock = Arc::new(shell.clone());
-            match begin(backend, clock, &shell).await {
+            match begin(backend, clock, &shell, pack::NEWEST).await {
                 Ok(server) => {
                     net.exec.note("the server answers");
                     net.set_server(0, Some((server, shell)));
@@ -543,6 +542,9 @@ impl World {
         let (steps, pace_ms) =
             (profile.steps >> u32::from(self.settings.brief), profile.work_ms / profile.steps.max(1));
         self.user.spawn(Box::pin(user.work(steps, pace_ms, self.settings.schedule.clone())));
+        if profile.upgrade {
+            self.user.spawn(Box::pin(self.user_of("user", mirror.clone(), "bookkeeper").keep_books()));
+        }
         self.user.spawn(Box::pin(self.user_of("user", mirror, "reader").look_around()));
         if self.settings.mutation == Some(Mutation::Chatter) {
             let api = self.door("user", "the-chatterer", &[MASTERS], &self.user);
@@ -561,7 +563,7 @@ fn after_list(mirror: Arc<Mirror>, work: impl Future<Output = ()> + Send + 'stat
     })
 }
 
-/// Begins a server on `backend`.
+/// Begins a server on `backend` that knows data up to version `knows`.
 ///
 /// # Errors
 /// What it could not read or write.
@@ -569,16 +571,9 @@ pub async fn begin(
     backend: Arc<dyn Backend>,
     clock: Arc<dyn Clock>,
     shell: &Process,
+    knows: Format,
 ) -> Result<Arc<Server>, server::Error> {
-    let options = Options {
-        dir: PathBuf::new(),
-        advertise: "10.0.0.1:6443".to_owned(),
-        service_cidr: "10.96.0.0/16".to_owned(),
-        cluster_domain: "cluster.local".to_owned(),
-        node_ports: (30_000, 32_767),
-        audit_log: None,
-        token_config_maps: Vec::new(),
-    };
+    let options = Options { knows, ..Options::passing() };
     let server = Server::with(options, KEYS.clone(), backend, clock).await?;
     shell.spawn(Box::pin(server::definitions::follow(server.clone())));
     server.begin().await?;

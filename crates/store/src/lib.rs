@@ -3,7 +3,7 @@
 //! From pure to real: [`Mvcc`] (the machine: no IO, no clock, no threads) is made of [`Stage`] (decides) and [`Visible`]
 //! (shows); [`Store`] adds the log on a [`Disk`] and is stepped by whoever drives it (a simulator with a [`SimDisk`], or
 //! a thread); [`Embedded`] is that thread. [`Backend`] is the seam that servers see; etcd stands behind it too.
-//! [`check`], [`dump`] and [`restore`] work on the files of a store that is not running; `FORMAT.md` describes them
+//! [`Format`] is the version of what stands in values. [`check`], [`dump`] and [`restore`] work on the files of a store that is not running; `FORMAT.md` describes them
 //! byte by byte.
 //!
 //! Not here: JSON, kinds of objects, sockets, any meaning of keys and values.
@@ -21,6 +21,7 @@ mod crc;
 mod disk;
 mod embedded;
 mod error;
+mod format;
 mod lease;
 mod log;
 mod mvcc;
@@ -39,6 +40,7 @@ pub use backend::Backend;
 pub use disk::{Disk, DiskFile, FileDisk, LockError};
 pub use embedded::{BATCH_BYTES, BATCH_COMMANDS, Embedded, QUEUE_COMMANDS, Status};
 pub use error::{Damage, OpenError, Torn};
+pub use format::Format;
 pub use mvcc::Mvcc;
 pub use recover::Recovered;
 pub use simdisk::SimDisk;

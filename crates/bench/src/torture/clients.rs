@@ -30,8 +30,16 @@ const SHARED: u64 = 4;
 const TOLD_MAX: usize = 5;
 
 enum Note {
-    Begun { call: u64 },
-    Ended { call: u64, key: String, outcome: Outcome, of: Asked },
+    Begun { call: u64, key: String, does: Does },
+    Ended { call: u64, outcome: Outcome, of: Asked },
+}
+
+/// What a call is about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Does {
+    Reads,
+    Writes,
+    Deletes,
 }
 
 /// Who asked which server when: for whoever reads what the judge says.
@@ -57,8 +65,10 @@ struct Notes {
     calls: u64,
     notes: Vec<Note>,
     watched: Vec<Watched>,
-    /// What watches and lists showed.
+    /// What watches showed.
     versions: BTreeSet<(Revision, String, bool)>,
+    /// Everything there was, at a revision.
+    lists: Vec<(Revision, BTreeMap<String, Revision>)>,
     acknowledged: u64,
     unknown: u64,
     relists: u64,
@@ -117,8 +127,9 @@ impl Clients {
         let list = Value::parse(&door.await_good(PATH).await?).map_err(Error::while_doing("read the last list"))?;
         tokio::time::sleep(ANSWER).await;
         self.tasks.clear();
-        let notes = std::mem::take(&mut *lock(&self.notes));
-        Ok(judge(notes, &list))
+        let mut notes = std::mem::take(&mut *lock(&self.notes));
+        notes.lists.extend(listed(&list));
+        Ok(judge(notes))
     }
 }
 
@@ -126,7 +137,51 @@ fn revision_of(object: &Value) -> Option<Revision> {
     object.at(&["metadata", "resourceVersion"]).text().parse().ok().map(Revision)
 }
 
-fn judge(notes: Notes, list: &Value) -> Verdict {
+/// A list of the API: its revision, and those of its objects; without what the cluster makes itself in every namespace.
+fn listed(list: &Value) -> Option<(Revision, BTreeMap<String, Revision>)> {
+    let items = list["items"].items().iter().filter(|item| item["data"]["by"].text() != "");
+    let object = |item: &Value| Some((item.at(&["metadata", "name"]).text().to_owned(), revision_of(item)?));
+    Some((revision_of(list)?, items.filter_map(object).collect()))
+}
+
+/// What calls asked for of which no revision tells: when it may have happened, by what was known then.
+fn fates(judge: &mut Judge, notes: &[Note]) {
+    let mut known = Revision::ZERO;
+    let mut open: BTreeMap<u64, (usize, Revision, &str, Does)> = BTreeMap::new();
+    // Writes by the order in which they began, and deletions that happened before whatever began after them.
+    let (mut writes, mut deletions) = (BTreeMap::new(), Vec::new());
+    for (number, note) in notes.iter().enumerate() {
+        match note {
+            Note::Begun { call, key, does } => drop(open.insert(*call, (number, known, key, *does))),
+            Note::Ended { call, outcome, .. } => {
+                let Some((began, after, key, does)) = open.remove(call) else { continue };
+                match (does, outcome) {
+                    (_, Outcome::Wrote(revision)) => {
+                        known = known.max(*revision);
+                        writes.insert(began, *revision);
+                    }
+                    (_, Outcome::Saw(Some(revision))) => known = known.max(*revision),
+                    (Does::Deletes, Outcome::Deleted) => deletions.push((number, after, key)),
+                    (Does::Deletes, Outcome::Unknown) => judge.may_delete(key, after, None),
+                    (Does::Writes, Outcome::Unknown) => judge.may_write(key, after),
+                    _ => {}
+                }
+            }
+        }
+    }
+    for (number, after, key) in deletions {
+        judge.may_delete(key, after, writes.range(number..).map(|(_, revision)| *revision).min());
+    }
+    for (_, after, key, does) in open.into_values() {
+        match does {
+            Does::Deletes => judge.may_delete(key, after, None),
+            Does::Writes => judge.may_write(key, after),
+            Does::Reads => {}
+        }
+    }
+}
+
+fn judge(notes: Notes) -> Verdict {
     let mut verdict = Verdict {
         acknowledged: notes.acknowledged,
         unknown: notes.unknown,
@@ -137,9 +192,14 @@ fn judge(notes: Notes, list: &Value) -> Verdict {
     };
     let mut broken = Vec::new();
     let (mut judge, mut versions) = (Judge::default(), notes.versions);
+    let mut keys: BTreeMap<u64, &str> = BTreeMap::new();
     for note in &notes.notes {
-        if let Note::Ended { key, outcome: Outcome::Wrote(revision), .. } = note {
-            versions.insert((*revision, key.clone(), true));
+        match note {
+            Note::Begun { call, key, .. } => drop(keys.insert(*call, key)),
+            Note::Ended { call, outcome: Outcome::Wrote(revision), .. } => {
+                versions.insert((*revision, keys.get(call).copied().unwrap_or_default().to_owned(), true));
+            }
+            Note::Ended { .. } => {}
         }
     }
     for (revision, key, present) in &versions {
@@ -148,22 +208,27 @@ fn judge(notes: Notes, list: &Value) -> Verdict {
     for (after, up_to) in gaps(&notes.watched) {
         judge.gap(after, up_to);
     }
+    fates(&mut judge, &notes.notes);
+    let mut lists = notes.lists;
+    lists.sort_unstable();
+    for (at, found) in &lists {
+        broken.extend(judge.listed(*at, found).iter().map(ToString::to_string));
+    }
     let mut open: BTreeMap<u64, Began> = BTreeMap::new();
-    for note in notes.notes {
+    for note in &notes.notes {
         match note {
-            Note::Begun { call } => {
-                open.insert(call, judge.begin());
+            Note::Begun { call, .. } => {
+                open.insert(*call, judge.begin());
             }
-            Note::Ended { call, key, outcome, of } => {
-                let began = open.remove(&call).unwrap_or_default();
-                broken.extend(judge.end(&key, began, outcome).err().map(|why| format!("{of}{why}")));
+            Note::Ended { call, outcome, of } => {
+                let (began, key) = (open.remove(call).unwrap_or_default(), keys.get(call).copied().unwrap_or_default());
+                broken.extend(judge.end(key, began, *outcome).err().map(|why| format!("{of}{why}")));
             }
         }
     }
     for watched in &notes.watched {
         broken.extend(judge.watched(watched, false).err().map(|why| why.to_string()));
     }
-    broken.extend(differences(&versions, &gaps(&notes.watched), list));
     verdict.judged = judge.judged();
     let more = broken.len().saturating_sub(TOLD_MAX);
     broken.truncate(TOLD_MAX);
@@ -187,37 +252,6 @@ fn gaps(watched: &[Watched]) -> Vec<(Revision, Revision)> {
     }
     gaps.push((at, Revision(u64::MAX)));
     gaps
-}
-
-/// Where the last list is not what all versions up to it make.
-fn differences(
-    versions: &BTreeSet<(Revision, String, bool)>,
-    gaps: &[(Revision, Revision)],
-    list: &Value,
-) -> Vec<String> {
-    let at = revision_of(list).unwrap_or(Revision::ZERO);
-    let mut wanted: BTreeMap<&str, Revision> = BTreeMap::new();
-    for (revision, key, present) in versions.iter().filter(|(revision, _, _)| *revision <= at) {
-        match present {
-            true => wanted.insert(key, *revision),
-            false => wanted.remove(key.as_str()),
-        };
-    }
-    let items = list["items"].items().iter().filter(|item| item["data"]["by"].text() != "");
-    let found: BTreeMap<&str, Revision> =
-        items.filter_map(|item| Some((item.at(&["metadata", "name"]).text(), revision_of(item)?))).collect();
-    let keys: BTreeSet<&&str> = wanted.keys().chain(found.keys()).collect();
-    // What happened last to a key may have happened while nobody was watching.
-    let unseen = |key: &str| {
-        gaps.iter().filter(|(after, _)| *after < at).any(|(after, up_to)| match (wanted.get(key), found.get(key)) {
-            (Some(wanted), None) => up_to > wanted,
-            (_, Some(found)) => after < found && found <= up_to,
-            (None, None) => false,
-        })
-    };
-    let differs = keys.into_iter().filter(|key| wanted.get(*key) != found.get(*key) && !unseen(key));
-    let told = |revision: Option<&Revision>| revision.map_or("absent".to_owned(), |revision| format!("at {revision}"));
-    differs.map(|key| format!("{key} is {}, and should be {}", told(found.get(key)), told(wanted.get(key)))).collect()
 }
 
 struct Writer {
@@ -244,34 +278,33 @@ impl Writer {
             let path = format!("{PATH}/{name}");
             let data = json!({"by": (self.number.to_string()), "count": (count.to_string())});
             let make = |data: Value| json!({"metadata": {"name": (name.as_str())}, "data": data});
-            let (ask, reads) = match self.rng.below(100) {
-                0..20 => (Ask::post(PATH, &make(data)), false),
-                20..65 => (Ask::patch(&path, "application/merge-patch+json", &json!({"data": data})), false),
-                65..73 => (Ask::delete(&path), false),
-                _ => (Ask::get(&path), true),
+            let (ask, does) = match self.rng.below(100) {
+                0..20 => (Ask::post(PATH, &make(data)), Does::Writes),
+                20..65 => (Ask::patch(&path, "application/merge-patch+json", &json!({"data": data})), Does::Writes),
+                65..73 => (Ask::delete(&path), Does::Deletes),
+                _ => (Ask::get(&path), Does::Reads),
             };
-            self.once(&name, &ask, reads).await;
+            self.once(name, &ask, does).await;
         }
     }
 
-    async fn once(&mut self, name: &str, ask: &Ask, reads: bool) {
+    async fn once(&mut self, key: String, ask: &Ask, does: Does) {
         let call = {
             let mut notes = lock(&self.notes);
             notes.calls += 1;
             let call = notes.calls;
-            notes.notes.push(Note::Begun { call });
+            notes.notes.push(Note::Begun { call, key, does });
             call
         };
         let (server, began) = (place_of(&self.doors, self.at), self.began.elapsed());
         let answer = tokio::time::timeout(ANSWER, self.exchange(ask)).await;
         let of = Asked { writer: self.number, server, began, ended: self.began.elapsed() };
         let creates = ask.method == http::Method::POST;
-        let deletes = ask.method == http::Method::DELETE;
         let mut notes = lock(&self.notes);
         let outcome = match answer {
-            Ok(Ok(Ok(_))) if deletes => Outcome::Deleted,
+            Ok(Ok(Ok(_))) if does == Does::Deletes => Outcome::Deleted,
             Ok(Ok(Ok(body))) => match Value::parse(&body).ok().as_ref().and_then(revision_of) {
-                Some(revision) if reads => Outcome::Saw(Some(revision)),
+                Some(revision) if does == Does::Reads => Outcome::Saw(Some(revision)),
                 Some(revision) => Outcome::Wrote(revision),
                 None => Outcome::Unknown,
             },
@@ -286,7 +319,7 @@ impl Writer {
             }
         };
         notes.acknowledged += u64::from(matches!(outcome, Outcome::Wrote(_) | Outcome::Deleted));
-        notes.notes.push(Note::Ended { call, key: name.to_owned(), outcome, of });
+        notes.notes.push(Note::Ended { call, outcome, of });
     }
 
     async fn exchange(&mut self, ask: &Ask) -> Result<Result<bytes::Bytes, meta::Status>, Error> {
@@ -334,13 +367,9 @@ fn keep(notes: &mut Notes, watched: Watched, expired: bool) {
 
 async fn list(door: &Door, notes: &Mutex<Notes>) -> Option<Revision> {
     let body = tokio::time::timeout(ANSWER, door.get(PATH)).await.ok()?.ok()?;
-    let list = Value::parse(&body).ok()?;
-    let mut notes = lock(notes);
-    for item in list["items"].items().iter().filter(|item| item["data"]["by"].text() != "") {
-        let key = item.at(&["metadata", "name"]).text().to_owned();
-        notes.versions.insert((revision_of(item)?, key, true));
-    }
-    revision_of(&list)
+    let (at, found) = listed(&Value::parse(&body).ok()?)?;
+    lock(notes).lists.push((at, found));
+    Some(at)
 }
 
 /// One watch until it breaks off; `None` when the server says that it must begin anew.
@@ -375,4 +404,86 @@ async fn stretch(door: &Door, since: Revision, watched: &mut Watched) -> Option<
         });
     }
     (!expired).then_some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A history in words: `+a3` a write of `a` answered with revision 3, `+a?` one without an answer, `-a` a deletion,
+    /// `-a?` one without an answer, `=a3` a read; `w2..5` a watch, with `a3` and `-a4` in it; `[9 a3` a list at 9.
+    fn check(words: &str) -> Vec<String> {
+        let mut notes = Notes::default();
+        let number = |text: &str| Revision(text.parse().unwrap());
+        let of = Asked { writer: 0, server: 0, began: Duration::ZERO, ended: Duration::ZERO };
+        for (call, word) in (0u64..).zip(words.split(", ")) {
+            let (sign, rest) = word.split_at(1);
+            let mut parts = rest.split(' ');
+            let first = parts.next().unwrap();
+            let change = |text: &str| match text.strip_prefix('-') {
+                Some(text) => Heard::Change { key: text[..1].to_owned(), revision: number(&text[1..]), present: false },
+                None => Heard::Change { key: text[..1].to_owned(), revision: number(&text[1..]), present: true },
+            };
+            if sign == "w" {
+                let (since, to) = first.split_once("..").unwrap();
+                let heard = parts.map(change).chain([Heard::Mark(number(to))]).collect();
+                keep(&mut notes, Watched { prefix: String::new(), since: number(since), heard }, false);
+                continue;
+            }
+            if sign == "[" {
+                let found = parts.map(|text| (text[..1].to_owned(), number(&text[1..]))).collect();
+                notes.lists.push((number(first), found));
+                continue;
+            }
+            let (key, answer) = first.split_at(1);
+            let (does, outcome) = match (sign, answer) {
+                ("+", "?") => (Does::Writes, Outcome::Unknown),
+                ("+", answer) => (Does::Writes, Outcome::Wrote(number(answer))),
+                ("-", "?") => (Does::Deletes, Outcome::Unknown),
+                ("-", _) => (Does::Deletes, Outcome::Deleted),
+                (_, "") => (Does::Reads, Outcome::Saw(None)),
+                (_, answer) => (Does::Reads, Outcome::Saw(Some(number(answer)))),
+            };
+            notes.notes.push(Note::Begun { call, key: key.to_owned(), does });
+            notes.notes.push(Note::Ended { call, outcome, of });
+        }
+        judge(notes).broken
+    }
+
+    #[test]
+    fn what_a_store_can_have_done_is_not_held_against_it() {
+        for fine in [
+            "w0..9 a3 -a5, +a3, -a, =a, [9",
+            // Nobody watched; the deletion came after the write.
+            "+a3, -a, [9",
+            "+a3, -a?, =a, [9",
+            // A write without an answer happened, is read, and listed.
+            "+a3, +a?, =a5, [9 a5",
+            "+a3, +a?, [9 a3",
+            "w0..4 a3, +a3, w8..9, -a, [9",
+        ] {
+            assert_eq!(check(fine), Vec::<String>::new(), "{fine}");
+        }
+    }
+
+    #[test]
+    fn a_loss_is_found_though_nobody_watched() {
+        for (lost, told) in [
+            ("+a3, [9", "a at revision 3 is missing in a list at 9"),
+            ("+a3, =a, [9 a3", "a was shown as absent"),
+            // The deletion is older than the write.
+            ("+a2, -a, +a5, [9", "a at revision 5 is missing in a list at 9"),
+            ("+a2, -a, +a5, =a, [9 a5", "a was shown as absent"),
+            ("+a2, +a5, [9 a2", "a is at revision 2 in a list at 9, though it came to 5"),
+            ("+a3, [9 a6", "a was shown at revision 6, which never was"),
+            ("+a3, =a6, [9 a3", "a was shown at revision 6, which never was"),
+            // In the middle of a run, and made good again before its end.
+            ("w0..4 a3, +a3, [8, w8..12 a9, +a9, [12 a9", "a at revision 3 is missing in a list at 8"),
+            // Where somebody watched, nothing is excused.
+            ("w0..9 a3, +a3, -a?, [9", "a at revision 3 is missing in a list at 9"),
+        ] {
+            let broken = check(lost);
+            assert!(broken.iter().any(|why| why.contains(told)), "{lost}: {broken:?}");
+        }
+    }
 }

@@ -33,15 +33,7 @@ impl Lab {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (backend, _) = store::Embedded::open(&dir.path().join("store"), store::Options::default()).unwrap();
-        let options = Options {
-            dir: dir.path().join("keys"),
-            advertise: address.clone(),
-            service_cidr: "10.96.0.0/16".to_owned(),
-            cluster_domain: "cluster.local".to_owned(),
-            node_ports: (30_000, 32_767),
-            audit_log: None,
-            token_config_maps: Vec::new(),
-        };
+        let options = Options { dir: dir.path().join("keys"), advertise: address.clone(), ..Options::passing() };
         let server = Server::open(options, Arc::new(backend), Arc::new(SystemClock)).await.unwrap();
         let task = serve(server.clone(), listener);
         Lab { server, address, task, _dir: dir }

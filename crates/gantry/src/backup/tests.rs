@@ -55,7 +55,10 @@ fn cluster(data: &Path) -> Embedded {
         let put = Put { stamp: Some(stamp), lease, ..Put::new(format!("/registry/configmaps/ns/{at:03}"), text) };
         store.txn(Txn::new().put(put)).wait().unwrap();
     }
-    store.txn(Txn::new().put(Put::new("/leader", "me"))).wait().unwrap();
+    let packed = server::pack::pack(&b"{\"metadata\":{\"name\":\"large\"}}".repeat(1000)).unwrap();
+    let packed = Txn::new().put(Put::new("/registry/configmaps/ns/large", packed));
+    store.txn(packed.put(Put::new(Format::KEY, server::pack::PACKS.text()))).wait().unwrap();
+    store.txn(Txn::new().put(Put::new("/leader", "me")).put(Put::new("/cluster/entered", ""))).wait().unwrap();
     store
 }
 
@@ -105,7 +108,7 @@ fn a_backup_of_a_running_store_is_restored_elsewhere() {
     let back: Vec<&str> = back.into_iter().chain(["--cluster-secret-file", &secret]).collect();
     restore(&words(&back)).unwrap();
     let (there, here) = (store::dump(&Path::new(&other).join("store"), None, false).unwrap(), running);
-    assert_eq!(there.iter().count(), 302);
+    assert_eq!(there.iter().count(), 304);
     assert!(there.revision > here.revision());
     let leased = there.iter().find(|key| key.lease.is_some()).unwrap();
     assert_eq!((&leased.key[..], there.leases.len()), (&b"/registry/configmaps/ns/007"[..], 1));

@@ -339,6 +339,24 @@ pub const FLAGS: &[FlagRow] = &[
         help: "How long certificates hold; they are renewed in time",
     },
     FlagRow {
+        name: "upgrade-settle",
+        commands: CLUSTERS,
+        kind: Kind::Duration,
+        many: false,
+        default: "5m",
+        help: "How long all servers must have known a newer version of stored data before it is used; until then the \
+               older gantry can be put back",
+    },
+    FlagRow {
+        name: "data-version",
+        commands: CLUSTERS,
+        kind: Kind::Number(1, server::pack::NEWEST.0 as u64),
+        many: false,
+        default: "",
+        help: "The newest version of stored data that this server knows; a lower one keeps all servers from using newer \
+               ones, and the way back to an older gantry open",
+    },
+    FlagRow {
         name: "token-config-map",
         commands: CLUSTERS,
         kind: Kind::Text,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use base::{Clock, Time};
 use drive::{Shell, Task};
 
-pub use drive::{controllers, events, ipam, leader, scheduler};
+pub use drive::{controllers, events, ipam, leader, scheduler, servers};
 
 /// When this process began to count.
 static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);

@@ -19,15 +19,7 @@ async fn is_over(reign: &Reign) -> bool {
 
 async fn storage(backend: Arc<dyn Backend>) -> Storage {
     let keys = server::Keys::passing().unwrap();
-    let options = server::Options {
-        dir: std::path::PathBuf::new(),
-        advertise: "127.0.0.1:6443".to_owned(),
-        service_cidr: "10.96.0.0/16".to_owned(),
-        cluster_domain: "cluster.local".to_owned(),
-        node_ports: (30_000, 32_767),
-        audit_log: None,
-        token_config_maps: Vec::new(),
-    };
+    let options = server::Options::passing();
     let server = server::Server::with(options, keys, backend, Arc::new(server::SystemClock)).await.unwrap();
     server.storage.clone()
 }

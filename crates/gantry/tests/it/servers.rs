@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use cache::Cache;
 use client::{Api, HttpApi, Identity, Mirror, PatchType, Path as ApiPath, Request, Wish};
 use meta::{Reason, Resource, Value, json};
+use store::Backend;
 
 const MAPS: Resource = Resource("configmaps");
 const NODES: Resource = Resource("nodes");
@@ -73,22 +74,43 @@ struct Server {
 
 impl Server {
     fn start(dir: PathBuf, secret: &Path, etcd: &str) -> Server {
+        Server::start_with(dir, secret, etcd, &[])
+    }
+
+    fn start_with(dir: PathBuf, secret: &Path, etcd: &str, more: &[&str]) -> Server {
         let port = port();
         std::fs::create_dir_all(&dir).unwrap();
-        let process = Server::spawn(&dir, port, secret, etcd);
+        let process = Server::spawn(&dir, port, secret, etcd, more);
         Server { process, dir, port, secret: secret.to_owned(), etcd: etcd.to_owned() }
     }
 
-    fn spawn(dir: &Path, port: u16, secret: &Path, etcd: &str) -> Process {
+    fn spawn(dir: &Path, port: u16, secret: &Path, etcd: &str, more: &[&str]) -> Process {
         let mut command = Command::new(env!("CARGO_BIN_EXE_gantry"));
         command.args(["server", "--backend", "etcd", "--etcd-endpoints", etcd, "--log", "info"]);
         command.args(["--listen", &format!("127.0.0.1:{port}"), "--parts", "api,controllers,scheduler"]);
-        command.arg("--data").arg(dir).arg("--cluster-secret-file").arg(secret);
+        command.arg("--data").arg(dir).arg("--cluster-secret-file").arg(secret).args(more);
         Process::start(&mut command, &dir.join("log"))
     }
 
     fn restart(&mut self) {
-        self.process = Server::spawn(&self.dir, self.port, &self.secret, &self.etcd);
+        self.restart_with(&[]);
+    }
+
+    fn restart_with(&mut self, more: &[&str]) {
+        self.process = Server::spawn(&self.dir, self.port, &self.secret, &self.etcd, more);
+    }
+
+    /// Ends it and waits, so that its folder is free.
+    fn kill(&mut self) {
+        let _ = self.process.child.kill();
+        let _ = self.process.child.wait();
+        std::fs::remove_file(self.dir.join("log")).unwrap();
+    }
+
+    /// Until it has ended by itself, with a fault.
+    async fn has_failed(&mut self) {
+        let ended = until("the end of a server", async || self.process.child.try_wait().unwrap()).await;
+        assert!(!ended.success(), "{}", self.process.words());
     }
 
     fn url(&self) -> String {
@@ -455,4 +477,73 @@ async fn a_server_with_a_store_of_its_own_leads_itself() {
     deploy(&api, "third", 1).await;
     stop.store(true, Ordering::Relaxed);
     node.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn servers_are_upgraded_one_after_the_other_and_those_left_behind_stop() {
+    const OLD: [&str; 4] = ["--data-version", "1", "--upgrade-settle", "1s"];
+    const NEW: [&str; 2] = ["--upgrade-settle", "1s"];
+    const REFUSED: &str = "the cluster's data has version 2, and this gantry reads up to 1";
+    let dir = tempfile::tempdir().unwrap();
+    let secret = dir.path().join("secret");
+    std::fs::write(&secret, "a secret of this test, long enough").unwrap();
+    let (_etcd, endpoint) = start_etcd(dir.path());
+    let start = |name: &str, more: &[&str]| Server::start_with(dir.path().join(name), &secret, &endpoint, more);
+    let (mut one, mut two, mut left) = (start("one", &OLD), start("two", &NEW), start("left", &OLD));
+    for server in [&mut one, &mut two, &mut left] {
+        server.is_up().await;
+    }
+    let store = etcd::Etcd::open(&etcd::Options::new(vec![etcd::Endpoint::parse(&endpoint).unwrap()])).await.unwrap();
+    let value = async |key: &str| {
+        let page = store.range(store::Range::key(key.to_owned()), None, None, 0).await.unwrap();
+        page.items.first().map(|(_, version)| version.value.clone())
+    };
+    let (first, second) = (door(&one.dir, &one.url()), door(&two.dir, &two.url()));
+    let text = "0123456789".repeat(10_000);
+    let large = |name: &str| json!({"metadata": {"name": name, "namespace": "default"}, "data": {"text": (&text)}});
+    // With an older one beside it, the newer one writes what both read.
+    surely(&second, Request::create(MAPS, large("before"))).await;
+    assert_eq!(
+        first.call(Request::get(MAPS, "default", "before")).await.unwrap().object.value()["data"]["text"].text(),
+        text
+    );
+    assert_eq!(value("/cluster/format").await, None);
+    assert!(value("/registry/configmaps/default/before").await.unwrap().len() > text.len());
+    // The last but one is replaced while the last is not there.
+    left.process.signal("-STOP");
+    one.kill();
+    one.restart_with(&NEW);
+    one.is_up().await;
+    let raised = async || value("/cluster/format").await.filter(|format| *format == *b"2");
+    until("the new version", raised).await;
+    let first = door(&one.dir, &one.url());
+    until("a packed object", async || {
+        surely(&first, Request::create(MAPS, large("after"))).await;
+        let short = value("/registry/configmaps/default/after").await.unwrap().len() < text.len() / 10;
+        if !short {
+            first.call(Request::delete(MAPS, "default", "after")).await.unwrap();
+        }
+        short.then_some(())
+    })
+    .await;
+    for name in ["before", "after"] {
+        let read = second.call(Request::get(MAPS, "default", name)).await.unwrap().object.value();
+        assert_eq!(read["data"]["text"].text(), text, "{name}");
+    }
+    // Whoever wakes up on data that it does not know ends, and does not begin again.
+    left.process.signal("-CONT");
+    left.has_failed().await;
+    assert!(left.process.words().contains(REFUSED), "{}", left.process.words());
+    std::fs::remove_file(left.dir.join("log")).unwrap();
+    left.restart_with(&OLD);
+    left.has_failed().await;
+    assert!(left.process.words().contains(REFUSED), "{}", left.process.words());
+    std::fs::remove_file(left.dir.join("log")).unwrap();
+    left.restart_with(&NEW);
+    left.is_up().await;
+    let third = door(&left.dir, &left.url());
+    assert_eq!(
+        third.call(Request::get(MAPS, "default", "after")).await.unwrap().object.value()["data"]["text"].text(),
+        text
+    );
 }

@@ -14,8 +14,8 @@
 
 mod forward;
 mod logs;
-mod remote;
-mod websocket;
+pub(crate) mod remote;
+pub(crate) mod websocket;
 
 use std::convert::Infallible;
 use std::path::PathBuf;

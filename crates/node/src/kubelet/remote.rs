@@ -16,7 +16,9 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use meta::{Status, Value, json};
 use runtime::{ExecRequest, Input, Output, Runtime};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
+use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::websocket::{self, Socket};
@@ -257,12 +259,26 @@ impl Form {
     }
 }
 
+impl Form {
+    fn of(protocol: &str) -> Form {
+        Form {
+            base64: protocol.contains("base64"),
+            structured: protocol.starts_with("v4") || protocol.starts_with("v5"),
+            closes: protocol.starts_with("v5"),
+        }
+    }
+}
+
+/// Reads a client's messages in a protocol as a call does; for whoever throws bytes at it.
+pub(crate) async fn read_messages<S>(socket: WebSocketStream<S>, protocol: &str, to_process: mpsc::Sender<Input>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    read_socket(socket.split().1, Form::of(protocol), to_process).await;
+}
+
 fn over_websocket(socket: Socket, protocol: &str, call: &Call) -> Remote {
-    let form = Form {
-        base64: protocol.contains("base64"),
-        structured: protocol.starts_with("v4") || protocol.starts_with("v5"),
-        closes: protocol.starts_with("v5"),
-    };
+    let form = Form::of(protocol);
     let (sink, stream) = socket.split();
     let (to_process, input) = mpsc::channel(MESSAGES_MAX);
     let (output, from_process) = mpsc::channel(MESSAGES_MAX);
@@ -278,7 +294,10 @@ fn over_websocket(socket: Socket, protocol: &str, call: &Call) -> Remote {
     Remote { early: Vec::new(), input, output }
 }
 
-async fn read_socket(mut stream: SplitStream<Socket>, form: Form, to_process: mpsc::Sender<Input>) {
+async fn read_socket<S>(mut stream: SplitStream<WebSocketStream<S>>, form: Form, to_process: mpsc::Sender<Input>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     while let Some(Ok(message)) = stream.next().await {
         let input = match form.read(message) {
             Some((STDIN, bytes)) if !bytes.is_empty() => Input::Stdin(bytes),

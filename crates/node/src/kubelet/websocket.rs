@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use meta::Status;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -23,6 +23,13 @@ const MESSAGE_MAX_BYTES: usize = 16 << 20;
 const TUNNEL_BYTES: usize = 64 << 10;
 
 pub(super) type Socket = WebSocketStream<TokioIo<Upgraded>>;
+
+/// The server's side of a socket on a connection whose handshake is over.
+pub(crate) async fn over<S: AsyncRead + AsyncWrite + Unpin>(io: S) -> WebSocketStream<S> {
+    let config =
+        WebSocketConfig::default().max_message_size(Some(MESSAGE_MAX_BYTES)).max_frame_size(Some(MESSAGE_MAX_BYTES));
+    WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await
+}
 
 /// Whether a request wants a WebSocket.
 pub(super) fn wanted(headers: &HeaderMap) -> bool {
@@ -56,25 +63,22 @@ pub(super) fn accept(
         headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
     }
     let upgrade = hyper::upgrade::on(&mut request);
-    let socket = async move {
-        let io = TokioIo::new(upgrade.await.ok()?);
-        let config = WebSocketConfig::default()
-            .max_message_size(Some(MESSAGE_MAX_BYTES))
-            .max_frame_size(Some(MESSAGE_MAX_BYTES));
-        Some(WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await)
-    };
+    let socket = async move { Some(over(TokioIo::new(upgrade.await.ok()?)).await) };
     Ok((response, socket))
 }
 
 /// Says that all went in order; without a code the clients take it for a fault.
-pub(super) async fn close(sink: &mut SplitSink<Socket, Message>) {
+pub(super) async fn close<S: AsyncRead + AsyncWrite + Unpin>(sink: &mut SplitSink<WebSocketStream<S>, Message>) {
     let frame = CloseFrame { code: CloseCode::Normal, reason: Default::default() };
     // A client that is gone needs no good-bye.
     let _ = sink.send(Message::Close(Some(frame))).await;
 }
 
 /// The byte stream that travels in a socket's binary messages.
-pub(super) fn tunnel(socket: Socket) -> DuplexStream {
+pub(crate) fn tunnel<S>(socket: WebSocketStream<S>) -> DuplexStream
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let (near, far) = tokio::io::duplex(TUNNEL_BYTES);
     let (mut from_us, mut to_us) = tokio::io::split(far);
     let (mut sink, mut stream) = socket.split();

@@ -14,6 +14,7 @@ mod link;
 mod model;
 mod plan_of;
 mod pods;
+mod records;
 mod streams;
 
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -122,6 +123,7 @@ impl Embedded {
                 });
             }
         }
+        records::claim(&config.state)?;
         let cgroups = match &config.cgroups {
             Some(cgroups) => cgroups.clone(),
             None => Cgroups::detect()?,

@@ -11,7 +11,7 @@ use rustix::mount::UnmountFlags;
 
 use super::link::{Event, Greeting, Link, unexpected};
 use super::model::{Container, ContainerRecord, Pod, PodRecord};
-use super::{Embedded, Inner, blocking, plan_of};
+use super::{Embedded, Inner, blocking, plan_of, records};
 use crate::Error;
 use crate::plan::{Record, Reply, Request, RootPlan, SandboxPlan};
 use crate::seam::{ContainerSpec, ContainerStats, Found, Resources, SandboxSpec, SandboxStatus};
@@ -318,15 +318,21 @@ impl Embedded {
         for entry in std::fs::read_dir(&pods).map_err(Error::io(format!("read {}", pods.display())))?.flatten() {
             ids.push(entry.file_name().to_string_lossy().into_owned());
         }
+        // All is read before anything is touched: what cannot be read may be running.
+        let mut known = Vec::new();
         for id in ids {
             let dir = pods.join(&id);
-            let Some(record) = read_json::<PodRecord>(&dir.join(POD_FILE)) else {
+            let (record, containers) = (records::read::<PodRecord>(&dir.join(POD_FILE))?, container_records(&dir)?);
+            known.push((id, dir, record, containers));
+        }
+        for (id, dir, record, containers) in known {
+            let Some(record) = record else {
                 // It was interrupted before anything could have been started in it.
                 let inner = self.inner.clone();
                 blocking("remove a broken sandbox", move || inner.clear_pod(&dir, "")).await?;
                 continue;
             };
-            self.adopt(&id, dir, record).await;
+            self.adopt(&id, dir, record, containers).await;
         }
         let inner = self.inner.clone();
         blocking("remove what is left over", move || inner.sweep()).await?;
@@ -338,7 +344,7 @@ impl Embedded {
         })
     }
 
-    async fn adopt(&self, id: &str, dir: PathBuf, record: PodRecord) {
+    async fn adopt(&self, id: &str, dir: PathBuf, record: PodRecord, known: Vec<ContainerRecord>) {
         let linked = self.inner.clone().open_link(id, &dir).await;
         if let Err(error) = &linked {
             tracing::info!(%error, sandbox = id, "the shim of a sandbox is gone");
@@ -350,9 +356,9 @@ impl Embedded {
         let alive = link.is_some();
         let mut containers = Vec::new();
         let mut dead = Vec::new();
-        for record in records(&dir) {
+        for record in known {
             let run = greeting.records.iter().find(|r| r.container == record.id).cloned();
-            let run = run.or_else(|| read_json::<Record>(&dir.join(exit_file(&record.id))));
+            let run = run.or_else(|| records::read(&dir.join(exit_file(&record.id))).unwrap_or_else(untold));
             let lost = run.is_none() && !alive && record.start_error.is_none();
             if run.as_ref().is_none_or(|r| r.finished_us != 0) {
                 dead.push(record.cgroup.clone());
@@ -475,7 +481,7 @@ impl Inner {
                 let running = m.containers.values_mut().filter(|c| c.record.spec.sandbox == sandbox && c.is_running());
                 running
                     .map(|c| {
-                        match read_json::<Record>(&dir.join(exit_file(&c.record.id))) {
+                        match records::read::<Record>(&dir.join(exit_file(&c.record.id))).unwrap_or_else(untold) {
                             Some(run) => c.run = Some(run),
                             None => c.lost = true,
                         }
@@ -529,7 +535,7 @@ impl Inner {
         if !cgroup.trim_matches('/').is_empty() {
             self.cgroups.remove(cgroup)?;
         }
-        for record in records(dir) {
+        for record in container_records(dir).unwrap_or_else(|error| untold(error).unwrap_or_default()) {
             self.clear_container(dir, &record.id)?;
         }
         crate::rooted::remove_path(dir).map_err(Error::os(format!("remove {}", dir.display())))
@@ -563,20 +569,19 @@ fn unmount_pod(dir: &Path) {
     }
 }
 
-fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Option<T> {
-    let text = std::fs::read(path).ok()?;
-    serde_json::from_slice(&text)
-        .inspect_err(|error| tracing::warn!(%error, path = %path.display(), "a record cannot be read"))
-        .ok()
+/// How a container ended is not known when what its shim wrote cannot be read.
+fn untold<T>(error: Error) -> Option<T> {
+    tracing::warn!("{error}");
+    None
 }
 
 /// The records of a pod's containers.
-fn records(dir: &Path) -> Vec<ContainerRecord> {
-    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
+fn container_records(dir: &Path) -> Result<Vec<ContainerRecord>, Error> {
+    let Ok(entries) = std::fs::read_dir(dir) else { return Ok(Vec::new()) };
     let names = entries.flatten().map(|e| e.path());
     let files =
         names.filter(|p| p.extension().is_some_and(|e| e == "json") && p.file_name().is_some_and(|n| n != POD_FILE));
-    files.filter_map(|path| read_json(&path)).collect()
+    files.filter_map(|path| records::read(&path).transpose()).collect()
 }
 
 fn merge(into: &mut Resources, from: &Resources) {

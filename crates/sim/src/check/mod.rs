@@ -5,6 +5,7 @@
 
 mod agents;
 mod budgets;
+mod formats;
 mod history;
 mod identity;
 mod jobs;
@@ -20,7 +21,7 @@ mod watch;
 use std::collections::BTreeMap;
 
 use ::history::Outcome;
-use ::store::LeaseId;
+use ::store::{Format, LeaseId};
 use base::{Revision, Time};
 use bytes::Bytes;
 use cache::{Cache, Change, View};
@@ -54,8 +55,12 @@ pub enum Seen<'a> {
     Expired { lease: LeaseId, key: &'a [u8] },
     /// A bit of old data flipped, and the store opened all the same: what it would serve.
     Rotten { place: &'a str, stored: &'a BTreeMap<Bytes, Revision>, sound: &'a BTreeMap<Bytes, Revision> },
-    /// A key that holds no object was put, or is gone.
-    Side { key: &'a [u8], revision: Revision, present: bool },
+    /// A key that holds no object was put, or is gone (`None`).
+    Side { key: &'a [u8], revision: Revision, value: Option<&'a [u8]> },
+    /// A value was written in a form that not every data version has.
+    Stored { key: &'a [u8], revision: Revision, form: Format },
+    /// A server that reads data up to `knows` answered a client, with all up to `at` in its cache.
+    Served { who: &'a str, knows: Format, at: Revision },
     /// A server that may lead, or the store that servers share, begins or ends.
     Runs { who: &'a str, runs: bool },
     /// One of these can do nothing for a while, or can again.
@@ -83,6 +88,7 @@ pub const CHECKERS: &[Make] = &[
     || Box::new(history::History::default()),
     || Box::new(leases::Leases::default()),
     || Box::new(leaders::Leaders::default()),
+    || Box::new(formats::Formats::default()),
     || Box::new(replicas::Replicas::default()),
     || Box::new(identity::Identity::default()),
     || Box::new(agents::Agents::default()),
