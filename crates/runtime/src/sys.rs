@@ -167,12 +167,25 @@ pub(crate) fn reset_signals() {
             unsafe { libc::signal(signal, libc::SIG_DFL) };
         }
     }
+    unblock_signals();
+}
+
+fn unblock_signals() {
     // SAFETY: an empty set is made before it is read.
     unsafe {
         let mut set = std::mem::zeroed();
         libc::sigemptyset(&raw mut set);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut());
     }
+}
+
+/// Gives back the default action for these signals, and unblocks all.
+pub(crate) fn heed_signals(signals: &[libc::c_int]) {
+    for signal in signals {
+        // SAFETY: SIG_DFL is a valid action.
+        unsafe { libc::signal(*signal, libc::SIG_DFL) };
+    }
+    unblock_signals();
 }
 
 pub(crate) fn ignore_signal(signal: libc::c_int) {

@@ -5,7 +5,7 @@
 //! shims' events; after a restart of the agent [`Embedded::found`] reads it all again and nothing is lost.
 //!
 //! Directories: `root` outlives the machine's restart (`images/`, `containers/ID` with what a container wrote),
-//! `state` need not (`pods/ID` with the shim's socket, plans and records).
+//! `state` need not (`pods/ID` with the shim's socket, plans and records). Each has `removed/`, for what is to be emptied.
 //!
 //! Not here: which containers should run. Invariants: every operation may be repeated; a container's end is announced
 //! after its log is complete; what failed half-way leaves nothing behind.
@@ -15,6 +15,7 @@ mod model;
 mod plan_of;
 mod pods;
 mod streams;
+mod trash;
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -28,6 +29,7 @@ use crate::image::{Images, RegistryConfig, Role};
 use crate::seam::*;
 use crate::{Cgroups, Error};
 use model::Model;
+use trash::Trash;
 
 /// How the own binary is started as a shim.
 #[derive(Clone, Debug)]
@@ -107,6 +109,8 @@ struct Inner {
     version: tokio::sync::watch::Sender<u64>,
     /// The program shims are started from; see [`read_only_program`].
     program: Option<OwnedFd>,
+    /// What was removed from `root`, and from `state`.
+    trash: [Trash; 2],
 }
 
 impl Embedded {
@@ -128,10 +132,13 @@ impl Embedded {
         };
         let images = Arc::new(Images::open(&config.root.join("images"), config.registries.clone(), Role::Owner)?);
         let program = read_only_program(&config.shim.path);
+        let stamp = pods::now_us();
+        let trash = |dir: &Path| Trash::open(&dir.join("removed"), stamp);
+        let trash = [trash(&config.root)?, trash(&config.state)?];
         let (version, _) = tokio::sync::watch::channel(0);
         let host = Host::look();
         let model = Mutex::new(Model::default());
-        Ok(Embedded { inner: Arc::new(Inner { config, host, cgroups, images, model, version, program }) })
+        Ok(Embedded { inner: Arc::new(Inner { config, host, cgroups, images, model, version, program, trash }) })
     }
 
     /// The control groups in use, for pod and node level limits.

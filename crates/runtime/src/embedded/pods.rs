@@ -11,6 +11,7 @@ use rustix::mount::UnmountFlags;
 
 use super::link::{Event, Greeting, Link, unexpected};
 use super::model::{Container, ContainerRecord, Pod, PodRecord};
+use super::trash::Trash;
 use super::{Embedded, Inner, blocking, plan_of};
 use crate::Error;
 use crate::plan::{Record, Reply, Request, RootPlan, SandboxPlan};
@@ -34,7 +35,7 @@ fn new_id() -> Result<String, Error> {
     Ok(hex::encode(bytes))
 }
 
-fn now_us() -> i64 {
+pub(super) fn now_us() -> i64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
     now.tv_sec * 1_000_000 + now.tv_nsec / 1000
 }
@@ -151,8 +152,7 @@ impl Embedded {
                 id: made,
             };
             let root = inner.container_dir(&record.id);
-            let target = inner.root_target(&dir, &record.id);
-            for dir in [root.join("upper"), root.join("work"), target] {
+            for dir in [root.join("upper"), root.join("work")] {
                 std::fs::create_dir(&dir).map_err(Error::io(format!("make {}", dir.display())))?;
             }
             write_whole(&record_file(&dir, &record.id), &record)?;
@@ -266,7 +266,8 @@ impl Embedded {
             return Ok(());
         };
         if let Ok(link) = self.inner.link(&sandbox) {
-            let _ = link.order("forget a container", Request::Forget { container: id.to_owned() }).await;
+            // Nobody waits for it: what it would tell of this container is not asked for any more.
+            link.tell(Request::Forget { container: id.to_owned() });
         }
         let pod = self.inner.pod(&sandbox, |p| p.dir.clone())?;
         let (inner, container) = (self.inner.clone(), id.to_owned());
@@ -377,11 +378,6 @@ impl Embedded {
 impl Inner {
     pub(super) fn container_dir(&self, id: &str) -> PathBuf {
         self.config.root.join("containers").join(id)
-    }
-
-    /// Where a container's root is mounted; only its own mount namespace ever sees something there.
-    fn root_target(&self, pod: &Path, id: &str) -> PathBuf {
-        pod.join(format!("{id}.root"))
     }
 
     /// Finds the image of a container to be, and notes its layers as used before anybody can remove them.
@@ -512,7 +508,8 @@ impl Inner {
                 lower: record.layers.iter().rev().cloned().collect(),
                 upper: dir.join("upper"),
                 work: dir.join("work"),
-                target: self.root_target(&pod, &record.id),
+                // Some directory that is there: only the container's own mount namespace ever sees the mount.
+                target: pod.clone(),
                 read_only: false,
             },
             shm: (!sandbox.host_ipc).then(|| pod.join(SHM_DIR)),
@@ -529,17 +526,15 @@ impl Inner {
         if !cgroup.trim_matches('/').is_empty() {
             self.cgroups.remove(cgroup)?;
         }
-        for record in records(dir) {
-            self.clear_container(dir, &record.id)?;
-        }
-        crate::rooted::remove_path(dir).map_err(Error::os(format!("remove {}", dir.display())))
+        let [of_root, of_state] = &self.trash;
+        records(dir).iter().try_for_each(|record| of_root.take(&self.container_dir(&record.id)))?;
+        of_state.take(dir)
     }
 
     fn clear_container(&self, pod: &Path, id: &str) -> Result<(), Error> {
-        let own = [self.container_dir(id), self.root_target(pod, id), pod.join(exit_file(id)), record_file(pod, id)];
-        own.iter().try_for_each(|path| {
-            crate::rooted::remove_path(path).map_err(Error::os(format!("remove {}", path.display())))
-        })
+        let [of_root, of_state] = &self.trash;
+        of_root.take(&self.container_dir(id))?;
+        [pod.join(exit_file(id)), record_file(pod, id)].iter().try_for_each(|path| of_state.take(path))
     }
 
     /// Removes what no container owns any more.
@@ -548,11 +543,10 @@ impl Inner {
         let dir = self.config.root.join("containers");
         for entry in std::fs::read_dir(&dir).map_err(Error::io(format!("read {}", dir.display())))?.flatten() {
             if !known.contains(&*entry.file_name().to_string_lossy()) {
-                let path = entry.path();
-                crate::rooted::remove_path(&path).map_err(Error::os(format!("remove {}", path.display())))?;
+                self.trash[0].take(&entry.path())?;
             }
         }
-        Ok(())
+        self.trash.iter().try_for_each(Trash::empty_rest)
     }
 }
 

@@ -35,6 +35,8 @@ pub(crate) const PLAN_FILE: &str = "sandbox.plan";
 pub(crate) const SOCKET_FILE: &str = "shim.sock";
 pub(crate) const NETWORK_FILE: &str = "netns";
 pub(crate) const SHM_DIR: &str = "shm";
+/// Signals that a shim does not heed.
+pub(crate) const IGNORED: &[i32] = &[libc::SIGPIPE, libc::SIGHUP];
 /// What the shim writes to its standard output when it is ready; anything else is why it is not.
 pub(crate) const READY: &str = "ready\n";
 
@@ -65,8 +67,9 @@ struct Pod {
 
 fn begin(dir: &Path) -> Result<(), String> {
     let failed = |doing: &'static str| move |error: std::io::Error| format!("{doing}: {error}");
-    sys::ignore_signal(libc::SIGPIPE);
-    sys::ignore_signal(libc::SIGHUP);
+    // Once for all containers; what is ignored later, each of them heeds again.
+    sys::reset_signals();
+    IGNORED.iter().for_each(|signal| sys::ignore_signal(*signal));
     rustix::process::setsid().map_err(|e| format!("leave the session: {e}"))?;
     // The second fork makes the shim an orphan at once, so it belongs to init and not to the agent.
     if let sys::Fork::Parent { .. } = sys::fork(0).map_err(failed("fork"))? {
