@@ -159,6 +159,8 @@ async fn serve(settings: &Settings, place: Place, trial: Trial) -> Result<(), Er
     let network = network_options(settings, &place, &told)?;
     let options = agent_options(settings, &place, &network.cluster_domain);
     std::fs::create_dir_all(&options.netns).map_err(Error::file("create the folder", &options.netns))?;
+    let memory = &options.memory;
+    node::volumes::mount_memory(memory).map_err(Error::file("mount a place for secrets on", memory))?;
     let doors: Arc<dyn Api> = member.http.clone();
     let clock = Arc::new(SystemClock);
     let recorder = Recorder::new(doors.clone(), clock.clone());
@@ -262,6 +264,7 @@ fn agent_options(settings: &Settings, place: &Place, cluster_domain: &str) -> Ag
         node: place.node.clone(),
         addresses: vec![place.address],
         data: place.data.clone(),
+        memory: place.state.join("memory"),
         netns: place.state.join("netns"),
         port: place.port,
         cluster_domain: cluster_domain.to_owned(),
