@@ -210,6 +210,14 @@ pub(crate) fn take_terminal(fd: BorrowedFd<'_>) -> Result<()> {
     check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCSCTTY, 0) }.into()).map(drop)
 }
 
+/// Puts other words of the same length in the place where the kernel shows this process' words from.
+pub(crate) fn overwrite_words(start: usize, text: &[u8]) {
+    let place = std::ptr::with_exposed_provenance_mut::<u8>(start);
+    // SAFETY: the caller has the address and the length from the kernel, which put the words onto this process' stack, for
+    // the process to change; it has one thread, and nothing in it keeps a reference to them.
+    unsafe { std::ptr::copy_nonoverlapping(text.as_ptr(), place, text.len()) };
+}
+
 /// Brings the loopback link of this network namespace up.
 pub(crate) fn loopback_up() -> Result<()> {
     use rustix::net::{AddressFamily, SocketType, socket};

@@ -27,6 +27,7 @@ use rustix::fs::CWD;
 
 use crate::image::{Images, RegistryConfig, Role};
 use crate::seam::*;
+use crate::shim::seed::Seed;
 use crate::{Cgroups, Error};
 use model::Model;
 use trash::Trash;
@@ -35,13 +36,11 @@ use trash::Trash;
 #[derive(Clone, Debug)]
 pub struct ShimProgram {
     pub path: PathBuf,
-    /// Arguments that come before the pod's directory.
-    pub args: Vec<String>,
 }
 
 impl Default for ShimProgram {
     fn default() -> ShimProgram {
-        ShimProgram { path: PathBuf::from("/proc/self/exe"), args: vec!["shim".to_owned()] }
+        ShimProgram { path: PathBuf::from("/proc/self/exe") }
     }
 }
 
@@ -109,6 +108,8 @@ struct Inner {
     version: tokio::sync::watch::Sender<u64>,
     /// The program shims are started from; see [`read_only_program`].
     program: Option<OwnedFd>,
+    /// Of which shims are forked; started with the first.
+    seed: Mutex<Option<Seed>>,
     /// What was removed from `root`, and from `state`.
     trash: [Trash; 2],
 }
@@ -138,7 +139,19 @@ impl Embedded {
         let (version, _) = tokio::sync::watch::channel(0);
         let host = Host::look();
         let model = Mutex::new(Model::default());
-        Ok(Embedded { inner: Arc::new(Inner { config, host, cgroups, images, model, version, program, trash }) })
+        Ok(Embedded {
+            inner: Arc::new(Inner {
+                config,
+                host,
+                cgroups,
+                images,
+                model,
+                version,
+                program,
+                seed: Mutex::default(),
+                trash,
+            }),
+        })
     }
 
     /// The control groups in use, for pod and node level limits.

@@ -13,10 +13,11 @@ use super::link::{Event, Greeting, Link, unexpected};
 use super::model::{Container, ContainerRecord, Pod, PodRecord};
 use super::trash::Trash;
 use super::{Embedded, Inner, blocking, plan_of};
-use crate::Error;
 use crate::plan::{Record, Reply, Request, RootPlan, SandboxPlan};
 use crate::seam::{ContainerSpec, ContainerStats, Found, Resources, SandboxSpec, SandboxStatus};
-use crate::shim::{NETWORK_FILE, PLAN_FILE, READY, SHM_DIR, exit_file};
+use crate::shim::seed::{self, Seed};
+use crate::shim::{NETWORK_FILE, PLAN_FILE, READY, SEED_WORD, SHIM_WORD, SHM_DIR, exit_file};
+use crate::{Error, lock};
 
 const POD_FILE: &str = "sandbox.json";
 /// How long a killed process may take to be gone before that is an error.
@@ -406,30 +407,24 @@ impl Inner {
         write_whole(&dir.join(PLAN_FILE), &plan)?;
         self.cgroups.create(&spec.cgroup_parent)?;
         self.cgroups.set(&spec.cgroup_parent, &spec.resources)?;
-        self.start_shim(dir)
+        self.start_shim(id, dir)
     }
 
     /// Starts the shim and waits until it listens.
-    fn start_shim(&self, dir: &Path) -> Result<(), Error> {
-        use std::os::unix::process::CommandExt;
+    fn start_shim(&self, id: &str, dir: &Path) -> Result<(), Error> {
         let doing = "start the pod's shim";
-        let mut child = Command::new(self.program_path())
-            .arg0("gantry")
-            .args(&self.config.shim.args)
-            .arg(dir)
-            .env_clear()
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .current_dir("/")
-            .spawn()
-            .map_err(Error::io(doing))?;
-        let mut said = String::new();
-        if let Some(stdout) = child.stdout.take() {
-            let _ = stdout.take(COMPLAINT_MAX_BYTES).read_to_string(&mut said);
+        let mut said = self.fork_shim(id);
+        if said.is_empty() {
+            // The seed is gone, or cannot be had.
+            *lock(&self.seed) = None;
+            let mut child =
+                self.program(SHIM_WORD).arg(dir).stdout(Stdio::piped()).spawn().map_err(Error::io(doing))?;
+            if let Some(stdout) = child.stdout.take() {
+                let _ = stdout.take(COMPLAINT_MAX_BYTES).read_to_string(&mut said);
+            }
+            // The process we started ends at once; the shim is its orphan.
+            child.wait().map_err(Error::io(doing))?;
         }
-        // The process we started ends at once; the shim is its orphan.
-        child.wait().map_err(Error::io(doing))?;
         match said == READY {
             true => Ok(()),
             false => Err(Error::Shim {
@@ -437,6 +432,39 @@ impl Inner {
                 why: if said.is_empty() { "it ended without a word".to_owned() } else { said },
             }),
         }
+    }
+
+    /// Has the shim forked of the seed; what it said, which is nothing when there is no seed.
+    fn fork_shim(&self, id: &str) -> String {
+        let ask = || -> std::io::Result<std::fs::File> {
+            let (hear, tell) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+            let mut kept = lock(&self.seed);
+            let seed = match &mut *kept {
+                Some(seed) => seed,
+                none => {
+                    let place = self.config.state.join("pods").join("0".repeat(seed::ID_BYTES));
+                    let mut command = self.program(SEED_WORD);
+                    command.arg(place).stdout(Stdio::null());
+                    none.insert(Seed::start(command)?)
+                }
+            };
+            seed.ask(id, tell)?;
+            Ok(hear.into())
+        };
+        let mut said = String::new();
+        match ask() {
+            Ok(hear) => drop(hear.take(COMPLAINT_MAX_BYTES).read_to_string(&mut said)),
+            Err(error) => tracing::debug!(%error, "a shim is executed, not forked"),
+        }
+        said
+    }
+
+    /// The own program with a hidden subcommand.
+    fn program(&self, word: &str) -> Command {
+        use std::os::unix::process::CommandExt;
+        let mut command = Command::new(self.program_path());
+        command.arg0("gantry").arg(word).env_clear().stdin(Stdio::null()).stderr(Stdio::null()).current_dir("/");
+        command
     }
 
     async fn open_link(self: Arc<Self>, id: &str, dir: &Path) -> Result<(Link, Greeting), Error> {
