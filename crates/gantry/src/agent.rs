@@ -280,7 +280,9 @@ fn agent_options(settings: &Settings, place: &Place, cluster_domain: &str) -> Ag
 
 /// Opens the runtime, and moves this process into the node's cgroup, so that the node's numbers are of all of it.
 fn open_runtime(settings: &Settings, place: &Place) -> Result<Embedded, Error> {
-    let mut config = Config::new(place.data.join("runtime"), place.state.join("runtime"));
+    let state = place.state.join("runtime");
+    node::volumes::off_the_disk(&state).map_err(Error::file("have in memory", &state))?;
+    let mut config = Config::new(place.data.join("runtime"), state);
     config.registries = crate::images::registries(settings);
     let runtime = Embedded::open(config)?;
     let cgroup: String = settings.must("cgroup");

@@ -27,8 +27,9 @@ const DATA: &str = "..data";
 /// Sorts of volumes that lie in memory, as the kubelet has it.
 const IN_MEMORY: [&str; 3] = ["secret", "projected", "downwardAPI"];
 
-/// Most that the secrets of all pods of a node may take; one alone has at most 1 MiB.
+/// Most that a tmpfs of ours may hold. A secret has at most 1 MiB, what is kept of a pod some KiB.
 const MEMORY_MAX_BYTES: u64 = 1 << 30;
+const TMPFS_MAGIC: i64 = 0x0102_1994;
 
 /// Mounts the node's tmpfs for secrets, unless an earlier agent did. It is not swapped out where the kernel can promise
 /// that (6.4 and later).
@@ -36,19 +37,30 @@ const MEMORY_MAX_BYTES: u64 = 1 << 30;
 /// # Errors
 /// Those of the kernel.
 pub fn mount_memory(dir: &Path) -> std::io::Result<()> {
-    const TMPFS_MAGIC: i64 = 0x0102_1994;
     std::fs::create_dir_all(dir)?;
     let device = |path: &Path| std::fs::metadata(path).map(|found| std::os::unix::fs::MetadataExt::dev(&found));
     let mounted = device(dir)? != device(dir.parent().unwrap_or(dir))?;
     if mounted && rustix::fs::statfs(dir)?.f_type == TMPFS_MAGIC {
         return Ok(());
     }
-    let mount = |more: &str| {
-        let data = std::ffi::CString::new(format!("mode=0700,size={MEMORY_MAX_BYTES}{more}"))?;
-        let flags = MountFlags::NOSUID | MountFlags::NODEV;
-        rustix::mount::mount("tmpfs", dir, "tmpfs", flags, data.as_c_str()).map_err(std::io::Error::from)
-    };
-    mount(",noswap").or_else(|_| mount(""))
+    mount_tmpfs(dir, ",noswap").or_else(|_| mount_tmpfs(dir, ""))
+}
+
+/// Has what need not outlive the machine in memory, if it does not lie there anyway: on a disk each small file costs a trip
+/// when it goes. What is on a disk already stays there.
+///
+/// # Errors
+/// Those of the kernel.
+pub fn off_the_disk(dir: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(dir)?;
+    let in_memory = rustix::fs::statfs(dir)?.f_type == TMPFS_MAGIC;
+    if in_memory || std::fs::read_dir(dir)?.next().is_some() { Ok(()) } else { mount_tmpfs(dir, "") }
+}
+
+fn mount_tmpfs(dir: &Path, more: &str) -> std::io::Result<()> {
+    let data = std::ffi::CString::new(format!("mode=0700,size={MEMORY_MAX_BYTES}{more}"))?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    rustix::mount::mount("tmpfs", dir, "tmpfs", flags, data.as_c_str()).map_err(std::io::Error::from)
 }
 
 /// Makes or updates all volumes of `pod`. The error is a sentence for an event and the pod's condition.
@@ -323,11 +335,16 @@ mod tests {
         ]}});
         let fetch = |_, _: &str| Ok(Some(meta::json!({"data": {"key": "dmFsdWU="}})));
         let place = Place { host_addresses: &[], addresses: &[], allocatable: (0, 0) };
+        std::fs::create_dir(at("disk")).unwrap();
+        std::fs::write(at("disk/kept"), "").unwrap();
+        off_the_disk(&at("disk")).unwrap();
+        off_the_disk(&at("memory/more")).unwrap();
+        let more = [at("disk/kept").exists(), std::fs::remove_dir(at("memory/more")).is_ok()];
         make(&pod, &dirs, &Sources { fetch: &fetch, token: &|_, _| Ok("secret".to_owned()), place }).unwrap();
         let written = ["memory/u/s/key", "memory/u/t/token", "pods/u/volumes/c/key"].map(|name| at(name).exists());
         let flat = std::fs::metadata(at("memory")).unwrap();
         rustix::mount::unmount(at("memory"), rustix::mount::UnmountFlags::DETACH).unwrap();
-        assert_eq!(written, [true; 3]);
+        assert_eq!((written, more), ([true; 3], [true; 2]));
         assert_eq!(std::os::unix::fs::MetadataExt::mode(&flat) & 0o777, 0o700);
         assert!(!at("memory/u").exists(), "it was the tmpfs that had it");
     }
