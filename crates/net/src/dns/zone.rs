@@ -89,13 +89,14 @@ type ServiceKey = (Arc<str>, Arc<str>);
 /// Whose name, and the name in wire form.
 pub(crate) type Named = (ServiceKey, Arc<[u8]>);
 type Reverse = Arc<Vec<Named>>;
+type ByHash = HashMap<u64, (Arc<[u8]>, Arc<Records>), BuildHasherDefault<AsItIs>>;
 
 #[derive(Clone)]
 pub struct Zone {
     pub(crate) domain: Name,
     pub(crate) domain_key: Key,
     names: Tree<Arc<[u8]>, Arc<Records>>,
-    by_hash: HashMap<u64, (Arc<[u8]>, Arc<Records>), BuildHasherDefault<AsItIs>>,
+    by_hash: ByHash,
     reverse: Tree<IpAddr, Reverse>,
     services: Tree<ServiceKey, Arc<ServiceNames>>,
     namespaces: Tree<Arc<str>, ()>,
