@@ -1,6 +1,7 @@
 //! A whole cluster with a real node: `gantry up`, an image to run, and pods that are watched until they are ready.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -30,11 +31,27 @@ impl Up {
     /// # Errors
     /// It does not come up.
     pub async fn start(run: &Run, name: &str) -> Result<Up, Error> {
+        Up::start_with_images(run, name, Up::make_images(run, name)?).await
+    }
+
+    /// The folder for a cluster of this name, with [`IMAGE`] among its images.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn make_images(run: &Run, name: &str) -> Result<PathBuf, Error> {
         let data = run.dir().join(name);
         let images = data.join("images");
         std::fs::create_dir_all(&images).map_err(Error::while_doing("make a folder"))?;
         let image = TestImage { compression: Compression::None, ..TestImage::busybox() };
         image.write_oci(&images.join("busybox.tar"), IMAGE).map_err(Error::while_doing("make an image"))?;
+        Ok(data)
+    }
+
+    /// Starts it in a folder of [`Up::make_images`].
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub async fn start_with_images(run: &Run, name: &str, data: PathBuf) -> Result<Up, Error> {
         let port = free_port()?;
         let mut command = Command::new(&run.binary);
         command.args(["up", "--nodes", "1", "--log", "warn", "--listen", &format!("127.0.0.1:{port}"), "--data"]);

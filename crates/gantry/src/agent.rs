@@ -24,7 +24,7 @@ use crate::folder::{Folder, absolute};
 use crate::footprint;
 use crate::join::{self, Member, Newcomer, Token};
 use crate::left;
-use crate::machine;
+use crate::machine::{self, Trial};
 use crate::parts::events::Recorder;
 
 /// Between tries to reach the server at start.
@@ -55,12 +55,12 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
     let _folder = Folder::take(&data, "gantry agent")?;
     let state = absolute(&settings.path("state").expect("the flag has a default"))?;
     let _state = Folder::take(&state, "gantry agent")?;
-    machine::check(&data)?;
+    let trial = Trial::begin(&data)?;
     machine::all_files();
     let place = Place::find(settings, data, state)?;
     let started = |error| Error::doing("start the threads", error);
     let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(started)?;
-    tokio.block_on(serve(settings, place))
+    tokio.block_on(serve(settings, place, trial))
 }
 
 impl Place {
@@ -133,14 +133,19 @@ fn wishes(node: &str) -> Vec<Wish> {
     std::iter::once(pods).chain(others).collect()
 }
 
-async fn serve(settings: &Settings, place: Place) -> Result<(), Error> {
+async fn serve(settings: &Settings, place: Place, trial: Trial) -> Result<(), Error> {
     let own = SocketAddr::new(place.address, place.port);
     // Taken first: who cannot have it need not join.
     let listener = tokio::net::TcpListener::bind(own)
         .await
         .map_err(|error| crate::server::busy(own, "--kubelet-port or --address", &error))?;
+    // A machine that cannot have pods says so at once, also while it waits for the server.
+    let tried = async {
+        let tried = tokio::task::spawn_blocking(move || trial.end()).await;
+        tried.unwrap_or_else(|error| Err(Error::doing("try the machine", error)))
+    };
+    let ((), member) = tokio::try_join!(tried, patiently(|| join(settings, &place)))?;
     let runtime = Arc::new(open_runtime(settings, &place)?);
-    let member = patiently(|| join(settings, &place)).await?;
     let told = patiently(|| join::settings(&member.http)).await?;
     let rows = api::INDEXES.iter().chain(net::plan::INDEXES);
     let indexes: Vec<Index> = rows.map(|(resource, name, of)| Index { resource: *resource, name, of: *of }).collect();
@@ -154,6 +159,8 @@ async fn serve(settings: &Settings, place: Place) -> Result<(), Error> {
     let network = network_options(settings, &place, &told)?;
     let options = agent_options(settings, &place, &network.cluster_domain);
     std::fs::create_dir_all(&options.netns).map_err(Error::file("create the folder", &options.netns))?;
+    let memory = &options.memory;
+    node::volumes::mount_memory(memory).map_err(Error::file("mount a place for secrets on", memory))?;
     let doors: Arc<dyn Api> = member.http.clone();
     let clock = Arc::new(SystemClock);
     let recorder = Recorder::new(doors.clone(), clock.clone());
@@ -257,6 +264,7 @@ fn agent_options(settings: &Settings, place: &Place, cluster_domain: &str) -> Ag
         node: place.node.clone(),
         addresses: vec![place.address],
         data: place.data.clone(),
+        memory: place.state.join("memory"),
         netns: place.state.join("netns"),
         port: place.port,
         cluster_domain: cluster_domain.to_owned(),
@@ -272,7 +280,9 @@ fn agent_options(settings: &Settings, place: &Place, cluster_domain: &str) -> Ag
 
 /// Opens the runtime, and moves this process into the node's cgroup, so that the node's numbers are of all of it.
 fn open_runtime(settings: &Settings, place: &Place) -> Result<Embedded, Error> {
-    let mut config = Config::new(place.data.join("runtime"), place.state.join("runtime"));
+    let state = place.state.join("runtime");
+    node::volumes::off_the_disk(&state).map_err(Error::file("have in memory", &state))?;
+    let mut config = Config::new(place.data.join("runtime"), state);
     config.registries = crate::images::registries(settings);
     let runtime = Embedded::open(config)?;
     let cgroup: String = settings.must("cgroup");

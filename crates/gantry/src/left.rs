@@ -167,11 +167,11 @@ fn is_alive(pid: i32) -> bool {
     text.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
 
-/// Whether a process is an agent or a shim that works in this state: its words name a place below it.
+/// Whether a process is an agent, a shim, or what shims are forked of, in this state: its words name a place below it.
 fn is_ours(pid: i32, state: &Path) -> bool {
     let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
-    let is_part = words.get(1).is_some_and(|word| matches!(*word, b"agent" | b"shim"));
+    let is_part = words.get(1).is_some_and(|word| matches!(*word, b"agent" | b"seed" | b"shim"));
     let state = state.as_os_str().as_encoded_bytes();
     let below =
         |word: &&[u8]| word.strip_prefix(state).is_some_and(|rest| rest.first().is_none_or(|byte| *byte == b'/'));

@@ -34,6 +34,27 @@ pub fn need_root(command: &str) -> Result<(), Error> {
     Err(Error::Machine(format!("gantry {command} {why}")))
 }
 
+/// A trial that goes on beside the start.
+pub struct Trial(std::thread::JoinHandle<Result<(), Error>>);
+
+impl Trial {
+    /// Begins to try all that nodes need. `data` is where containers will write.
+    pub fn begin(data: &Path) -> Result<Trial, Error> {
+        let data = data.to_owned();
+        let thread = std::thread::Builder::new().name("trial".into()).spawn(move || check(&data));
+        thread.map(Trial).map_err(|error| Error::doing("start a thread", error))
+    }
+
+    /// What came out. Blocks until it is known.
+    pub fn end(self) -> Result<(), Error> {
+        self.0.join().unwrap_or_else(|_| Err(broken_off()))
+    }
+}
+
+fn broken_off() -> Error {
+    Error::Machine("the trial of the kernel's features broke off".to_owned())
+}
+
 /// Tries all that nodes need. `data` is where containers will write.
 pub fn check(data: &Path) -> Result<(), Error> {
     for name in NAMESPACES {
@@ -44,7 +65,7 @@ pub fn check(data: &Path) -> Result<(), Error> {
     }
     // A thread of its own: its namespaces end with it.
     let tried = std::thread::scope(|scope| scope.spawn(|| network().and_then(|()| overlay(data))).join());
-    tried.unwrap_or_else(|_| Err(Error::Machine("the trial of the kernel's features broke off".to_owned())))?;
+    tried.unwrap_or_else(|_| Err(broken_off()))?;
     cgroups()
 }
 
@@ -89,10 +110,17 @@ fn overlay(data: &Path) -> Result<(), Error> {
     }
     let [lower, upper, work, merged] = dirs;
     let options = format!("lowerdir={},upperdir={},workdir={}", lower.display(), upper.display(), work.display());
-    let mounted = std::ffi::CString::new(options).map_err(|_| Errno::INVAL).and_then(|options| {
+    let mount = |options: String| {
+        let options = std::ffi::CString::new(options).map_err(|_| Errno::INVAL)?;
         rustix::mount::mount("overlay", &merged, "overlay", MountFlags::empty(), Some(&*options))?;
         rustix::mount::unmount(&merged, UnmountFlags::DETACH)
-    });
+    };
+    // As containers mount it: otherwise the end of the trial waits until all that anybody has written to the file system is
+    // on the disk. Kernels before 5.10 know no other.
+    let mounted = match mount(format!("{options},volatile")) {
+        Err(Errno::INVAL) => mount(options),
+        other => other,
+    };
     // The trial's result counts; a folder that stays is told by whoever lists it.
     let _ = std::fs::remove_dir_all(&trial);
     mounted.map_err(|error| {

@@ -30,11 +30,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     // The process that holds a pod must stay single-threaded, so it parts from everything else at once.
-    let mut words = std::env::args_os().skip(1);
-    if words.next().is_some_and(|word| word == "shim") {
-        let rest: Vec<String> = words.map(|word| word.to_string_lossy().into_owned()).collect();
-        runtime::shim::main(&rest);
-    }
+    let words: Vec<String> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+    runtime::shim::main_if_meant(&words);
     if std::env::args_os().nth(1).is_some_and(|word| ["up", "agent", "server"].iter().any(|stays| word == *stays)) {
         footprint::small_pages();
     }

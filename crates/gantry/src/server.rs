@@ -158,16 +158,22 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
     if opened.shared {
         let backend = server.storage.backend().clone();
         tokio::spawn(servers::register(backend, Arc::new(Tokio), inside, server.storage.knows()));
-    } else {
+    }
+    // At once: the store puts them into few batches.
+    let published = async {
+        if opened.shared {
+            return Ok(());
+        }
         let api = Local { server: server.clone(), user: server::local::system() };
-        servers::publish(server.storage.mirror(), &api, &std::iter::once(inside).collect()).await?;
-    }
-    if settings.names("parts", "controllers") {
-        welcome(&server, settings).await?;
-    }
-    if settings.names("parts", "metrics") {
-        server::metrics::start(&server).await?;
-    }
+        servers::publish(server.storage.mirror(), &api, &std::iter::once(inside).collect()).await.map_err(Error::from)
+    };
+    let welcomed =
+        async { if settings.names("parts", "controllers") { welcome(&server, settings).await } else { Ok(()) } };
+    let measured = async {
+        let measures = settings.names("parts", "metrics");
+        if measures { server::metrics::start(&server).await.map_err(Error::from) } else { Ok(()) }
+    };
+    tokio::try_join!(published, welcomed, measured)?;
     let (stop, stopping) = tokio::sync::watch::channel(false);
     let (silence, hearing) = listen_to_nodes(&server, &listeners)?;
     let candidate = stand(&server, settings, inside, opened.shared, silence, stopping);
@@ -220,6 +226,7 @@ fn token_config_maps(settings: &Settings) -> Vec<(String, String)> {
 /// Lets newcomers in.
 async fn welcome(server: &Arc<Server>, settings: &Settings) -> Result<(), Error> {
     let told = ["pod-cidr", "service-cidr", "cluster-domain"].map(|name| (name, settings.must::<String>(name)));
+    let mut said = tokio::task::JoinSet::new();
     for (resource, object) in join::objects(&told) {
         let meta = &object["metadata"];
         let (namespace, name) = (meta["namespace"].text().to_owned(), meta["name"].text().to_owned());
@@ -228,7 +235,11 @@ async fn welcome(server: &Arc<Server>, settings: &Settings) -> Result<(), Error>
             options.manager = "gantry-server".into();
             options.force = true;
         });
-        server::local::call(server, &server::local::system(), request).await?;
+        let server = server.clone();
+        said.spawn(async move { server::local::call(&server, &server::local::system(), request).await });
+    }
+    while let Some(outcome) = said.join_next().await {
+        outcome.map_err(|error| Error::doing("let newcomers in", error))??;
     }
     Ok(())
 }

@@ -36,6 +36,8 @@ pub struct AgentOptions {
     pub addresses: Vec<IpAddr>,
     /// For volumes, logs and what is kept of pods.
     pub data: PathBuf,
+    /// For what must not get onto a disk: see [`crate::volumes::mount_memory`].
+    pub memory: PathBuf,
     /// Where network namespaces of pods are kept; a tmpfs is best.
     pub netns: PathBuf,
     /// The port of the kubelet endpoints.
@@ -119,7 +121,12 @@ impl Agent {
     }
 
     pub fn dirs(&self, uid: &str) -> PodDirs {
-        PodDirs { root: self.options.data.join("pods").join(uid), logs: self.options.data.join("logs").join(uid) }
+        let options = &self.options;
+        PodDirs {
+            root: options.data.join("pods").join(uid),
+            logs: options.data.join("logs").join(uid),
+            memory: options.memory.join(uid),
+        }
     }
 
     pub fn host_addresses(&self) -> Vec<Str> {

@@ -148,7 +148,7 @@ pub async fn refresh(agent: &Agent, pod: &Value) -> Result<(), String> {
         },
         place: place(agent, &host, &addresses),
     };
-    volumes::make(pod, &agent.dirs(uid(pod)).volumes(), &sources)
+    volumes::make(pod, &agent.dirs(uid(pod)), &sources)
 }
 
 async fn prepare(agent: &Agent, pod: &Value) -> Result<(), StartFailure> {
@@ -528,16 +528,20 @@ async fn remove(agent: &Agent, pod: &Value) -> Result<(), String> {
         agent.runtime.remove_sandbox(&sandbox.id).await.map_err(|error| error.to_string())?;
     }
     detach(agent, pod).await?;
-    let dirs = agent.dirs(uid(pod));
-    clear(&dirs)
+    clear(agent.dirs(uid(pod))).await
 }
 
-fn clear(dirs: &PodDirs) -> Result<(), String> {
-    volumes::remove(&dirs.volumes()).map_err(|error| error.to_string())?;
-    for dir in [&dirs.root, &dirs.logs] {
-        remove_dir(dir).map_err(|error| format!("cannot remove {}: {error}", dir.display()))?;
-    }
-    Ok(())
+/// A busy disk may take long to be told of what it gets back, so other pods do not wait in the same thread.
+async fn clear(dirs: PodDirs) -> Result<(), String> {
+    let work = move || {
+        volumes::remove(&dirs.volumes()).map_err(|error| error.to_string())?;
+        for dir in [&dirs.memory, &dirs.root, &dirs.logs] {
+            remove_dir(dir).map_err(|error| format!("cannot remove {}: {error}", dir.display()))?;
+        }
+        Ok(())
+    };
+    let cleared = tokio::task::spawn_blocking(work).await;
+    cleared.unwrap_or_else(|error| Err(format!("the removal of the pod's files broke off: {error}")))
 }
 
 fn remove_dir(dir: &Path) -> std::io::Result<()> {
@@ -561,7 +565,10 @@ pub async fn discard(agent: &Agent, uid: &str, sandbox: &str) {
     let mut pod = Value::map();
     pod.set(&["metadata", "uid"], uid);
     let result = match agent.runtime.remove_sandbox(sandbox).await {
-        Ok(()) => detach(agent, &pod).await.and_then(|()| clear(&agent.dirs(uid))),
+        Ok(()) => match detach(agent, &pod).await {
+            Ok(()) => clear(agent.dirs(uid)).await,
+            failed => failed,
+        },
         Err(error) => Err(error.to_string()),
     };
     if let Err(why) = result {

@@ -20,6 +20,8 @@ const LOG_MAX_FILES: u32 = 5;
 pub struct PodDirs {
     pub root: PathBuf,
     pub logs: PathBuf,
+    /// For volumes that no disk may see.
+    pub memory: PathBuf,
 }
 
 impl PodDirs {
@@ -147,7 +149,7 @@ fn mounts(pod: &Value, container: &Value, env: &[(String, String)], dirs: &PodDi
         let name = wanted["name"].text();
         let volume = volumes.iter().find(|volume| volume["name"].text() == name);
         let volume = volume.ok_or_else(|| format!("volume {name:?} is not one of the pod"))?;
-        let base = volumes::path_of(volume, &dirs.volumes());
+        let base = volumes::path_of(volume, dirs);
         let sub = match wanted["subPathExpr"].text() {
             "" => wanted["subPath"].text().to_owned(),
             expression => expand(expression, env),

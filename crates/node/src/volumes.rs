@@ -2,6 +2,9 @@
 //!
 //! Files of config maps, secrets, the downward API and tokens are laid out as upstream does it: a dated directory with
 //! the files, a `..data` link to it, and one link per file through `..data`, so that an update is one rename.
+//!
+//! Secrets, tokens and what stands beside them lie in a tmpfs of the node ([`mount_memory`]): no disk ever sees them, and
+//! they end with the machine.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -10,6 +13,7 @@ use meta::{Resource, Str, Value};
 use rustix::mount::MountFlags;
 
 use crate::env::{CONFIG_MAPS, Fetch, Place, SECRETS, bytes_of, field_value, resource_value};
+use crate::spec::PodDirs;
 
 /// What a volume needs besides the pod.
 pub struct Sources<'a> {
@@ -20,13 +24,51 @@ pub struct Sources<'a> {
 }
 
 const DATA: &str = "..data";
+/// Sorts of volumes that lie in memory, as the kubelet has it.
+const IN_MEMORY: [&str; 3] = ["secret", "projected", "downwardAPI"];
 
-/// Makes or updates all volumes of `pod` below `dir`. The error is a sentence for an event and the pod's condition.
-pub fn make(pod: &Value, dir: &Path, sources: &Sources<'_>) -> Result<(), String> {
+/// Most that a tmpfs of ours may hold. A secret has at most 1 MiB, what is kept of a pod some KiB.
+const MEMORY_MAX_BYTES: u64 = 1 << 30;
+const TMPFS_MAGIC: i64 = 0x0102_1994;
+
+/// Mounts the node's tmpfs for secrets, unless an earlier agent did. It is not swapped out where the kernel can promise
+/// that (6.4 and later).
+///
+/// # Errors
+/// Those of the kernel.
+pub fn mount_memory(dir: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(dir)?;
+    let device = |path: &Path| std::fs::metadata(path).map(|found| std::os::unix::fs::MetadataExt::dev(&found));
+    let mounted = device(dir)? != device(dir.parent().unwrap_or(dir))?;
+    if mounted && rustix::fs::statfs(dir)?.f_type == TMPFS_MAGIC {
+        return Ok(());
+    }
+    mount_tmpfs(dir, ",noswap").or_else(|_| mount_tmpfs(dir, ""))
+}
+
+/// Has what need not outlive the machine in memory, if it does not lie there anyway: on a disk each small file costs a trip
+/// when it goes. What is on a disk already stays there.
+///
+/// # Errors
+/// Those of the kernel.
+pub fn off_the_disk(dir: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(dir)?;
+    let in_memory = rustix::fs::statfs(dir)?.f_type == TMPFS_MAGIC;
+    if in_memory || std::fs::read_dir(dir)?.next().is_some() { Ok(()) } else { mount_tmpfs(dir, "") }
+}
+
+fn mount_tmpfs(dir: &Path, more: &str) -> std::io::Result<()> {
+    let data = std::ffi::CString::new(format!("mode=0700,size={MEMORY_MAX_BYTES}{more}"))?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    rustix::mount::mount("tmpfs", dir, "tmpfs", flags, data.as_c_str()).map_err(std::io::Error::from)
+}
+
+/// Makes or updates all volumes of `pod`. The error is a sentence for an event and the pod's condition.
+pub fn make(pod: &Value, dirs: &PodDirs, sources: &Sources<'_>) -> Result<(), String> {
     let group = pod.at(&["spec", "securityContext", "fsGroup"]).as_int().and_then(|group| u32::try_from(group).ok());
     for volume in pod.at(&["spec", "volumes"]).items() {
         let name = volume["name"].text();
-        let path = dir.join(name);
+        let path = path_of(volume, dirs);
         make_one(pod, volume, &path, group, sources)
             .map_err(|why| format!("MountVolume.SetUp failed for volume {name:?} : {why}"))?;
     }
@@ -34,10 +76,12 @@ pub fn make(pod: &Value, dir: &Path, sources: &Sources<'_>) -> Result<(), String
 }
 
 /// Where the volume lies on the node.
-pub fn path_of(volume: &Value, dir: &Path) -> PathBuf {
+pub fn path_of(volume: &Value, dirs: &PodDirs) -> PathBuf {
+    let (name, has) = (volume["name"].text(), |key: &&str| volume.get(key).is_some());
     match volume.get("hostPath") {
         Some(host) => PathBuf::from(host["path"].text()),
-        None => dir.join(volume["name"].text()),
+        None if IN_MEMORY.iter().any(has) => dirs.memory.join(name),
+        None => dirs.volumes().join(name),
     }
 }
 
@@ -272,6 +316,37 @@ mod tests {
 
     fn read(dir: &Path, name: &str) -> Option<String> {
         std::fs::read_to_string(dir.join(name)).ok()
+    }
+
+    #[test]
+    fn secrets_lie_where_no_disk_is() {
+        let data = tempfile::tempdir().unwrap();
+        let at = |name: &str| data.path().join(name);
+        mount_memory(&at("memory")).unwrap();
+        std::fs::write(at("memory/kept"), "").unwrap();
+        // Once more, as the next agent does.
+        mount_memory(&at("memory")).unwrap();
+        assert!(at("memory/kept").exists());
+        let dirs = PodDirs { root: at("pods/u"), logs: at("logs/u"), memory: at("memory/u") };
+        let pod = meta::json!({"spec": {"volumes": [
+            {"name": "s", "secret": {"secretName": "s"}},
+            {"name": "c", "configMap": {"name": "c"}},
+            {"name": "t", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}},
+        ]}});
+        let fetch = |_, _: &str| Ok(Some(meta::json!({"data": {"key": "dmFsdWU="}})));
+        let place = Place { host_addresses: &[], addresses: &[], allocatable: (0, 0) };
+        std::fs::create_dir(at("disk")).unwrap();
+        std::fs::write(at("disk/kept"), "").unwrap();
+        off_the_disk(&at("disk")).unwrap();
+        off_the_disk(&at("memory/more")).unwrap();
+        let more = [at("disk/kept").exists(), std::fs::remove_dir(at("memory/more")).is_ok()];
+        make(&pod, &dirs, &Sources { fetch: &fetch, token: &|_, _| Ok("secret".to_owned()), place }).unwrap();
+        let written = ["memory/u/s/key", "memory/u/t/token", "pods/u/volumes/c/key"].map(|name| at(name).exists());
+        let flat = std::fs::metadata(at("memory")).unwrap();
+        rustix::mount::unmount(at("memory"), rustix::mount::UnmountFlags::DETACH).unwrap();
+        assert_eq!((written, more), ([true; 3], [true; 2]));
+        assert_eq!(std::os::unix::fs::MetadataExt::mode(&flat) & 0o777, 0o700);
+        assert!(!at("memory/u").exists(), "it was the tmpfs that had it");
     }
 
     #[test]

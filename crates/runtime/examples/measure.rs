@@ -91,9 +91,7 @@ async fn measure(count: usize) {
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    if words.first().is_some_and(|word| word == "shim") {
-        runtime::shim::main(&words[1..]);
-    }
+    runtime::shim::main_if_meant(&words);
     let count = words.first().and_then(|word| word.parse().ok()).unwrap_or(COUNT);
     let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     tokio.expect("a runtime of tasks").block_on(measure(count));

@@ -1,8 +1,8 @@
 //! Images and containers on Linux: pull, verify, store and unpack; sandboxes, containers, exec, attach, logs, numbers.
 //!
 //! The node agent speaks to [`Runtime`], an object-safe seam of plain types. [`Embedded`] is the runtime of our own;
-//! a CRI client and a simulated runtime stand behind the same seam. The binary's hidden subcommand `shim` calls
-//! [`shim::main`].
+//! a CRI client and a simulated runtime stand behind the same seam. The binary's hidden subcommands `shim` and `seed` are
+//! [`shim::main_if_meant`].
 //!
 //! Not here: Kubernetes objects, policy, networks (a sandbox's network namespace is made or joined, its links are the
 //! caller's).

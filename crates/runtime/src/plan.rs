@@ -99,7 +99,7 @@ pub(crate) struct RootPlan {
     pub lower: Vec<String>,
     pub upper: PathBuf,
     pub work: PathBuf,
-    /// An empty directory to mount it on.
+    /// A directory to mount it on. What lies there is covered, in the container's mount namespace only.
     pub target: PathBuf,
     pub read_only: bool,
 }

@@ -58,9 +58,17 @@ impl Rooted {
             Err(Errno::NOENT) => {}
             other => return other,
         }
+        let path = clean(path);
+        // Mostly only the last part is missing.
+        if let (Some(above), Some(name)) = (path.parent(), path.file_name())
+            && let Ok(parent) = self.get(above, flags)
+            && rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)).is_ok()
+        {
+            return self.get(&path, flags);
+        }
         let mut done = PathBuf::new();
         let mut parent = self.get(Path::new("."), flags)?;
-        for part in clean(path).components() {
+        for part in path.components() {
             let above = done.clone();
             done.push(part);
             match self.get(&done, flags) {
@@ -110,7 +118,8 @@ impl Rooted {
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return None;
         }
-        let mut text = Vec::new();
+        // One more than there is, so that the end is seen at once.
+        let mut text = Vec::with_capacity(stat.st_size.clamp(0, max_bytes as i64) as usize + 1);
         std::fs::File::from(fd).take(max_bytes + 1).read_to_end(&mut text).ok()?;
         (text.len() as u64 <= max_bytes).then_some(text)
     }

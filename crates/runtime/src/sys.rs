@@ -167,12 +167,25 @@ pub(crate) fn reset_signals() {
             unsafe { libc::signal(signal, libc::SIG_DFL) };
         }
     }
+    unblock_signals();
+}
+
+fn unblock_signals() {
     // SAFETY: an empty set is made before it is read.
     unsafe {
         let mut set = std::mem::zeroed();
         libc::sigemptyset(&raw mut set);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut());
     }
+}
+
+/// Gives back the default action for these signals, and unblocks all.
+pub(crate) fn heed_signals(signals: &[libc::c_int]) {
+    for signal in signals {
+        // SAFETY: SIG_DFL is a valid action.
+        unsafe { libc::signal(*signal, libc::SIG_DFL) };
+    }
+    unblock_signals();
 }
 
 pub(crate) fn ignore_signal(signal: libc::c_int) {
@@ -195,6 +208,14 @@ pub(crate) fn exec(path: &CString, argv: &[CString], env: &[CString]) -> Error {
 pub(crate) fn take_terminal(fd: BorrowedFd<'_>) -> Result<()> {
     // SAFETY: TIOCSCTTY takes a number.
     check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCSCTTY, 0) }.into()).map(drop)
+}
+
+/// Puts other words of the same length in the place where the kernel shows this process' words from.
+pub(crate) fn overwrite_words(start: usize, text: &[u8]) {
+    let place = std::ptr::with_exposed_provenance_mut::<u8>(start);
+    // SAFETY: the caller has the address and the length from the kernel, which put the words onto this process' stack, for
+    // the process to change; it has one thread, and nothing in it keeps a reference to them.
+    unsafe { std::ptr::copy_nonoverlapping(text.as_ptr(), place, text.len()) };
 }
 
 /// Brings the loopback link of this network namespace up.

@@ -28,9 +28,9 @@ pub use crate::shim_here;
 
 /// What [`shim_here!`] runs: becomes the shim when the arguments say so, else returns.
 pub fn become_shim() {
-    let args: Vec<String> = std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect();
-    if args.len() == 3 && args[1] == "shim" {
-        crate::shim::main(&args[2..]);
+    let words: Vec<String> = std::env::args_os().skip(1).map(|a| a.to_string_lossy().into_owned()).collect();
+    if words.len() == 2 {
+        crate::shim::main_if_meant(&words);
     }
 }
 

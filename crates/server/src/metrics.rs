@@ -60,16 +60,16 @@ pub async fn start(server: &Arc<Server>) -> Result<(), Status> {
         let made: Vec<_> = registry.of("").map(|entry| entry.kind().clone()).collect();
         registry.serve_made(made.into_iter().chain(kinds().into_iter().map(Arc::new)));
     });
-    for (resource, object) in objects() {
+    let said = objects().into_iter().map(async |(resource, object)| {
         let name = object.at(&["metadata", "name"]).text().to_owned();
         let request = client::Request::patch(resource, "", &name, client::PatchType::Apply, object);
         let request = request.with(|options| {
             options.manager = "gantry-metrics".into();
             options.force = true;
         });
-        crate::local::call(server, &crate::local::system(), request).await?;
-    }
-    Ok(())
+        crate::local::call(server, &crate::local::system(), request).await.map(drop)
+    });
+    futures_util::future::try_join_all(said).await.map(drop)
 }
 
 /// The role that gives readers of other resources the metrics, too, and the entry of the group.

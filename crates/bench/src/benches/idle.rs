@@ -43,8 +43,11 @@ fn run(run: &mut Run) -> Result<(), Error> {
 }
 
 async fn once(run: &mut Run, round: u64) -> Result<(), Error> {
+    let name = format!("up-{round}");
+    // Not a part of the start.
+    let data = Up::make_images(run, &name)?;
     let began = Instant::now();
-    let up = Up::start(run, &format!("up-{round}")).await?;
+    let up = Up::start_with_images(run, &name, data).await?;
     let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "first"}, "data": {"a": "b"}});
     let mut line = up.server.door.two().await?;
     line.ask(&Ask::post(&format!("/api/v1/namespaces/{NAMESPACE}/configmaps"), &map)).await?;

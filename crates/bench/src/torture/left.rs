@@ -72,8 +72,18 @@ impl Torture {
         let (name, mut counted) = (self.name()?, Counted::default());
         let (server, agents) = (self.server()?.process(), self.agents()?);
         for process in processes(&name) {
-            let shim = process.words().iter().any(|word| word == "shim");
-            counted.add(if shim { "shims" } else { "agents" }, 1);
+            let is = |what: &str| process.words().iter().any(|word| word == what);
+            let shim = is("shim");
+            counted.add(
+                if shim {
+                    "shims"
+                } else if is("seed") {
+                    "seeds"
+                } else {
+                    "agents"
+                },
+                1,
+            );
             if shim {
                 counted.add("processes in containers", process.children().len());
             }

@@ -1,15 +1,18 @@
-//! The cluster's names as data. Pure; one Service is changed in O(its own names · log n); a clone is O(1).
+//! The cluster's names as data. Pure; one Service is changed in O(its own names · log n).
 //!
 //! Invariant: every name below `<service>.<namespace>.svc.<domain>` belongs to that one Service, so a change of it
 //! replaces exactly its own names. The reverse table remembers whose each entry is.
 //!
-//! Names are kept twice: in their order, which tells what lies below a name, and by a hash of them, which is where almost
-//! every question ends. Of two names with one hash the later is found by it, the other in the order.
+//! Names are kept twice: in their order, which tells what lies below a name, and in a table by a hash of them, which is
+//! where almost every question ends. Of two names with one hash the later is found by it, the other in the order. The
+//! table is only asked for one hash at a time, so its own order decides nothing.
 
 use crate::address::Cidr;
 use crate::dns::wire::{Key, Name};
 use crate::nodenet::Protocol;
 use base::Tree;
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Bound;
 use std::sync::Arc;
@@ -86,13 +89,14 @@ type ServiceKey = (Arc<str>, Arc<str>);
 /// Whose name, and the name in wire form.
 pub(crate) type Named = (ServiceKey, Arc<[u8]>);
 type Reverse = Arc<Vec<Named>>;
+type ByHash = HashMap<u64, (Arc<[u8]>, Arc<Records>), BuildHasherDefault<AsItIs>>;
 
 #[derive(Clone)]
 pub struct Zone {
     pub(crate) domain: Name,
     pub(crate) domain_key: Key,
     names: Tree<Arc<[u8]>, Arc<Records>>,
-    by_hash: Tree<u64, (Arc<[u8]>, Arc<Records>)>,
+    by_hash: ByHash,
     reverse: Tree<IpAddr, Reverse>,
     services: Tree<ServiceKey, Arc<ServiceNames>>,
     namespaces: Tree<Arc<str>, ()>,
@@ -132,7 +136,7 @@ impl Zone {
             domain: name,
             domain_key: name.key(),
             names: Tree::new(),
-            by_hash: Tree::new(),
+            by_hash: HashMap::default(),
             reverse: Tree::new(),
             services: Tree::new(),
             namespaces: Tree::new(),
@@ -360,6 +364,24 @@ fn hash_of(key: &[u8]) -> u64 {
         hash = product as u64 ^ (product >> 64) as u64;
     }
     hash
+}
+
+/// For keys that are hashes themselves.
+#[derive(Default)]
+struct AsItIs(u64);
+
+impl Hasher for AsItIs {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = hash_of(bytes);
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
 }
 
 fn service_prefix((namespace, name): &ServiceKey) -> String {

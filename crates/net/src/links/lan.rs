@@ -268,9 +268,14 @@ impl Lan {
             _ => {}
         }
         let mut batch = Batch::new(libc::AF_INET as u8, &config.table());
-        batch.add_table();
         batch.delete_table();
-        Nft::open()?.commit(batch).map_err(Error::netlink("remove the machine's table"))?;
+        // Not added first, so that one that is missing is told of: to take a table away the kernel makes us wait for 10 ms.
+        match Nft::open()?.commit(batch) {
+            Err(error) if error.errno != libc::ENOENT => {
+                return Err(Error::netlink("remove the machine's table")(error));
+            }
+            _ => {}
+        }
         remove_namespaces(&config.netns_dir)
     }
 }

@@ -101,6 +101,15 @@ impl Link {
         }
     }
 
+    /// A request whose answer nobody hears.
+    pub fn tell(&self, body: Request) {
+        let id = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        if let Ok(bytes) = encode(id, body) {
+            // One that is gone needs to be told nothing.
+            let _ = self.requests.send(bytes);
+        }
+    }
+
     /// A request whose only good answer is "done".
     pub async fn order(&self, doing: &str, request: Request) -> Result<(), Error> {
         match self.ask(request).await? {

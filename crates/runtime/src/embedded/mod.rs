@@ -5,7 +5,7 @@
 //! shims' events; after a restart of the agent [`Embedded::found`] reads it all again and nothing is lost.
 //!
 //! Directories: `root` outlives the machine's restart (`images/`, `containers/ID` with what a container wrote),
-//! `state` need not (`pods/ID` with the shim's socket, plans and records).
+//! `state` need not (`pods/ID` with the shim's socket, plans and records). Each has `removed/`, for what is to be emptied.
 //!
 //! Not here: which containers should run. Invariants: every operation may be repeated; a container's end is announced
 //! after its log is complete; what failed half-way leaves nothing behind.
@@ -16,6 +16,7 @@ mod plan_of;
 mod pods;
 mod records;
 mod streams;
+mod trash;
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -27,20 +28,20 @@ use rustix::fs::CWD;
 
 use crate::image::{Images, RegistryConfig, Role};
 use crate::seam::*;
+use crate::shim::seed::Seed;
 use crate::{Cgroups, Error};
 use model::Model;
+use trash::Trash;
 
 /// How the own binary is started as a shim.
 #[derive(Clone, Debug)]
 pub struct ShimProgram {
     pub path: PathBuf,
-    /// Arguments that come before the pod's directory.
-    pub args: Vec<String>,
 }
 
 impl Default for ShimProgram {
     fn default() -> ShimProgram {
-        ShimProgram { path: PathBuf::from("/proc/self/exe"), args: vec!["shim".to_owned()] }
+        ShimProgram { path: PathBuf::from("/proc/self/exe") }
     }
 }
 
@@ -108,6 +109,10 @@ struct Inner {
     version: tokio::sync::watch::Sender<u64>,
     /// The program shims are started from; see [`read_only_program`].
     program: Option<OwnedFd>,
+    /// Of which shims are forked; started with the first.
+    seed: Mutex<Option<Seed>>,
+    /// What was removed from `root`, and from `state`.
+    trash: [Trash; 2],
 }
 
 impl Embedded {
@@ -130,10 +135,25 @@ impl Embedded {
         };
         let images = Arc::new(Images::open(&config.root.join("images"), config.registries.clone(), Role::Owner)?);
         let program = read_only_program(&config.shim.path);
+        let stamp = pods::now_us();
+        let trash = |dir: &Path| Trash::open(&dir.join("removed"), stamp);
+        let trash = [trash(&config.root)?, trash(&config.state)?];
         let (version, _) = tokio::sync::watch::channel(0);
         let host = Host::look();
         let model = Mutex::new(Model::default());
-        Ok(Embedded { inner: Arc::new(Inner { config, host, cgroups, images, model, version, program }) })
+        Ok(Embedded {
+            inner: Arc::new(Inner {
+                config,
+                host,
+                cgroups,
+                images,
+                model,
+                version,
+                program,
+                seed: Mutex::default(),
+                trash,
+            }),
+        })
     }
 
     /// The control groups in use, for pod and node level limits.

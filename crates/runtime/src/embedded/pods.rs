@@ -11,11 +11,13 @@ use rustix::mount::UnmountFlags;
 
 use super::link::{Event, Greeting, Link, unexpected};
 use super::model::{Container, ContainerRecord, Pod, PodRecord};
+use super::trash::Trash;
 use super::{Embedded, Inner, blocking, plan_of, records};
-use crate::Error;
 use crate::plan::{Record, Reply, Request, RootPlan, SandboxPlan};
 use crate::seam::{ContainerSpec, ContainerStats, Found, Resources, SandboxSpec, SandboxStatus};
-use crate::shim::{NETWORK_FILE, PLAN_FILE, READY, SHM_DIR, exit_file};
+use crate::shim::seed::{self, Seed};
+use crate::shim::{NETWORK_FILE, PLAN_FILE, READY, SEED_WORD, SHIM_WORD, SHM_DIR, exit_file};
+use crate::{Error, lock};
 
 const POD_FILE: &str = "sandbox.json";
 /// How long a killed process may take to be gone before that is an error.
@@ -34,7 +36,7 @@ fn new_id() -> Result<String, Error> {
     Ok(hex::encode(bytes))
 }
 
-fn now_us() -> i64 {
+pub(super) fn now_us() -> i64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
     now.tv_sec * 1_000_000 + now.tv_nsec / 1000
 }
@@ -151,8 +153,7 @@ impl Embedded {
                 id: made,
             };
             let root = inner.container_dir(&record.id);
-            let target = inner.root_target(&dir, &record.id);
-            for dir in [root.join("upper"), root.join("work"), target] {
+            for dir in [root.join("upper"), root.join("work")] {
                 std::fs::create_dir(&dir).map_err(Error::io(format!("make {}", dir.display())))?;
             }
             write_whole(&record_file(&dir, &record.id), &record)?;
@@ -266,7 +267,8 @@ impl Embedded {
             return Ok(());
         };
         if let Ok(link) = self.inner.link(&sandbox) {
-            let _ = link.order("forget a container", Request::Forget { container: id.to_owned() }).await;
+            // Nobody waits for it: what it would tell of this container is not asked for any more.
+            link.tell(Request::Forget { container: id.to_owned() });
         }
         let pod = self.inner.pod(&sandbox, |p| p.dir.clone())?;
         let (inner, container) = (self.inner.clone(), id.to_owned());
@@ -385,11 +387,6 @@ impl Inner {
         self.config.root.join("containers").join(id)
     }
 
-    /// Where a container's root is mounted; only its own mount namespace ever sees something there.
-    fn root_target(&self, pod: &Path, id: &str) -> PathBuf {
-        pod.join(format!("{id}.root"))
-    }
-
     /// Finds the image of a container to be, and notes its layers as used before anybody can remove them.
     fn take_image(&self, name: &str, container: &str) -> Result<crate::image::Image, Error> {
         self.images.while_kept(|| {
@@ -416,30 +413,24 @@ impl Inner {
         write_whole(&dir.join(PLAN_FILE), &plan)?;
         self.cgroups.create(&spec.cgroup_parent)?;
         self.cgroups.set(&spec.cgroup_parent, &spec.resources)?;
-        self.start_shim(dir)
+        self.start_shim(id, dir)
     }
 
     /// Starts the shim and waits until it listens.
-    fn start_shim(&self, dir: &Path) -> Result<(), Error> {
-        use std::os::unix::process::CommandExt;
+    fn start_shim(&self, id: &str, dir: &Path) -> Result<(), Error> {
         let doing = "start the pod's shim";
-        let mut child = Command::new(self.program_path())
-            .arg0("gantry")
-            .args(&self.config.shim.args)
-            .arg(dir)
-            .env_clear()
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .current_dir("/")
-            .spawn()
-            .map_err(Error::io(doing))?;
-        let mut said = String::new();
-        if let Some(stdout) = child.stdout.take() {
-            let _ = stdout.take(COMPLAINT_MAX_BYTES).read_to_string(&mut said);
+        let mut said = self.fork_shim(id);
+        if said.is_empty() {
+            // The seed is gone, or cannot be had.
+            *lock(&self.seed) = None;
+            let mut child =
+                self.program(SHIM_WORD).arg(dir).stdout(Stdio::piped()).spawn().map_err(Error::io(doing))?;
+            if let Some(stdout) = child.stdout.take() {
+                let _ = stdout.take(COMPLAINT_MAX_BYTES).read_to_string(&mut said);
+            }
+            // The process we started ends at once; the shim is its orphan.
+            child.wait().map_err(Error::io(doing))?;
         }
-        // The process we started ends at once; the shim is its orphan.
-        child.wait().map_err(Error::io(doing))?;
         match said == READY {
             true => Ok(()),
             false => Err(Error::Shim {
@@ -447,6 +438,39 @@ impl Inner {
                 why: if said.is_empty() { "it ended without a word".to_owned() } else { said },
             }),
         }
+    }
+
+    /// Has the shim forked of the seed; what it said, which is nothing when there is no seed.
+    fn fork_shim(&self, id: &str) -> String {
+        let ask = || -> std::io::Result<std::fs::File> {
+            let (hear, tell) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+            let mut kept = lock(&self.seed);
+            let seed = match &mut *kept {
+                Some(seed) => seed,
+                none => {
+                    let place = self.config.state.join("pods").join("0".repeat(seed::ID_BYTES));
+                    let mut command = self.program(SEED_WORD);
+                    command.arg(place).stdout(Stdio::null());
+                    none.insert(Seed::start(command)?)
+                }
+            };
+            seed.ask(id, tell)?;
+            Ok(hear.into())
+        };
+        let mut said = String::new();
+        match ask() {
+            Ok(hear) => drop(hear.take(COMPLAINT_MAX_BYTES).read_to_string(&mut said)),
+            Err(error) => tracing::debug!(%error, "a shim is executed, not forked"),
+        }
+        said
+    }
+
+    /// The own program with a hidden subcommand.
+    fn program(&self, word: &str) -> Command {
+        use std::os::unix::process::CommandExt;
+        let mut command = Command::new(self.program_path());
+        command.arg0("gantry").arg(word).env_clear().stdin(Stdio::null()).stderr(Stdio::null()).current_dir("/");
+        command
     }
 
     async fn open_link(self: Arc<Self>, id: &str, dir: &Path) -> Result<(Link, Greeting), Error> {
@@ -518,7 +542,8 @@ impl Inner {
                 lower: record.layers.iter().rev().cloned().collect(),
                 upper: dir.join("upper"),
                 work: dir.join("work"),
-                target: self.root_target(&pod, &record.id),
+                // Some directory that is there: only the container's own mount namespace ever sees the mount.
+                target: pod.clone(),
                 read_only: false,
             },
             shm: (!sandbox.host_ipc).then(|| pod.join(SHM_DIR)),
@@ -535,17 +560,16 @@ impl Inner {
         if !cgroup.trim_matches('/').is_empty() {
             self.cgroups.remove(cgroup)?;
         }
-        for record in container_records(dir).unwrap_or_else(|error| untold(error).unwrap_or_default()) {
-            self.clear_container(dir, &record.id)?;
-        }
-        crate::rooted::remove_path(dir).map_err(Error::os(format!("remove {}", dir.display())))
+        let [of_root, of_state] = &self.trash;
+        let records = container_records(dir).unwrap_or_else(|error| untold(error).unwrap_or_default());
+        records.iter().try_for_each(|record| of_root.take(&self.container_dir(&record.id)))?;
+        of_state.take(dir)
     }
 
     fn clear_container(&self, pod: &Path, id: &str) -> Result<(), Error> {
-        let own = [self.container_dir(id), self.root_target(pod, id), pod.join(exit_file(id)), record_file(pod, id)];
-        own.iter().try_for_each(|path| {
-            crate::rooted::remove_path(path).map_err(Error::os(format!("remove {}", path.display())))
-        })
+        let [of_root, of_state] = &self.trash;
+        of_root.take(&self.container_dir(id))?;
+        [pod.join(exit_file(id)), record_file(pod, id)].iter().try_for_each(|path| of_state.take(path))
     }
 
     /// Removes what no container owns any more.
@@ -554,11 +578,10 @@ impl Inner {
         let dir = self.config.root.join("containers");
         for entry in std::fs::read_dir(&dir).map_err(Error::io(format!("read {}", dir.display())))?.flatten() {
             if !known.contains(&*entry.file_name().to_string_lossy()) {
-                let path = entry.path();
-                crate::rooted::remove_path(&path).map_err(Error::os(format!("remove {}", path.display())))?;
+                self.trash[0].take(&entry.path())?;
             }
         }
-        Ok(())
+        self.trash.iter().try_for_each(Trash::empty_rest)
     }
 }
 

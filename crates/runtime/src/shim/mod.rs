@@ -1,7 +1,7 @@
 //! The shim: one small process per pod that holds the pod's namespaces and the first processes of its containers.
 //!
-//! It is started by the agent through the own binary (`shim DIR`), leaves the agent's session, and lives until it is
-//! told to quit; an agent that is restarted, killed or replaced finds it through the socket in DIR. It starts
+//! It is started by the agent through the own binary (`shim DIR`), or forked of one that was (`seed`, see there), leaves
+//! the agent's session, and lives until it is told to quit; an agent that is restarted, killed or replaced finds it through the socket in DIR. It starts
 //! processes, writes their logs, passes their streams, and remembers how they ended (in memory, and in a file for the
 //! case that it dies itself).
 //!
@@ -15,6 +15,7 @@
 
 mod log;
 mod root;
+pub(crate) mod seed;
 mod serve;
 mod spawn;
 mod user;
@@ -35,26 +36,31 @@ pub(crate) const PLAN_FILE: &str = "sandbox.plan";
 pub(crate) const SOCKET_FILE: &str = "shim.sock";
 pub(crate) const NETWORK_FILE: &str = "netns";
 pub(crate) const SHM_DIR: &str = "shm";
+/// Signals that a shim does not heed.
+pub(crate) const IGNORED: &[i32] = &[libc::SIGPIPE, libc::SIGHUP];
 /// What the shim writes to its standard output when it is ready; anything else is why it is not.
 pub(crate) const READY: &str = "ready\n";
 
 pub(crate) use serve::exit_file;
 
-/// Entry point of the hidden subcommand: `args` is what follows `shim`. Never returns.
+/// The hidden subcommands.
+pub(crate) const SHIM_WORD: &str = "shim";
+pub(crate) const SEED_WORD: &str = "seed";
+
+/// Entry point of the hidden subcommands: does not return when `words`, those behind the program's name, are one.
 ///
 /// Must be called before any thread is started.
-pub fn main(args: &[String]) -> ! {
-    let code = match args {
-        [dir] => match begin(Path::new(dir)) {
-            Ok(()) => 0,
-            Err(why) => {
-                let _ = std::io::stdout().write_all(why.as_bytes());
-                1
-            }
-        },
-        _ => 2,
+pub fn main_if_meant(words: &[String]) {
+    let done = match words {
+        [word, dir] if word == SHIM_WORD => begin(Path::new(dir)),
+        [word, place] if word == SEED_WORD => seed::serve(Path::new(place)),
+        [word, ..] if word == SHIM_WORD || word == SEED_WORD => sys::leave(2),
+        _ => return,
     };
-    sys::leave(code)
+    if let Err(why) = &done {
+        let _ = std::io::stdout().write_all(why.as_bytes());
+    }
+    sys::leave(i32::from(done.is_err()))
 }
 
 /// The pod as the shim holds it.
@@ -64,14 +70,20 @@ struct Pod {
 }
 
 fn begin(dir: &Path) -> Result<(), String> {
-    let failed = |doing: &'static str| move |error: std::io::Error| format!("{doing}: {error}");
-    sys::ignore_signal(libc::SIGPIPE);
-    sys::ignore_signal(libc::SIGHUP);
-    rustix::process::setsid().map_err(|e| format!("leave the session: {e}"))?;
-    // The second fork makes the shim an orphan at once, so it belongs to init and not to the agent.
-    if let sys::Fork::Parent { .. } = sys::fork(0).map_err(failed("fork"))? {
-        return Ok(());
+    // The fork makes the shim an orphan at once, so it belongs to init and not to the agent.
+    match sys::fork(0).map_err(|e| format!("fork: {e}"))? {
+        sys::Fork::Parent { .. } => Ok(()),
+        sys::Fork::Child => hold(dir),
     }
+}
+
+/// Becomes the shim of the pod in `dir`. Returns when it has ended, or could not begin.
+fn hold(dir: &Path) -> Result<(), String> {
+    let failed = |doing: &'static str| move |error: std::io::Error| format!("{doing}: {error}");
+    rustix::process::setsid().map_err(|e| format!("leave the session: {e}"))?;
+    // Once for all containers; what is ignored later, each of them heeds again.
+    sys::reset_signals();
+    IGNORED.iter().for_each(|signal| sys::ignore_signal(*signal));
     let _ = rustix::thread::set_name(c"gantry-shim");
     rustix::process::chdir(dir).map_err(|e| format!("enter {}: {e}", dir.display()))?;
     let plan = std::fs::read(PLAN_FILE).map_err(failed("read the plan"))?;

@@ -29,35 +29,46 @@ fn why<E: std::fmt::Display>(doing: impl std::fmt::Display) -> impl FnOnce(E) ->
     move |error| format!("{doing}: {error}")
 }
 
+/// The file systems that were mounted for a container, by where.
+pub(super) type Mounted = Vec<(PathBuf, OwnedFd)>;
+
 /// Makes the whole root and moves this process into it.
-pub(super) fn enter(plan: &ContainerPlan) -> Done {
+pub(super) fn enter(plan: &ContainerPlan) -> Done<Mounted> {
     // Sources are taken before the tree becomes a slave, so that a bidirectional mount stays a peer of the host's.
     let sources = plan.mounts.iter().map(open_source).collect::<Done<Vec<_>>>()?;
     let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", slave).map_err(why("detach the mount namespace"))?;
     mount_overlay(&plan.root)?;
     let root = Rooted::open(&plan.root.target).map_err(why("open the root file system"))?;
+    let mut mounted = Vec::new();
     for (mount, source) in plan.mounts.iter().zip(sources) {
-        place(&root, mount, source)?;
+        place(&root, mount, source, &mut mounted)?;
     }
     make_devices(&root, &plan.devices)?;
     rustix::process::fchdir(&root).map_err(why("enter the root file system"))?;
     rustix::process::pivot_root(".", ".").map_err(why("pivot into the root file system"))?;
     rustix::mount::unmount(".", UnmountFlags::DETACH).map_err(why("leave the host's file system"))?;
-    rustix::process::chdir("/").map_err(why("enter the new root"))
+    rustix::process::chdir("/").map_err(why("enter the new root"))?;
+    Ok(mounted)
 }
 
 /// Takes rights away from the root after everything that needed to write to it.
-pub(super) fn restrict(plan: &ContainerPlan) -> Done {
+pub(super) fn restrict(plan: &ContainerPlan, mounted: &Mounted) -> Done {
     let root = Rooted::open(Path::new("/")).map_err(why("open the new root"))?;
     if plan.root.read_only {
         sys::mount_attributes(root.as_fd(), READ_ONLY, 0, 0, false).map_err(why("make the root read-only"))?;
     }
     for path in &plan.read_only_paths {
-        make_read_only(&root, path).map_err(why(format_args!("make {} read-only", path.display())))?;
+        let done = match mounted.iter().find(|(target, _)| target == path) {
+            // A whole file system of ours: nothing needs to lie over it.
+            Some((_, mount)) => sys::mount_attributes(mount.as_fd(), READ_ONLY, 0, 0, true),
+            None => make_read_only(&root, path),
+        };
+        done.map_err(why(format_args!("make {} read-only", path.display())))?;
     }
+    let mut covers = Covers::default();
     for path in &plan.masked {
-        mask(&root, path).map_err(why(format_args!("mask {}", path.display())))?;
+        covers.mask(&root, path).map_err(why(format_args!("mask {}", path.display())))?;
     }
     Ok(())
 }
@@ -93,7 +104,9 @@ fn mount_overlay(plan: &RootPlan) -> Done {
 
 /// The detached copy of a bind mount's source, and whether it is a directory.
 fn open_source(mount: &MountPlan) -> Done<Option<(OwnedFd, bool)>> {
-    let MountPlan::Bind { source, recursive, propagation, .. } = mount else { return Ok(None) };
+    let MountPlan::Bind { source, recursive, propagation, read_only, recursive_read_only, .. } = mount else {
+        return Ok(None);
+    };
     let doing = || format!("mount {}", source.display());
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     if *recursive {
@@ -106,17 +119,19 @@ fn open_source(mount: &MountPlan) -> Done<Option<(OwnedFd, bool)>> {
         Propagation::HostToContainer => libc::MS_SLAVE,
         Propagation::Bidirectional => libc::MS_SHARED,
     };
-    sys::mount_attributes(tree.as_fd(), 0, 0, propagation, true).map_err(why(doing()))?;
+    let alike = read_only == recursive_read_only || !recursive;
+    let attributes = if *read_only && alike { READ_ONLY } else { 0 };
+    sys::mount_attributes(tree.as_fd(), attributes, 0, propagation, true).map_err(why(doing()))?;
+    if *read_only && !alike {
+        sys::mount_attributes(tree.as_fd(), READ_ONLY, 0, 0, false).map_err(why(doing()))?;
+    }
     Ok(Some((tree, FileType::from_raw_mode(stat.st_mode) == FileType::Directory)))
 }
 
-fn place(root: &Rooted, mount: &MountPlan, source: Option<(OwnedFd, bool)>) -> Done {
+fn place(root: &Rooted, mount: &MountPlan, source: Option<(OwnedFd, bool)>, mounted: &mut Mounted) -> Done {
     match (mount, source) {
-        (MountPlan::Bind { target, read_only, recursive_read_only, fixed, .. }, Some((tree, directory))) => {
+        (MountPlan::Bind { target, fixed, .. }, Some((tree, directory))) => {
             let doing = || format!("mount on {}", target.display());
-            if *read_only {
-                sys::mount_attributes(tree.as_fd(), READ_ONLY, 0, 0, *recursive_read_only).map_err(why(doing()))?;
-            }
             let target = find_target(root, target, directory, *fixed).map_err(why(doing()))?;
             attach(tree.as_fd(), target.as_fd()).map_err(why(doing()))
         }
@@ -127,8 +142,10 @@ fn place(root: &Rooted, mount: &MountPlan, source: Option<(OwnedFd, bool)>) -> D
             flags.set(MountAttrFlags::MOUNT_ATTR_NOEXEC, *no_exec);
             flags.set(MountAttrFlags::MOUNT_ATTR_NODEV, !*devices);
             let fs = new_fs(kind, options, flags).map_err(why(doing()))?;
-            let target = find_target(root, target, true, true).map_err(why(doing()))?;
-            attach(fs.as_fd(), target.as_fd()).map_err(why(doing()))
+            let place = find_target(root, target, true, true).map_err(why(doing()))?;
+            attach(fs.as_fd(), place.as_fd()).map_err(why(doing()))?;
+            mounted.push((target.clone(), fs));
+            Ok(())
         }
         (MountPlan::Bind { target, .. }, None) => Err(format!("mount on {}: no source", target.display())),
     }
@@ -141,6 +158,14 @@ fn find_target(root: &Rooted, target: &Path, directory: bool, fixed: bool) -> ru
     }
     match root.get_with(target, OFlags::PATH, ResolveFlags::NO_SYMLINKS) {
         Err(Errno::NOENT) => {
+            // What is made is as good as found, unless a link led there.
+            if let (true, Some(above), Some(name)) = (directory, target.parent(), target.file_name())
+                && let Ok(above) = root.get_with(above, OFlags::PATH, ResolveFlags::NO_SYMLINKS)
+                && rustix::fs::mkdirat(&above, name, Mode::from_raw_mode(0o755)).is_ok()
+            {
+                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                return rustix::fs::openat(&above, name, flags, Mode::empty());
+            }
             root.make_target(target, directory)?;
             root.get_with(target, OFlags::PATH, ResolveFlags::NO_SYMLINKS)
         }
@@ -167,13 +192,17 @@ fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> rustix::io::Result<(
 }
 
 fn make_devices(root: &Rooted, devices: &[DevicePlan]) -> Done {
+    let mut last: Option<(&Path, OwnedFd)> = None;
     for device in devices {
         let doing = || format!("make the device {}", device.path.display());
-        let (Some(parent), Some(name)) = (device.path.parent(), device.path.file_name()) else { continue };
-        let parent = root.make_dir(parent).map_err(why(doing()))?;
+        let (Some(above), Some(name)) = (device.path.parent(), device.path.file_name()) else { continue };
+        let (_, parent) = match last.take().filter(|(known, _)| *known == above) {
+            Some(known) => last.insert(known),
+            None => last.insert((above, root.make_dir(above).map_err(why(doing()))?)),
+        };
         let kind = if device.block { FileType::BlockDevice } else { FileType::CharacterDevice };
         let number = rustix::fs::makedev(device.major, device.minor);
-        match rustix::fs::mknodat(&parent, name, kind, Mode::from_raw_mode(device.mode), number) {
+        match rustix::fs::mknodat(&*parent, name, kind, Mode::from_raw_mode(device.mode), number) {
             Ok(()) => {}
             Err(Errno::EXIST) => continue,
             Err(errno) => return Err(why(doing())(errno)),
@@ -181,7 +210,7 @@ fn make_devices(root: &Rooted, devices: &[DevicePlan]) -> Done {
         if device.uid != 0 || device.gid != 0 {
             let (uid, gid) = (rustix::fs::Uid::from_raw(device.uid), rustix::fs::Gid::from_raw(device.gid));
             let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
-            rustix::fs::chownat(&parent, name, Some(uid), Some(gid), flags).map_err(why(doing()))?;
+            rustix::fs::chownat(&*parent, name, Some(uid), Some(gid), flags).map_err(why(doing()))?;
         }
     }
     let dev = root.get(Path::new("dev"), OFlags::PATH).map_err(why("open /dev"))?;
@@ -212,22 +241,49 @@ fn make_read_only(root: &Rooted, path: &Path) -> std::io::Result<()> {
     Ok(attach(tree.as_fd(), target.as_fd())?)
 }
 
-fn mask(root: &Rooted, path: &Path) -> std::io::Result<()> {
-    let Some(target) = existing(root, path)? else { return Ok(()) };
-    let stat = rustix::fs::fstat(&target)?;
-    let cover = if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-        let flags = MountAttrFlags::MOUNT_ATTR_RDONLY
-            | MountAttrFlags::MOUNT_ATTR_NOSUID
-            | MountAttrFlags::MOUNT_ATTR_NODEV
-            | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-        new_fs("tmpfs", &[("size".into(), "0".into()), ("nr_inodes".into(), "2".into())], flags)?
-    } else {
-        // The node in our own fresh /dev: an image cannot have put something else there.
-        let null = root.get_with(Path::new("dev/null"), OFlags::PATH, ResolveFlags::NO_SYMLINKS)?;
-        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
-        rustix::mount::open_tree(&null, "", flags)?
-    };
-    Ok(attach(cover.as_fd(), target.as_fd())?)
+/// What lies over masked paths: one empty directory and one device for all of them.
+#[derive(Default)]
+struct Covers {
+    directory: Option<OwnedFd>,
+    file: Option<OwnedFd>,
+}
+
+impl Covers {
+    fn mask(&mut self, root: &Rooted, path: &Path) -> std::io::Result<()> {
+        let Some(target) = existing(root, path)? else { return Ok(()) };
+        let stat = rustix::fs::fstat(&target)?;
+        let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            let first = match &self.directory {
+                Some(attached) => {
+                    let cover = rustix::mount::open_tree(attached, "", clone)?;
+                    return Ok(attach(cover.as_fd(), target.as_fd())?);
+                }
+                None => empty_directory()?,
+            };
+            attach(first.as_fd(), target.as_fd())?;
+            self.directory = Some(first);
+            return Ok(());
+        }
+        let null = match &self.file {
+            Some(null) => null,
+            // The node in our own fresh /dev: an image cannot have put something else there.
+            None => {
+                let null = root.get_with(Path::new("dev/null"), OFlags::PATH, ResolveFlags::NO_SYMLINKS)?;
+                self.file.insert(null)
+            }
+        };
+        let cover = rustix::mount::open_tree(null, "", clone)?;
+        Ok(attach(cover.as_fd(), target.as_fd())?)
+    }
+}
+
+fn empty_directory() -> rustix::io::Result<OwnedFd> {
+    let flags = MountAttrFlags::MOUNT_ATTR_RDONLY
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    new_fs("tmpfs", &[("size".into(), "0".into()), ("nr_inodes".into(), "2".into())], flags)
 }
 
 fn existing(root: &Rooted, path: &Path) -> std::io::Result<Option<OwnedFd>> {

@@ -305,8 +305,8 @@ impl Shim {
             },
             Request::Kill { container, signal, everything } => self.kill(&container, signal, everything),
             Request::Forget { container } => {
+                // Its files are the agent's to remove.
                 self.tasks.retain(|t| t.container != container || !t.ended);
-                let _ = std::fs::remove_file(exit_file(&container));
                 Ok(())
             }
             Request::ReopenLog { container } => match self.tasks.iter_mut().find(|t| t.is_first(&container)) {

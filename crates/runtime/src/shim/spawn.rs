@@ -54,12 +54,12 @@ pub(super) fn start(plan: &ContainerPlan, processes: Option<BorrowedFd<'_>>, own
             // Control groups of version 2 are mounted as the new namespace shows them.
             own_cgroups()?;
         }
-        root::enter(plan)?;
+        let mounted = root::enter(plan)?;
         if let Some(console) = console {
             let number = open_terminal(console, plan.process.size)?;
             root::bind_console(number)?;
         }
-        root::restrict(plan)?;
+        root::restrict(plan, &mounted)?;
         if !plan.process.cgroup_last.is_empty() {
             // The namespace begins at the groups that the process is in.
             joined()?;
@@ -198,7 +198,7 @@ fn prepare(
     sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).map_err(why("hide the new process"))?;
     rustix::process::setsid().map_err(why("make a session"))?;
     rustix::process::umask(Mode::empty());
-    sys::reset_signals();
+    sys::heed_signals(super::IGNORED);
     for (fd, number) in [(&streams.stdin, 0), (&streams.stdout, 1), (&streams.stderr, 2)] {
         if let Some(fd) = fd {
             sys::dup_to(fd.as_fd(), number).map_err(why("set up the standard streams"))?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use runtime::{Embedded, ExecRequest, Input, LogSpec, NetworkNamespace, Output, Resources, Runtime, State};
 
-use crate::support::{Lab, drain, log_lines, read_until, shims, texts};
+use crate::support::{Lab, drain, log_lines, processes, read_until, shims, texts};
 
 #[tokio::test]
 async fn limits_hold_and_change_in_place() {
@@ -316,6 +316,28 @@ async fn a_dead_shim_is_noticed_and_cleared() {
     let found = again.found().await.unwrap();
     assert_eq!((found.containers[0].state, found.sandboxes[0].ready), (State::Exited, false));
     lab.close().await;
+}
+
+#[tokio::test]
+async fn shims_come_of_a_seed_or_without_one() {
+    let lab = Lab::new().await;
+    let dir = lab.dir.path().display().to_string();
+    lab.sandbox("one").await;
+    let [(seed, _)] = processes("seed", &dir)[..] else { panic!("one seed") };
+    assert_eq!(processes("shim", &dir).len(), 1);
+    let seed = rustix::process::Pid::from_raw(seed).unwrap();
+    rustix::process::kill_process(seed, rustix::process::Signal::KILL).unwrap();
+    // The first that asks in vain is executed; the next comes of a new seed. All of them are what they should be.
+    for name in ["two", "three"] {
+        let sandbox = lab.sandbox(name).await;
+        let id = lab.run(lab.shell(&sandbox.id, "exit 3")).await;
+        assert_eq!(lab.ended(&id).await.exit_code, 3);
+        let own = processes("shim", &sandbox.id);
+        assert!(own.len() == 1 && own[0].0 == sandbox.pid, "{own:?}, {}", sandbox.pid);
+    }
+    assert_eq!(processes("seed", &dir).len(), 1);
+    lab.close().await;
+    assert!(processes("seed", &dir).is_empty(), "it ends with its runtime");
 }
 
 #[tokio::test]

@@ -163,18 +163,24 @@ impl Drop for Lab {
 /// Processes whose command line names the directory, when they have not ended within a while.
 pub fn shims(dir: &str) -> Vec<String> {
     for attempt in 0.. {
-        let found: Vec<String> = std::fs::read_dir("/proc")
-            .unwrap()
-            .flatten()
-            .filter_map(|e| std::fs::read_to_string(e.path().join("cmdline")).ok())
-            .filter(|c| c.contains(dir) && c.contains("shim"))
-            .collect();
+        let found: Vec<String> = processes("shim", dir).into_iter().map(|(_, words)| words).collect();
         if found.is_empty() || attempt == 200 {
             return found;
         }
         std::thread::sleep(Duration::from_millis(10));
     }
     Vec::new()
+}
+
+/// Id and command line of the processes of this sort whose command line names the directory.
+pub fn processes(word: &str, dir: &str) -> Vec<(i32, String)> {
+    std::fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter_map(|e| Some((e.file_name().to_str()?.parse().ok()?, e.path())))
+        .filter_map(|(pid, path)| Some((pid, std::fs::read_to_string(path.join("cmdline")).ok()?)))
+        .filter(|(_, words)| words.contains(dir) && words.split('\0').any(|one| one == word))
+        .collect()
 }
 
 /// `stdout F text` per line, without the time.

@@ -36,23 +36,21 @@ pub async fn run(server: &Arc<Server>) -> Result<(), Error> {
         what: format!("{} {}", what["kind"].text(), what.at(&["metadata", "name"]).text()),
         why: status.message().to_owned(),
     };
-    for name in NAMESPACES {
-        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
-        ensure(server, namespace.clone()).await.map_err(|status| failed(&namespace, &status))?;
-    }
+    // All at once: the store puts them into few batches.
+    let all = async |objects: Vec<Value>| {
+        let made = objects.into_iter().map(async |object| {
+            let result = ensure(server, object.clone()).await;
+            (object, result)
+        });
+        let made = futures_util::future::join_all(made).await;
+        made.into_iter().try_for_each(|(object, result)| result.map_err(|status| failed(&object, &status)))
+    };
+    let namespace = |name: &str| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+    all(NAMESPACES.map(namespace).into()).await?;
     let objects = Value::parse(OBJECTS.as_bytes())
         .map_err(|error| Error::Bootstrap { what: "the default objects".to_owned(), why: error.to_string() })?;
     let objects = objects.items().iter().cloned().chain(service_objects(server));
-    let objects: Vec<Value> = objects.chain(api_services(server)).collect();
-    // All at once: the store puts them into few batches.
-    let all = objects.into_iter().map(|object| async move {
-        let result = ensure(server, object.clone()).await;
-        (object, result)
-    });
-    for (object, result) in futures_util::future::join_all(all).await {
-        result.map_err(|status| failed(&object, &status))?;
-    }
-    Ok(())
+    all(objects.chain(api_services(server)).collect()).await
 }
 
 async fn ensure(server: &Arc<Server>, object: Value) -> Result<(), Status> {
