@@ -4,7 +4,7 @@ use api::core::pod_facts::PodFacts;
 use base::{Rng, Time, hash64};
 use cache::{Event, View};
 use meta::{Map, Object, Resource, Selector, Str, Value, json};
-use reconcile::{Context, Effect, EventRecord, Outcome};
+use reconcile::{Context, Effect, EventRecord, Lists, Outcome};
 
 pub const PODS: Resource = Resource("pods");
 pub const NODES: Resource = Resource("nodes");
@@ -162,7 +162,31 @@ fn own(cx: &mut Context, object: &Object, owners: Value) {
         name: object.name().into(),
         uid: object.uid().into(),
         patch: json!({"metadata": {"ownerReferences": owners, "resourceVersion": (object.revision().to_string())}}),
+        lists: Lists::Replaced,
     });
+}
+
+/// Changes a pod's status: single fields, and conditions by their type. What its node wrote beside stays.
+pub fn amend_status(cx: &mut Context, pod: &Object, status: Value) {
+    cx.push(Effect::Patch {
+        resource: PODS,
+        subresource: "status",
+        namespace: pod.namespace().into(),
+        name: pod.name().into(),
+        uid: pod.uid().into(),
+        patch: json!({"status": status}),
+        lists: Lists::Merged,
+    });
+}
+
+/// Whether a pod is to its owners, and to those who might want it, what it was before.
+pub fn counts_as_before(event: &Event) -> bool {
+    let (Some(old), Some(new)) = (&event.old, &event.new) else { return false };
+    let counted = |pod: &Object| {
+        let facts = pod_facts(pod);
+        (facts.phase, facts.ready, facts.ready_since, is_deleting(pod))
+    };
+    counted(old) == counted(new) && old.labels() == new.labels() && old.facts().owners == new.facts().owners
 }
 
 /// A record about an object. Directly after a write it tells of that write, and is stored only if the write went well.

@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 
 use cache::{Event, View};
 use meta::{Object, Owner, Resource, Str, Value, json};
-use reconcile::{Context, EVERYTHING, Effect, Outcome, Reconciler};
+use reconcile::{Context, EVERYTHING, Effect, Lists, Outcome, Reconciler};
 
 use crate::common::*;
 
@@ -124,6 +124,7 @@ fn patch(cx: &mut Context, object: &Object, field: &str, list: Vec<Value>) {
         name: object.name().into(),
         uid: object.uid().into(),
         patch,
+        lists: Lists::Replaced,
     });
 }
 

@@ -13,7 +13,7 @@ use api::core::pod_facts::{Phase, PodFacts};
 use base::Time;
 use cache::{Event, View};
 use meta::{Object, Resource, Selector, Str, Value, json};
-use reconcile::{Context, Effect, Outcome, Reconciler};
+use reconcile::{Context, Effect, Lists, Outcome, Reconciler};
 
 use crate::common::*;
 use policy::{Indexes, Verdict};
@@ -560,6 +560,7 @@ fn release(pod: &JobPod, cx: &mut Context) {
             "finalizers": (if rest.is_empty() { Value::Null } else { Value::List(rest) }),
             "resourceVersion": (pod.object.revision().to_string()),
         }}),
+        lists: Lists::Replaced,
     });
 }
 

@@ -233,22 +233,8 @@ fn taint(node: &Object, value: &Value, any_ready: bool, cx: &mut Context) {
 /// Pods on a node that is not ready do not serve.
 fn mark_pods(node: &str, view: &View, cx: &mut Context) {
     for pod in view.by(PODS, "node", node).filter(|pod| pod_facts(pod).ready).take(BATCH_MAX) {
-        let value = pod.value();
-        let mut conditions = value["status"]["conditions"].items().to_vec();
-        for one in conditions.iter_mut().filter(|one| one["type"].text() == "Ready") {
-            one.set(&["status"], "False");
-            one.set(&["lastTransitionTime"], cx.now.rfc3339());
-        }
-        cx.push(Effect::Patch {
-            resource: PODS,
-            subresource: "status",
-            namespace: pod.namespace().into(),
-            name: pod.name().into(),
-            uid: pod.uid().into(),
-            patch: json!({
-                "metadata": {"resourceVersion": (pod.revision().to_string())}, "status": {"conditions": conditions},
-            }),
-        });
+        let unready = json!({"type": "Ready", "status": "False", "lastTransitionTime": (cx.now.rfc3339())});
+        amend_status(cx, pod, json!({"conditions": [unready]}));
         record(cx, REPORTER, POD, pod, "Warning", "NodeNotReady", "Node is not ready".to_owned());
     }
 }

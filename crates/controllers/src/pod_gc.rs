@@ -67,13 +67,13 @@ impl Reconciler for PodGc {
                     return Outcome::Again(ripe);
                 }
                 if !facts.phase.is_final() {
-                    fail(pod, cx);
+                    return fail(pod, cx);
                 }
                 force(pod, cx);
             }
             Some(node) if is_deleting(pod) && is_out_of_service(node) => {
                 if !facts.phase.is_final() {
-                    fail(pod, cx);
+                    return fail(pod, cx);
                 }
                 force(pod, cx);
             }
@@ -113,20 +113,12 @@ fn force(pod: &Object, cx: &mut Context) {
     });
 }
 
-/// Says that the pod failed, so that whoever counts it does.
-fn fail(pod: &Object, cx: &mut Context) {
-    let mut conditions = pod.value()["status"]["conditions"].items().to_vec();
-    conditions.retain(|one| one["type"].text() != "DisruptionTarget");
-    conditions.push(json!({
+/// Says that the pod failed, so that whoever counts it does; it is removed when that is seen.
+fn fail(pod: &Object, cx: &mut Context) -> Outcome {
+    let why = json!({
         "type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC",
         "message": "The pod's node is gone", "lastTransitionTime": (cx.now.rfc3339()),
-    }));
-    cx.push(Effect::Patch {
-        resource: PODS,
-        subresource: "status",
-        namespace: pod.namespace().into(),
-        name: pod.name().into(),
-        uid: pod.uid().into(),
-        patch: json!({"status": {"phase": "Failed", "conditions": conditions}}),
     });
+    amend_status(cx, pod, json!({"phase": "Failed", "conditions": [why]}));
+    Outcome::Again(cx.now)
 }

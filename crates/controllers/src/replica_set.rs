@@ -73,7 +73,7 @@ impl Reconciler for ReplicaSets {
     fn keys(&self, resource: Resource, event: &Event, view: &View, out: &mut Vec<Str>) {
         if resource == self.watches[0] {
             out.extend(event.new.iter().map(key_of));
-        } else {
+        } else if !counts_as_before(event) {
             owner_keys(event, self.of.kind, out);
             neighbours(view, self.watches[0], event, out);
         }

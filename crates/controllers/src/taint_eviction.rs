@@ -4,7 +4,7 @@ use api::core::node_facts::NodeFacts;
 use base::Time;
 use cache::{Event, View};
 use meta::{Object, Resource, Str, Value, json};
-use reconcile::{Context, Effect, Outcome, Reconciler};
+use reconcile::{Context, Outcome, Reconciler};
 
 use crate::common::*;
 use crate::node_fit::{NO_EXECUTE, toleration_fits};
@@ -69,10 +69,8 @@ impl Reconciler for TaintEviction {
         match borne_until(taints, value["spec"]["tolerations"].items(), cx.now) {
             Borne::Forever => Outcome::Settled,
             Borne::Until(until) if until > cx.now => Outcome::Again(until),
-            Borne::Until(_) => {
-                evict(pod, &value, cx);
-                Outcome::Settled
-            }
+            Borne::Until(_) if evict(pod, &value, cx) => Outcome::Settled,
+            Borne::Until(_) => Outcome::Again(cx.now),
         }
     }
 }
@@ -98,23 +96,20 @@ fn borne_until<'a>(taints: impl Iterator<Item = &'a Value>, tolerations: &[Value
     until.map_or(Borne::Forever, Borne::Until)
 }
 
-fn evict(pod: &Object, value: &Value, cx: &mut Context) {
-    let mut conditions = value["status"]["conditions"].items().to_vec();
-    conditions.retain(|one| one["type"].text() != "DisruptionTarget");
-    conditions.push(json!({
-        "type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager",
-        "message": "The pod does not bear a NoExecute taint of its node",
-        "lastTransitionTime": (cx.now.rfc3339()),
-    }));
-    cx.push(Effect::Patch {
-        resource: PODS,
-        subresource: "status",
-        namespace: pod.namespace().into(),
-        name: pod.name().into(),
-        uid: pod.uid().into(),
-        patch: json!({"status": {"conditions": conditions}}),
-    });
+/// Says first why the pod goes, and lets it go when that is seen: whoever watches it learns the reason in time. Done when
+/// this says so.
+fn evict(pod: &Object, value: &Value, cx: &mut Context) -> bool {
+    if condition(&value["status"], "DisruptionTarget")["status"].text() != "True" {
+        let why = json!({
+            "type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager",
+            "message": "The pod does not bear a NoExecute taint of its node",
+            "lastTransitionTime": (cx.now.rfc3339()),
+        });
+        amend_status(cx, pod, json!({"conditions": [why]}));
+        return false;
+    }
     delete(cx, pod, "");
     let message = format!("Marking for deletion Pod {}", key_of(pod));
     record(cx, REPORTER, POD, pod, "Normal", "TaintManagerEviction", message);
+    true
 }

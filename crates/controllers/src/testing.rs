@@ -6,7 +6,7 @@
 use base::{Revision, Time};
 use cache::{Cache, Change, Index, View};
 use meta::{Facts, Object, Resource, Value};
-use reconcile::{Done, Driver, Effect, EventRecord};
+use reconcile::{Done, Driver, Effect, EventRecord, Lists};
 
 use crate::common::*;
 use crate::{CONTROLLERS, Settings};
@@ -147,14 +147,21 @@ impl World {
                 self.store(resource, stored);
                 Ok(())
             }
-            Effect::Patch { resource, namespace, name, uid, patch, .. } => {
+            Effect::Patch { resource, namespace, name, uid, patch, lists, .. } => {
                 let mut stored = self.get(resource, &namespace, &name);
                 let wanted = patch["metadata"]["resourceVersion"].text().to_owned();
                 let stale = !wanted.is_empty() && stored["metadata"]["resourceVersion"].text() != wanted;
                 if stored["metadata"]["uid"].text() != uid || stale {
                     return Err("conflict".to_owned());
                 }
-                merge(&mut stored, &patch);
+                match lists {
+                    Lists::Replaced => merge(&mut stored, &patch),
+                    Lists::Merged => {
+                        let (group, version) = stored["apiVersion"].text().split_once('/').unwrap_or(("", "v1"));
+                        let of = api::schema::kind(group, version, stored["kind"].text()).ok_or("an unknown kind")?;
+                        stored = meta::patch::strategic(&stored, &patch, of).map_err(|error| error.to_string())?;
+                    }
+                }
                 self.store(resource, stored);
                 Ok(())
             }

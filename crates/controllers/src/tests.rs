@@ -511,7 +511,13 @@ fn quotas_are_counted_anew() {
 #[test]
 fn pods_of_lost_nodes_and_roles_of_many_parts() {
     let mut world = world();
-    world.create(PODS, json!({"metadata": {"name": "p", "namespace": "ns"}, "spec": {"nodeName": "gone"}}));
+    world.create(
+        PODS,
+        json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "ns"},
+            "spec": {"nodeName": "gone"},
+        }),
+    );
     world.pass(39);
     assert_eq!(world.all(PODS).len(), 1);
     world.pass(5);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use base::Revision;
 use client::{Action, Api, Mirror, PatchType, Propagation, Request};
 use meta::{Reason, Resource, Status, Str, Value, json};
-use reconcile::{Done, Driver, Effect, EventRecord, Reconciler};
+use reconcile::{Done, Driver, Effect, EventRecord, Lists, Reconciler};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::cursor::{Cursor, interest};
@@ -190,11 +190,15 @@ pub fn request_of(effect: Effect) -> (Option<Request>, Option<Reason>) {
         Effect::UpdateSub { resource, subresource, object } => {
             (Some(Request::update(resource, object).on(subresource)), None)
         }
-        Effect::Patch { resource, subresource, namespace, name, uid, mut patch } => {
+        Effect::Patch { resource, subresource, namespace, name, uid, mut patch, lists } => {
             if !uid.is_empty() {
                 patch.set(&["metadata", "uid"], uid);
             }
-            let request = Request::patch(resource, &namespace, &name, PatchType::Merge, patch).on(subresource);
+            let of_type = match lists {
+                Lists::Replaced => PatchType::Merge,
+                Lists::Merged => PatchType::Strategic,
+            };
+            let request = Request::patch(resource, &namespace, &name, of_type, patch).on(subresource);
             (Some(request), Some(Reason::NotFound))
         }
         Effect::Post { resource, subresource, namespace, name, body } => {

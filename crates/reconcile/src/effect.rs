@@ -3,6 +3,15 @@
 use base::Revision;
 use meta::{Resource, Str, Value};
 
+/// What a patch does with lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lists {
+    /// It replaces them: a JSON merge patch. Where others write the same list, it names the revision that it rests on.
+    Replaced,
+    /// It merges them item by item, by their keys: a strategic merge patch. What others wrote beside stays.
+    Merged,
+}
+
 /// One write. Whoever performs it stamps it with the leader's epoch.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
@@ -12,9 +21,16 @@ pub enum Effect {
     Update { resource: Resource, object: Value },
     /// Replaces a subresource (`status`, `scale`, `finalize` …); the same precondition.
     UpdateSub { resource: Resource, subresource: &'static str, object: Value },
-    /// A JSON merge patch, on the object or a subresource (`""`: the object), for changes that need no precondition
-    /// but the uid.
-    Patch { resource: Resource, subresource: &'static str, namespace: Str, name: Str, uid: Str, patch: Value },
+    /// A patch, on the object or a subresource (`""`: the object), for changes that need no precondition but the uid.
+    Patch {
+        resource: Resource,
+        subresource: &'static str,
+        namespace: Str,
+        name: Str,
+        uid: Str,
+        patch: Value,
+        lists: Lists,
+    },
     /// Posts `body` to a subresource (`eviction`, `binding`).
     Post { resource: Resource, subresource: &'static str, namespace: Str, name: Str, body: Value },
     /// Deletes the object with this uid (and, when given, at this revision). "Not found" counts as done.

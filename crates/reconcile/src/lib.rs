@@ -19,7 +19,7 @@ use cache::{Event, View};
 use meta::{Resource, Str};
 
 pub use driver::{Done, Driver, Job};
-pub use effect::{Effect, EventRecord};
+pub use effect::{Effect, EventRecord, Lists};
 
 /// A controller: which keys an event touches, and what to do about one key. Pure, total, level-triggered.
 pub trait Reconciler: Send {

@@ -26,7 +26,7 @@ pub const BENCH: Bench = Bench {
         option("rounds", "3", "1", "How often; the median counts"),
         option("pods", "2000", "50", "Pods that are there"),
         option("outstanding", "128", "8", "Requests at once"),
-        option("pin", "1", "0", "1: server and client on a processor each; 0: both on all"),
+        option("pin", "0", "0", "1: server and client on a processor each; 0: both on all"),
     ],
     figures: &[
         figure("requests_per_s", Want::AtLeast(20_000.0, 50_000.0)),
