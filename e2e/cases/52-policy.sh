@@ -8,7 +8,7 @@ spec: {limits: [{type: Container, default: {memory: 64Mi}, defaultRequest: {cpu:
 apiVersion: v1
 kind: ResourceQuota
 metadata: {name: quota, namespace: $ns}
-spec: {hard: {pods: "2", requests.cpu: 100m, count/configmaps: "3", services.nodeports: "0"}}
+spec: {hard: {pods: "2", requests.cpu: 100m, count/configmaps: "4", services.nodeports: "0"}}
 YAML
 becomes resourcequota quota '.status.hard.pods' 2
 k run one --image=$image --command -- sleep 1000

@@ -62,7 +62,7 @@ for query in 'labelSelector=a%3D%3D%3Db' 'fieldSelector=spec.none%3Da' 'continue
   got=$(curl -s -m 10 --cacert "$work/ca" -H "@$work/admin" -o "$work/answer" -w '%{http_code}' "$server$pods?$query")
   case $got in 400|403|422) has "$(cat "$work/answer")" '"kind":"Status"' ;; *) echo "$query: $got"; cat "$work/answer"; false ;; esac
 done
-same "$(k get configmap -o name | grep -v kube-root-ca | tr '\n' ' ')" 'configmap/here '
+same "$(k get configmap -o name | grep -v -e kube-root-ca -e openshift-service-ca | tr '\n' ' ')" 'configmap/here '
 has "$(curl -s -m 10 --cacert "$work/ca" -H "@$work/admin" "$server$maps?watch=1&resourceVersion=1&timeoutSeconds=2")" '"type":"ERROR"' '"code":410' || true
 
 # Bad TLS and bad HTTP end cleanly.

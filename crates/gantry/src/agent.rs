@@ -24,7 +24,7 @@ use crate::folder::{Folder, absolute};
 use crate::footprint;
 use crate::join::{self, Member, Newcomer, Token};
 use crate::left;
-use crate::machine::{self, Trial};
+use crate::machine;
 use crate::parts::events::Recorder;
 
 /// Between tries to reach the server at start.
@@ -55,12 +55,12 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
     let _folder = Folder::take(&data, "gantry agent")?;
     let state = absolute(&settings.path("state").expect("the flag has a default"))?;
     let _state = Folder::take(&state, "gantry agent")?;
-    let trial = Trial::begin(&data)?;
+    machine::check(&data)?;
     machine::all_files();
     let place = Place::find(settings, data, state)?;
     let started = |error| Error::doing("start the threads", error);
     let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(started)?;
-    tokio.block_on(serve(settings, place, trial))
+    tokio.block_on(serve(settings, place))
 }
 
 impl Place {
@@ -133,19 +133,14 @@ fn wishes(node: &str) -> Vec<Wish> {
     std::iter::once(pods).chain(others).collect()
 }
 
-async fn serve(settings: &Settings, place: Place, trial: Trial) -> Result<(), Error> {
+async fn serve(settings: &Settings, place: Place) -> Result<(), Error> {
     let own = SocketAddr::new(place.address, place.port);
     // Taken first: who cannot have it need not join.
     let listener = tokio::net::TcpListener::bind(own)
         .await
         .map_err(|error| crate::server::busy(own, "--kubelet-port or --address", &error))?;
-    // A machine that cannot have pods says so at once, also while it waits for the server.
-    let tried = async {
-        let tried = tokio::task::spawn_blocking(move || trial.end()).await;
-        tried.unwrap_or_else(|error| Err(Error::doing("try the machine", error)))
-    };
-    let ((), member) = tokio::try_join!(tried, patiently(|| join(settings, &place)))?;
     let runtime = Arc::new(open_runtime(settings, &place)?);
+    let member = patiently(|| join(settings, &place)).await?;
     let told = patiently(|| join::settings(&member.http)).await?;
     let rows = api::INDEXES.iter().chain(net::plan::INDEXES);
     let indexes: Vec<Index> = rows.map(|(resource, name, of)| Index { resource: *resource, name, of: *of }).collect();

@@ -34,27 +34,6 @@ pub fn need_root(command: &str) -> Result<(), Error> {
     Err(Error::Machine(format!("gantry {command} {why}")))
 }
 
-/// A trial that goes on beside the start.
-pub struct Trial(std::thread::JoinHandle<Result<(), Error>>);
-
-impl Trial {
-    /// Begins to try all that nodes need. `data` is where containers will write.
-    pub fn begin(data: &Path) -> Result<Trial, Error> {
-        let data = data.to_owned();
-        let thread = std::thread::Builder::new().name("trial".into()).spawn(move || check(&data));
-        thread.map(Trial).map_err(|error| Error::doing("start a thread", error))
-    }
-
-    /// What came out. Blocks until it is known.
-    pub fn end(self) -> Result<(), Error> {
-        self.0.join().unwrap_or_else(|_| Err(broken_off()))
-    }
-}
-
-fn broken_off() -> Error {
-    Error::Machine("the trial of the kernel's features broke off".to_owned())
-}
-
 /// Tries all that nodes need. `data` is where containers will write.
 pub fn check(data: &Path) -> Result<(), Error> {
     for name in NAMESPACES {
@@ -65,7 +44,7 @@ pub fn check(data: &Path) -> Result<(), Error> {
     }
     // A thread of its own: its namespaces end with it.
     let tried = std::thread::scope(|scope| scope.spawn(|| network().and_then(|()| overlay(data))).join());
-    tried.unwrap_or_else(|_| Err(broken_off()))?;
+    tried.unwrap_or_else(|_| Err(Error::Machine("the trial of the kernel's features broke off".to_owned())))?;
     cgroups()
 }
 

@@ -23,7 +23,7 @@ use crate::flags::Settings;
 use crate::folder::{Folder, absolute};
 use crate::footprint;
 use crate::left::{self, Names};
-use crate::machine::{self, Trial};
+use crate::machine;
 use crate::server::{Running, TOKEN_FILE};
 
 /// Where the nodes' range of addresses is remembered, in the data folder.
@@ -46,18 +46,18 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
     crate::server::check_ranges(settings)?;
     let data = absolute(&settings.data())?;
     let _folder = Folder::take(&data, "gantry up")?;
+    machine::check(&data)?;
     // Before any thread starts: mounts of nodes and containers are nobody else's.
     machine::own_mounts()?;
-    let trial = machine::Trial::begin(&data)?;
     machine::all_files();
     let names = Names::of(&data);
     let started = |error| Error::doing("start the threads", error);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(started)?;
     let settings = settings.clone().with("data", data.display());
-    runtime.block_on(cluster(&settings, &data, &names, trial))
+    runtime.block_on(cluster(&settings, &data, &names))
 }
 
-async fn cluster(settings: &Settings, data: &Path, names: &Names, trial: Trial) -> Result<(), Error> {
+async fn cluster(settings: &Settings, data: &Path, names: &Names) -> Result<(), Error> {
     tokio::spawn(footprint::keep_small());
     tokio::spawn(footprint::cool_trees());
     tokio::spawn(footprint::huge_pages_when_large());
@@ -66,7 +66,7 @@ async fn cluster(settings: &Settings, data: &Path, names: &Names, trial: Trial) 
     names.tell(data)?;
     let netns_dir = names.state.join("nodes");
     std::fs::create_dir_all(&netns_dir).map_err(Error::file("create the folder", &netns_dir))?;
-    let up = match Up::start(settings, data, names, trial).await {
+    let up = match Up::start(settings, data, names).await {
         Ok(up) => up,
         Err(error) => {
             // The first failure is the one to tell; what stays is swept at the next start.
@@ -88,7 +88,7 @@ struct Up<'a> {
 }
 
 impl<'a> Up<'a> {
-    async fn start(settings: &'a Settings, data: &'a Path, names: &'a Names, trial: Trial) -> Result<Up<'a>, Error> {
+    async fn start(settings: &'a Settings, data: &'a Path, names: &'a Names) -> Result<Up<'a>, Error> {
         let lan = Lan::create(names.lan(subnet(settings, data, names)?)).map_err(no_links)?;
         if let Err(error) = lan.allow_outside(false) {
             tracing::warn!("nodes will not reach the outside: {error}");
@@ -100,8 +100,6 @@ impl<'a> Up<'a> {
         let inside = SocketAddr::new(lan.machine_address(), listen.port());
         let server = crate::server::start(&settings.handed_to("server").with("also", inside)).await?;
         println!("The API answers on https://{listen}");
-        // Nodes are started on a machine that can have them.
-        trial.end()?;
         let images = data.join("images");
         std::fs::create_dir_all(&images).map_err(Error::file("create the folder", &images))?;
         let mut up = Up { settings, data, names, url: format!("https://{inside}"), server, lan, nodes: Vec::new() };
