@@ -71,7 +71,7 @@ impl Blob {
         }
     }
 
-    pub fn is_packed(&self) -> bool {
+    fn is_packed(&self) -> bool {
         matches!(&*self.form(), Form::Packed { .. })
     }
 
@@ -84,12 +84,6 @@ impl<T: Into<Bytes>> From<T> for Blob {
     fn from(bytes: T) -> Blob {
         let bytes = bytes.into();
         Blob(Arc::new(Inner { len: bytes.len(), form: Mutex::new(Form::Plain(bytes)) }))
-    }
-}
-
-impl Default for Blob {
-    fn default() -> Blob {
-        Blob::from(Bytes::new())
     }
 }
 
@@ -123,6 +117,11 @@ pub struct Dictionary {
 }
 
 impl Dictionary {
+    /// One that knows nothing yet.
+    pub const fn new() -> Dictionary {
+        Dictionary { text: Bytes::new(), poor: 0 }
+    }
+
     fn learn(&mut self, plain: &Bytes) -> bool {
         if plain.len() > DICTIONARY_BYTES_MAX {
             return false;

@@ -125,6 +125,14 @@ impl Request {
         Request::new(Action::Update(object), resource, &namespace, &name)
     }
 
+    /// Applies the object that `object`'s metadata names, as `manager`, who takes what others own.
+    pub fn apply(resource: Resource, object: Value, manager: &str) -> Request {
+        let meta = &object["metadata"];
+        let (namespace, name) = (Str::from(meta["namespace"].text()), Str::from(meta["name"].text()));
+        let request = Request::patch(resource, &namespace, &name, PatchType::Apply, object);
+        request.with(|options| (options.manager, options.force) = (manager.into(), true))
+    }
+
     pub fn patch(resource: Resource, namespace: &str, name: &str, kind: PatchType, patch: Value) -> Request {
         Request::new(Action::Patch(kind, patch), resource, namespace, name)
     }

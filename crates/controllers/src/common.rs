@@ -179,6 +179,14 @@ pub fn amend_status(cx: &mut Context, pod: &Object, status: Value) {
     });
 }
 
+/// The condition of a pod that goes through no fault of its own.
+pub fn disruption(reason: &str, message: &str, now: Time) -> Value {
+    json!({
+        "type": "DisruptionTarget", "status": "True", "reason": reason, "message": message,
+        "lastTransitionTime": (now.rfc3339()),
+    })
+}
+
 /// Whether a pod is to its owners, and to those who might want it, what it was before.
 pub fn counts_as_before(event: &Event) -> bool {
     let (Some(old), Some(new)) = (&event.old, &event.new) else { return false };

@@ -115,10 +115,7 @@ fn force(pod: &Object, cx: &mut Context) {
 
 /// Says that the pod failed, so that whoever counts it does; it is removed when that is seen.
 fn fail(pod: &Object, cx: &mut Context) -> Outcome {
-    let why = json!({
-        "type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC",
-        "message": "The pod's node is gone", "lastTransitionTime": (cx.now.rfc3339()),
-    });
+    let why = disruption("DeletionByPodGC", "The pod's node is gone", cx.now);
     amend_status(cx, pod, json!({"phase": "Failed", "conditions": [why]}));
     Outcome::Again(cx.now)
 }

@@ -69,8 +69,7 @@ impl Reconciler for TaintEviction {
         match borne_until(taints, value["spec"]["tolerations"].items(), cx.now) {
             Borne::Forever => Outcome::Settled,
             Borne::Until(until) if until > cx.now => Outcome::Again(until),
-            Borne::Until(_) if evict(pod, &value, cx) => Outcome::Settled,
-            Borne::Until(_) => Outcome::Again(cx.now),
+            Borne::Until(_) => evict(pod, &value, cx),
         }
     }
 }
@@ -96,20 +95,15 @@ fn borne_until<'a>(taints: impl Iterator<Item = &'a Value>, tolerations: &[Value
     until.map_or(Borne::Forever, Borne::Until)
 }
 
-/// Says first why the pod goes, and lets it go when that is seen: whoever watches it learns the reason in time. Done when
-/// this says so.
-fn evict(pod: &Object, value: &Value, cx: &mut Context) -> bool {
+/// Says first why the pod goes, and lets it go when that is seen: whoever watches it learns the reason in time.
+fn evict(pod: &Object, value: &Value, cx: &mut Context) -> Outcome {
     if condition(&value["status"], "DisruptionTarget")["status"].text() != "True" {
-        let why = json!({
-            "type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager",
-            "message": "The pod does not bear a NoExecute taint of its node",
-            "lastTransitionTime": (cx.now.rfc3339()),
-        });
+        let why = disruption("DeletionByTaintManager", "The pod does not bear a NoExecute taint of its node", cx.now);
         amend_status(cx, pod, json!({"conditions": [why]}));
-        return false;
+        return Outcome::Again(cx.now);
     }
     delete(cx, pod, "");
     let message = format!("Marking for deletion Pod {}", key_of(pod));
     record(cx, REPORTER, POD, pod, "Normal", "TaintManagerEviction", message);
-    true
+    Outcome::Settled
 }

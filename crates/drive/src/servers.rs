@@ -21,7 +21,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use base::Revision;
-use client::{Api, Mirror, PatchType, Request};
+use client::{Api, Mirror, Request};
 use meta::{Resource, Status, Value, json};
 use store::{Backend, Compare, Error, Format, LeaseId, Put, Range, Txn};
 use tokio::sync::watch;
@@ -42,6 +42,8 @@ const LEASES: Resource = Resource("leases.coordination.k8s.io");
 const PROGRAMS: [&str; 2] = ["kube-controller-manager", "kube-scheduler"];
 const SAY_EVERY_MS: u64 = 10_000;
 const SAID_SECONDS: i64 = 15;
+/// Who writes for servers.
+pub const MANAGER: &str = "gantry-server";
 /// Between tries.
 const RETRY_MS: u64 = 1_000;
 
@@ -83,8 +85,8 @@ pub async fn register(backend: Arc<dyn Backend>, shell: Arc<dyn Shell>, address:
 
 async fn enter(backend: &dyn Backend, key: &str, knows: Format) -> Result<LeaseId, Outside> {
     let page = backend.range(Range::key(Format::KEY), None, None, 0).await.map_err(Outside::Failed)?;
-    let found = page.items.first().map(|(_, version)| (Format::parse(&version.value.bytes()), version.mod_revision));
-    let (format, seen) = found.unwrap_or((Format::FIRST, Revision::ZERO));
+    let found = page.items.first().map(|(_, version)| &**version);
+    let (format, seen) = (Format::of(found), found.map_or(Revision::ZERO, |version| version.mod_revision));
     if format > knows {
         return Err(Outside::TooOld(format));
     }
@@ -101,7 +103,7 @@ async fn enter(backend: &dyn Backend, key: &str, knows: Format) -> Result<LeaseI
 /// Who is there, and the newest data version that each knows.
 fn there(side: &Side) -> BTreeMap<SocketAddr, Format> {
     let server = |key: &[u8]| std::str::from_utf8(key).ok()?.strip_prefix(PLACE)?.parse().ok();
-    side.iter().filter_map(|(key, version)| Some((server(key)?, Format::parse(&version.value.bytes())))).collect()
+    side.iter().filter_map(|(key, version)| Some((server(key)?, Format::of(Some(version))))).collect()
 }
 
 /// How the leader raises the cluster's version.
@@ -132,7 +134,7 @@ struct Known {
 impl Known {
     fn of(side: &Side) -> Known {
         let at = |key: &[u8]| side.get(key).map_or(Revision::ZERO, |version| version.mod_revision);
-        let format = side.get(Format::KEY).map_or(Format::FIRST, |version| Format::parse(&version.value.bytes()));
+        let format = Format::of(side.get(Format::KEY).map(|version| &**version));
         Known { format, at: at(Format::KEY), entered: at(ENTERED), there: there(side) }
     }
 
@@ -254,19 +256,10 @@ pub async fn publish(mirror: &Mirror, api: &dyn Api, there: &BTreeSet<SocketAddr
             api.call(Request::delete(SLICES, "default", known.name())).await?;
         }
     }
-    for (name, slice) in wanted {
-        apply(api, SLICES, "default", &name, slice).await?;
+    for slice in wanted.into_values() {
+        api.call(Request::apply(SLICES, slice, MANAGER)).await?;
     }
     Ok(())
-}
-
-async fn apply(api: &dyn Api, resource: Resource, namespace: &str, name: &str, object: Value) -> Result<(), Status> {
-    let request = Request::patch(resource, namespace, name, PatchType::Apply, object);
-    let request = request.with(|options| {
-        options.manager = "gantry-server".into();
-        options.force = true;
-    });
-    api.call(request).await.map(|_| ())
 }
 
 /// Says who leads in the way that programs for Kubernetes look for it; part of the leader.
@@ -282,7 +275,7 @@ pub async fn tell_leader(api: Arc<dyn Api>, shell: Arc<dyn Shell>, name: String)
                     "renewTime": (shell.now().rfc3339_micro()),
                 },
             });
-            if let Err(status) = apply(&*api, LEASES, "kube-system", program, lease).await {
+            if let Err(status) = api.call(Request::apply(LEASES, lease, MANAGER)).await {
                 tracing::debug!("{program}: {status}");
             }
         }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use client::{PatchType, Request};
+use client::Request;
 use meta::Value;
 use meta::decode::{Media, read};
 use server::Server;
@@ -56,11 +56,7 @@ async fn one(server: &Arc<Server>, mut object: Value) -> Result<(), String> {
     if kind.names.namespaced && object.at(&["metadata", "namespace"]).text().is_empty() {
         object.set(&["metadata", "namespace"], "default");
     }
-    let namespace = object.at(&["metadata", "namespace"]).text().to_owned();
-    let request = Request::patch(kind.resource, &namespace, &name, PatchType::Apply, object).with(|options| {
-        options.manager = "gantry-up".into();
-        options.force = true;
-    });
+    let request = Request::apply(kind.resource, object, "gantry-up");
     local::call(server, &local::system(), request).await.map_err(|status| format!("{name}: {status}"))?;
     Ok(())
 }

@@ -7,8 +7,8 @@
 //! or not; one in etcd through etcd.
 //!
 //! What belongs to running servers (who leads, who is there) is left out; values stand as they are, and the data version
-//! beside them. Revisions after a restore are above all that the
-//! lost cluster may have given since: whoever resumes from one of those is told to list again.
+//! beside them. Revisions after a restore are above all that the lost cluster may have given since: whoever resumes from
+//! one of those is told to list again.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, BufWriter, Write};

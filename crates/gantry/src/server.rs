@@ -228,13 +228,7 @@ async fn welcome(server: &Arc<Server>, settings: &Settings) -> Result<(), Error>
     let told = ["pod-cidr", "service-cidr", "cluster-domain"].map(|name| (name, settings.must::<String>(name)));
     let mut said = tokio::task::JoinSet::new();
     for (resource, object) in join::objects(&told) {
-        let meta = &object["metadata"];
-        let (namespace, name) = (meta["namespace"].text().to_owned(), meta["name"].text().to_owned());
-        let request = client::Request::patch(resource, &namespace, &name, client::PatchType::Apply, object);
-        let request = request.with(|options| {
-            options.manager = "gantry-server".into();
-            options.force = true;
-        });
+        let request = client::Request::apply(resource, object, servers::MANAGER);
         let server = server.clone();
         said.spawn(async move { server::local::call(&server, &server::local::system(), request).await });
     }

@@ -282,14 +282,14 @@ impl fmt::Debug for Object {
 /// tell whether one was kept but by the time that it takes. Those kept longest go first; with its tree an object's text
 /// is packed, against what its siblings have in common.
 mod warm {
-    use std::collections::{HashMap, VecDeque};
+    use std::collections::VecDeque;
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
+    use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-    use base::{Blob, Dictionary};
+    use base::{Blob, Dictionary, hash64};
 
-    use super::{Inner, Object, Resource};
-    use crate::value::{Str, Value};
+    use super::{Inner, Object};
+    use crate::value::Value;
 
     /// Bytes of the texts whose trees are kept; a tree takes about four times as much.
     const BYTES_MAX: usize = 12 << 20;
@@ -297,18 +297,15 @@ mod warm {
     const TEXT_MAX_BYTES: usize = 256 << 10;
     /// Objects that are remembered as having a tree; those that are gone meanwhile count, too.
     const OBJECTS_MAX: usize = 16_384;
-    /// Sorts of objects whose dictionary is remembered; after so many all are learnt anew.
-    const DICTIONARIES_MAX: usize = 4_096;
+    /// Dictionaries that there are, of at most 16 KiB each; sorts that fall into one place share what they have in common.
+    const DICTIONARIES: usize = 1_024;
 
     static BYTES: AtomicUsize = AtomicUsize::new(0);
     static ORDER: Mutex<Order> = Mutex::new(Order { kept: VecDeque::new(), new: 0 });
-    static DICTIONARIES: LazyLock<Mutex<HashMap<Sort, Arc<Mutex<Dictionary>>>>> = LazyLock::new(Mutex::default);
-
-    /// Whose texts are alike: those of one controller, or else those of one namespace.
-    type Sort = (Resource, Str, Form);
+    static SLOTS: [Mutex<Dictionary>; DICTIONARIES] = [const { Mutex::new(Dictionary::new()) }; DICTIONARIES];
 
     /// Text is not like a message.
-    #[derive(Clone, Copy, PartialEq, Eq, Hash)]
+    #[derive(Clone, Copy)]
     enum Form {
         Text,
         Protobuf,
@@ -391,15 +388,12 @@ mod warm {
 
     fn pack_one(inner: &Inner, form: Form, blob: &Blob) {
         let facts = &inner.facts;
-        let sort = (facts.resource, facts.controller().map_or(&facts.namespace, |owner| &owner.uid).clone(), form);
-        let dictionary = {
-            let mut dictionaries = lock(&DICTIONARIES);
-            if dictionaries.len() >= DICTIONARIES_MAX && !dictionaries.contains_key(&sort) {
-                dictionaries.clear();
-            }
-            dictionaries.entry(sort).or_default().clone()
-        };
-        blob.pack(&mut lock(&dictionary));
+        // Whose texts are alike: those of one controller, or else those of one namespace.
+        let alike = facts.controller().map_or(&facts.namespace, |owner| &owner.uid);
+        let form = form as u64;
+        let place = hash64(facts.resource.0.as_bytes()) ^ hash64(alike.as_bytes()).rotate_left(17) ^ form;
+        let slot = usize::try_from(place).unwrap_or(0) % DICTIONARIES;
+        blob.pack(&mut lock(&SLOTS[slot]));
     }
 }
 

@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use base::Revision;
+use base::{Blob, Revision};
 use bytes::Bytes;
 use cache::{Cache, Change, View};
 use client::Mirror;
@@ -149,7 +149,7 @@ impl Storage {
         let at = storage.backend.revision();
         // Before anything else is looked at, which this server may not know how to read.
         let page = storage.backend.range(Range::key(Format::KEY), Some(at), None, 0).await.map_err(failed)?;
-        let found = page.items.first().map_or(Format::FIRST, |(_, version)| Format::parse(&version.value.bytes()));
+        let found = Format::of(page.items.first().map(|(_, version)| &**version));
         if found > knows {
             return Err(Error::Format { found, knows });
         }
@@ -159,7 +159,7 @@ impl Storage {
         loop {
             let page = storage.backend.range(Range::all(), Some(at), after, LOAD_PAGE).await.map_err(failed)?;
             for (key, version) in &page.items {
-                match storage.decoder().object(key, version)? {
+                match storage.decoder().cold(key, version)? {
                     Some(object) => objects.push(object),
                     None => drop(side.insert(key.clone(), version.clone())),
                 }
@@ -237,7 +237,7 @@ impl Storage {
         loop {
             let page = self.backend.range(range.clone(), Some(revision), after, LOAD_PAGE).await.ok()?;
             for (key, version) in &page.items {
-                objects.extend(self.decoder().object(key, version).ok()?);
+                objects.extend(self.decoder().cold(key, version).ok()?);
             }
             match page.items.last() {
                 Some((key, _)) if page.more => after = Some(key.clone()),
@@ -304,20 +304,17 @@ impl Storage {
                 let (bytes, stamp) =
                     encode(&object).ok_or_else(|| Status::internal("an object without a place for its revision"))?;
                 let tree = (!object.has_floats()).then_some(object);
-                let mut put = if SEALED.contains(&resource) {
-                    let sealed = self.seal.seal(&key, &bytes).map_err(Status::internal)?;
-                    let attachment: Attachment =
-                        Arc::new(Pending::new(Some(Made { facts, tree, plain: Some((bytes, stamp)) })));
-                    Put { attachment: Some(attachment), ..Put::new(key.clone(), sealed) }
-                } else if let Some(packed) = self.packed(&bytes) {
-                    let attachment: Attachment =
-                        Arc::new(Pending::new(Some(Made { facts, tree, plain: Some((bytes, stamp)) })));
-                    Put { attachment: Some(attachment), ..Put::new(key.clone(), packed) }
-                } else {
-                    let attachment: Attachment = Arc::new(Pending::new(Some(Made { facts, tree, plain: None })));
-                    Put { attachment: Some(attachment), stamp: Some(stamp), ..Put::new(key.clone(), bytes) }
+                // A sealed or packed value has no place for the revision; its plain text travels beside it.
+                let other = match SEALED.contains(&resource) {
+                    true => Some(self.seal.seal(&key, &bytes).map_err(Status::internal)?),
+                    false => self.packed(&bytes),
                 };
-                put.lease = lease;
+                let (value, at, plain) = match other {
+                    Some(value) => (value, None, Some((bytes, stamp))),
+                    None => (bytes, Some(stamp), None),
+                };
+                let attachment: Attachment = Arc::new(Pending::new(Some(Made { facts, tree, plain })));
+                let put = Put { stamp: at, lease, attachment: Some(attachment), ..Put::new(key.clone(), value) };
                 Ok(txn.when(key, expect).put(put))
             }
         }
@@ -386,7 +383,7 @@ fn status_of(error: &StoreError) -> Status {
 
 /// The version among keys that hold no objects.
 fn format_in(side: &Side) -> Format {
-    side.get(Format::KEY).map_or(Format::FIRST, |version| Format::parse(&version.value.bytes()))
+    Format::of(side.get(Format::KEY).map(|version| &**version))
 }
 
 /// Makes objects of stored values.
@@ -397,21 +394,44 @@ struct Decoder {
 }
 
 impl Decoder {
-    /// `Ok(None)` for keys that hold no objects.
+    /// What the feed brings: it is read next. `Ok(None)` for keys that hold no objects.
     fn object(&self, key: &Bytes, version: &Version) -> Result<Option<Object>, Error> {
         let Some(resource) = resource_of(key) else { return Ok(None) };
         let pending = version.attachment.as_deref().and_then(|attachment| attachment.downcast_ref::<Pending>());
         let made = pending.and_then(|pending| pending.lock().unwrap_or_else(PoisonError::into_inner).take());
-        if let Some(Made { facts, tree, plain }) = made {
-            let facts = Facts { revision: version.mod_revision, ..facts };
-            let body = match plain {
-                None => version.value.clone(),
-                Some((plain, stamp)) => stamped(&plain, stamp, version.mod_revision).into(),
-            };
-            let Some(mut tree) = tree else { return Ok(Some(Object::new(facts, body))) };
-            tree.set(&["metadata", "resourceVersion"], version.mod_revision.to_string());
-            return Ok(Some(Object::written(facts, body, tree)));
-        }
+        let (facts, body, tree) = match made {
+            Some(Made { facts, tree, plain }) => {
+                let body = match plain {
+                    None => version.value.clone(),
+                    Some((plain, stamp)) => stamped(&plain, stamp, version.mod_revision).into(),
+                };
+                let tree = tree.map(|mut tree| {
+                    tree.set(&["metadata", "resourceVersion"], version.mod_revision.to_string());
+                    tree
+                });
+                (Facts { revision: version.mod_revision, ..facts }, body, tree)
+            }
+            None => {
+                let (facts, body, tree) = self.parsed(resource, key, version)?;
+                (facts, body, Some(tree).filter(|tree| !tree.has_floats()))
+            }
+        };
+        Ok(Some(match tree {
+            Some(tree) => Object::written(facts, body, tree),
+            None => Object::new(facts, body),
+        }))
+    }
+
+    /// What stands in the store: nobody is expected to read it soon. `Ok(None)` for keys that hold no objects.
+    fn cold(&self, key: &Bytes, version: &Version) -> Result<Option<Object>, Error> {
+        let Some(resource) = resource_of(key) else { return Ok(None) };
+        let (facts, body, _) = self.parsed(resource, key, version)?;
+        let object = Object::new(facts, body);
+        object.pack();
+        Ok(Some(object))
+    }
+
+    fn parsed(&self, resource: Resource, key: &Bytes, version: &Version) -> Result<(Facts, Blob, Value), Error> {
         let damaged = |why: String| Error::Object { key: key.escape_ascii().to_string(), why };
         let stored = version.value.bytes();
         let bytes = self.seal.unseal(key, &stored).map_err(|error| damaged(error.to_string()))?;
@@ -423,9 +443,8 @@ impl Decoder {
         facts.own = registry.stored(resource).and_then(|kind| kind.rules.facts(&value));
         // What the store holds anyway is not held twice.
         let text = value.to_json();
-        let object = if text == stored { Object::new(facts, version.value.clone()) } else { Object::new(facts, text) };
-        object.pack();
-        Ok(Some(object))
+        let body = if text == stored { version.value.clone() } else { text.into() };
+        Ok((facts, body, value))
     }
 }
 
@@ -458,7 +477,7 @@ impl Feed {
     /// What a version of a key says; `Ok(None)` for keys that hold no objects.
     fn read(&self, key: &Bytes, version: &Version) -> Result<Option<Object>, Error> {
         if key == Format::KEY {
-            let (found, knows) = (Format::parse(&version.value.bytes()), self.decoder.knows);
+            let (found, knows) = (Format::of(Some(version)), self.decoder.knows);
             return if found > knows { Err(Error::Format { found, knows }) } else { Ok(None) };
         }
         self.decoder.object(key, version)

@@ -7,6 +7,8 @@ use std::fmt;
 
 use bytes::Bytes;
 
+use crate::types::Version;
+
 /// A data version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Format(pub u32);
@@ -26,6 +28,11 @@ impl Format {
         }
         let number = std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).filter(|number| *number > 0);
         number.map_or(Format::UNREADABLE, Format)
+    }
+
+    /// What the version of [`Format::KEY`] says, where there is one.
+    pub fn of(said: Option<&Version>) -> Format {
+        said.map_or(Format::FIRST, |said| Format::parse(&said.value.bytes()))
     }
 
     pub fn text(self) -> Bytes {

@@ -3,8 +3,8 @@
 //! From pure to real: [`Mvcc`] (the machine: no IO, no clock, no threads) is made of [`Stage`] (decides) and [`Visible`]
 //! (shows); [`Store`] adds the log on a [`Disk`] and is stepped by whoever drives it (a simulator with a [`SimDisk`], or
 //! a thread); [`Embedded`] is that thread. [`Backend`] is the seam that servers see; etcd stands behind it too.
-//! [`Format`] is the version of what stands in values. [`check`], [`dump`] and [`restore`] work on the files of a store that is not running; `FORMAT.md` describes them
-//! byte by byte.
+//! [`Format`] is the version of what stands in values. [`check`], [`dump`] and [`restore`] work on the files of a store
+//! that is not running; `FORMAT.md` describes them byte by byte.
 //!
 //! Not here: JSON, kinds of objects, sockets, any meaning of keys and values.
 //!
