@@ -54,6 +54,7 @@ impl Reconciler for Disruption {
         let value = budget.value();
         let selector = Selector::of(&value["spec"]["selector"]);
         let pods: Vec<&Object> = view.list(PODS, namespace).filter(|pod| selector.matches(pod.labels())).collect();
+        cx.reads = pods.len();
         let (expected, desired) = expectation(view, &value["spec"], &pods);
         let mut again = None;
         let disrupted = disrupted(&value["status"]["disruptedPods"], &pods, cx.now, &mut again);

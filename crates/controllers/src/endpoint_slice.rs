@@ -58,6 +58,7 @@ impl Reconciler for Slices {
             return Outcome::Settled;
         }
         let backends = backends(view, object, &service);
+        cx.reads = backends.len();
         let mut labels = service["metadata"]["labels"].clone();
         labels.set(&[SERVICE_NAME], name);
         labels.set(&[MANAGED_BY], "endpointslice-controller.k8s.io");
@@ -200,7 +201,7 @@ impl Keeper<'_> {
         value.set(&["metadata", "labels"], self.labels.clone());
         value.set(&["metadata", "annotations", TRIGGER_TIME], self.changed.rfc3339());
         value.set(&["ports"], ports);
-        value.set(&["endpoints"], if endpoints.is_empty() { Value::Null } else { Value::List(endpoints) });
+        value.set(&["endpoints"], if endpoints.is_empty() { Value::Null } else { Value::from(endpoints) });
     }
 
     fn make(&self, family: &str, ports: Value, endpoints: Vec<Value>, cx: &mut Context) {

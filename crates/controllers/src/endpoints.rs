@@ -51,6 +51,7 @@ impl Reconciler for EndpointsOfServices {
             return Outcome::Settled;
         }
         let backends = backends(view, object, &service);
+        cx.reads = backends.len();
         let (subsets, over) = subsets(object, &service, &backends);
         let mut labels = service["metadata"]["labels"].clone();
         labels.set(&[MANAGED_BY], "endpoint-controller");
@@ -78,7 +79,7 @@ impl Reconciler for EndpointsOfServices {
         }
         value.take(&["subsets"]);
         if !subsets.is_empty() {
-            value.set(&["subsets"], Value::List(subsets));
+            value.set(&["subsets"], Value::from(subsets));
         }
         cx.push(match known {
             Some(_) => Effect::Update { resource: ENDPOINTS, object: value },
@@ -124,7 +125,7 @@ fn subsets(object: &Object, service: &Value, backends: &[Backend]) -> (Vec<Value
         let mut subset = Map::new();
         for (field, list) in [("addresses", ready), ("notReadyAddresses", waiting), ("ports", ports)] {
             if !list.is_empty() {
-                subset.insert(field, Value::List(list));
+                subset.insert(field, Value::from(list));
             }
         }
         Value::Map(subset)

@@ -41,6 +41,7 @@ impl Reconciler for Namespaces {
             return Outcome::Settled;
         }
         let pods: Vec<&Object> = view.list(PODS, key).collect();
+        cx.reads = pods.len();
         let mut remaining: BTreeMap<Resource, usize> = BTreeMap::new();
         let mut finalizers: BTreeMap<Str, usize> = BTreeMap::new();
         let mut removed = 0;

@@ -12,6 +12,19 @@ use crate::{Context, EVERYTHING, Effect, Mark, Outcome, Reconciler, Silent};
 /// Pauses of a key whose effects fail, or that is blocked.
 pub const RETRY: Backoff = Backoff::new(5, 60_000);
 
+/// Looks that read fewer objects are not spaced.
+const READS_MANY: usize = 100;
+/// The space after a look, for each object that it read: however much changes around a thousand pods, their owner is looked
+/// at five times a second, which costs a hundredth of the time.
+const SPACE_US_PER_READ: usize = 200;
+const SPACE_MAX_MS: u64 = 250;
+/// An effect costs as much as this many reads: a look that has much to do is not held up.
+const READS_PER_EFFECT: usize = 50;
+/// Looks at a key that may follow each other at once after a rest.
+const BURST: u64 = 3;
+/// Keys whose space is remembered before those are looked for whose space is over.
+const SPACES_MIN: usize = 64;
+
 /// A decision about one key, to be carried out as a whole.
 #[derive(Debug)]
 pub struct Job {
@@ -48,6 +61,24 @@ struct KeyState {
     marked: Option<Mark>,
 }
 
+/// The spaces of the looks at a key.
+struct Space {
+    /// Its looks so far, each with its space after it, would have ended here.
+    until: Time,
+    /// The space of the last of them.
+    each_ms: u64,
+}
+
+impl Space {
+    /// When the next look may be, if not now.
+    fn next(&self, now: Time) -> Option<Time> {
+        let ahead_ms = self.until.ms_since(now);
+        let too_early_ms = ahead_ms.saturating_sub(BURST * self.each_ms);
+        // No look leaves more than one space beyond a burst: then the clock went back.
+        (1..=self.each_ms).contains(&too_early_ms).then(|| now.plus_ms(too_early_ms))
+    }
+}
+
 /// The queue and the reconciler it serves.
 pub struct Driver {
     reconciler: Box<dyn Reconciler>,
@@ -55,14 +86,25 @@ pub struct Driver {
     timers: BTreeSet<(Time, Str)>,
     keys: BTreeMap<Str, KeyState>,
     blocked: BTreeMap<Str, String>,
+    spaces: BTreeMap<Str, Space>,
+    /// Of how many at most none is over that was when they were looked through last.
+    spaces_max: usize,
     silent: Arc<Silent>,
 }
 
 impl Driver {
     pub fn new(reconciler: Box<dyn Reconciler>) -> Driver {
         let (ready, timers) = (BTreeSet::new(), BTreeSet::new());
-        let silent = Arc::default();
-        Driver { reconciler, ready, timers, keys: BTreeMap::new(), blocked: BTreeMap::new(), silent }
+        Driver {
+            reconciler,
+            ready,
+            timers,
+            keys: BTreeMap::new(),
+            blocked: BTreeMap::new(),
+            spaces: BTreeMap::new(),
+            spaces_max: SPACES_MIN,
+            silent: Arc::default(),
+        }
     }
 
     pub fn reconciler(&self) -> &dyn Reconciler {
@@ -120,7 +162,8 @@ impl Driver {
     }
 
     /// The next job with something to do, or `None` when nothing is ready at this view and time. Keys that turn out to
-    /// need nothing are settled on the way.
+    /// need nothing are settled on the way. A key whose looks read many objects is looked at again only after a space that
+    /// grows with their number; what changes meanwhile is seen by one look.
     pub fn next(&mut self, view: &View, now: Time) -> Option<Job> {
         while let Some((at, _)) = self.timers.first() {
             if *at > now {
@@ -141,6 +184,11 @@ impl Driver {
                 waiting.push(key);
                 continue;
             }
+            if let Some(next) = self.spaces.get(&key).and_then(|space| space.next(now)) {
+                self.wait(key, next);
+                continue;
+            }
+            let state = self.keys.entry(key.clone()).or_default();
             state.not_before = Revision::ZERO;
             let named_at = *state.named_at.get_or_insert(view.at());
             let seed = hash64(self.reconciler.name().as_bytes()) ^ hash64(key.as_bytes()).rotate_left(17) ^ named_at.0;
@@ -149,6 +197,7 @@ impl Driver {
             cx.refused = state.refused.clone();
             cx.known = state.marked.take();
             let outcome = self.reconciler.reconcile(&key, view, &mut cx);
+            self.space(&key, cx.reads.saturating_sub(READS_PER_EFFECT * cx.effects.len()), now);
             self.blocked.remove(&key);
             let state = self.keys.entry(key.clone()).or_default();
             state.marked = cx.marked;
@@ -207,21 +256,41 @@ impl Driver {
         }
     }
 
+    /// Notes that a look at `key` read so many objects for nothing.
+    fn space(&mut self, key: &Str, reads: usize, now: Time) {
+        if reads < READS_MANY {
+            return;
+        }
+        let each_ms = u64::try_from(reads * SPACE_US_PER_READ / 1_000).map_or(SPACE_MAX_MS, |ms| ms.min(SPACE_MAX_MS));
+        if self.spaces.len() >= self.spaces_max {
+            self.spaces.retain(|_, space| space.until > now);
+            self.spaces_max = SPACES_MIN.max(2 * self.spaces.len());
+        }
+        let before = self.spaces.get(key).map_or(now, |space| space.until);
+        let begin = before.max(now).min(now.plus_ms(BURST * each_ms));
+        self.spaces.insert(key.clone(), Space { until: begin.plus_ms(each_ms), each_ms });
+    }
+
+    /// Looks at `key` at this time instead of at any that was set before.
+    fn wait(&mut self, key: Str, at: Time) {
+        let state = self.keys.entry(key.clone()).or_default();
+        if let Some(at) = state.wake_at.replace(at) {
+            self.timers.remove(&(at, key.clone()));
+        }
+        self.timers.insert((at, key));
+    }
+
     /// Sets the key's timer, or forgets the key when nothing is left to remember.
     fn rest(&mut self, key: Str) {
         let Some(state) = self.keys.get_mut(&key) else { return };
+        if let Some(at) = state.again.take() {
+            return self.wait(key, at);
+        }
         if let Some(at) = state.wake_at.take() {
             self.timers.remove(&(at, key.clone()));
         }
-        match state.again.take() {
-            Some(at) => {
-                state.wake_at = Some(at);
-                self.timers.insert((at, key));
-            }
-            None if state.not_before == Revision::ZERO && state.failures == 0 && state.marked.is_none() => {
-                self.keys.remove(&key);
-            }
-            None => {}
+        if state.not_before == Revision::ZERO && state.failures == 0 && state.marked.is_none() {
+            self.keys.remove(&key);
         }
     }
 
@@ -366,6 +435,61 @@ mod tests {
         put(&mut cache, &mut driver, &json!({"metadata": {"name": "e"}}), 4);
         put(&mut cache, &mut driver, &json!({"metadata": {"name": "f"}}), 5);
         assert_ne!(driver.next(&cache.view(), Time::ZERO).unwrap().effects, failed.effects);
+    }
+
+    /// Reads as many objects as there are things.
+    struct Readers(Arc<std::sync::atomic::AtomicUsize>);
+
+    impl Reconciler for Readers {
+        fn name(&self) -> &'static str {
+            "readers"
+        }
+
+        fn watches(&self) -> &[Resource] {
+            &[THINGS]
+        }
+
+        fn keys(&self, _: Resource, _: &Event, _: &View, out: &mut Vec<Str>) {
+            out.push("all".into());
+        }
+
+        fn reconcile(&self, _: &str, view: &View, cx: &mut Context) -> Outcome {
+            cx.reads = view.list(THINGS, "").count();
+            self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            Outcome::Settled
+        }
+    }
+
+    #[test]
+    fn looks_that_read_much_are_spaced() {
+        let looks = Arc::<std::sync::atomic::AtomicUsize>::default();
+        let (mut cache, mut driver) = (Cache::new([]), Driver::new(Box::new(Readers(looks.clone()))));
+        let mut revision = 0;
+        let mut change = |driver: &mut Driver, name: usize, ms: u64| {
+            revision += 1;
+            put(&mut cache, driver, &json!({"metadata": {"name": (format!("n{name}"))}}), revision);
+            assert!(driver.next(&cache.view(), Time::ZERO.plus_ms(ms)).is_none());
+            looks.load(std::sync::atomic::Ordering::Relaxed)
+        };
+        for number in 0..500usize {
+            let ms = 1_000 * number.saturating_sub(READS_MANY);
+            assert_eq!(change(&mut driver, number, ms as u64), number + 1, "few are read, or seldom");
+        }
+        let begun = 1_000_000;
+        let before = change(&mut driver, 0, begun);
+        let mut last = before;
+        for ms in 1..1_000 {
+            last = change(&mut driver, 0, begun + ms);
+        }
+        // 100 ms for 500 objects, and a burst.
+        assert_eq!(last - before, 9 + 3);
+        assert_eq!(driver.wake_at(), Some(Time::ZERO.plus_ms(begun + 1_000)), "what came since is not forgotten");
+        assert_eq!(change(&mut driver, 0, begun - 500_000), last + 1, "the clock went back");
+        assert_eq!(change(&mut driver, 0, begun + 900_000), last + 2);
+        for key in 0..1_000 {
+            driver.space(&format!("k{key}").into(), 10_000, Time::ZERO.plus_ms(2_000_000 + 1_000 * key));
+        }
+        assert!(driver.spaces.len() <= SPACES_MIN + 1, "those that are over are forgotten");
     }
 
     #[test]

@@ -53,6 +53,8 @@ pub struct Context {
     pub effects: Vec<Effect>,
     /// Why writes of the key's last job were refused; empty when it went well.
     pub refused: Vec<String>,
+    /// How many objects the look reads, where that is many: looks that read much are spaced ([`Driver::next`]).
+    pub reads: usize,
     /// What the key's last look marked.
     known: Option<Mark>,
     marked: Option<Mark>,
@@ -83,7 +85,7 @@ pub enum Outcome {
 impl Context {
     pub fn new(now: Time, rng: Rng) -> Context {
         let silent = Arc::default();
-        Context { now, rng, silent, effects: Vec::new(), refused: Vec::new(), known: None, marked: None }
+        Context { now, rng, silent, effects: Vec::new(), refused: Vec::new(), reads: 0, known: None, marked: None }
     }
 
     /// Since when looks at this key have found the same `mark`, by the clock of whoever looks; from now on if it is new.
