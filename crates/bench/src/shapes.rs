@@ -99,7 +99,7 @@ pub fn usual_pod(name: &str) -> Value {
 /// They cannot be listed.
 pub async fn stored_pods(door: &Door, path: &str) -> Result<Vec<Value>, Error> {
     let mut list = Value::parse(&door.get(path).await?).map_err(Error::while_doing("read a list"))?;
-    let mut pods = std::mem::take(list.make(&["items"]).make_list());
+    let mut pods: Vec<Value> = std::mem::take(list.make(&["items"]).make_list()).into_iter().collect();
     for pod in &mut pods {
         pod.set(&["apiVersion"], "v1");
         pod.set(&["kind"], "Pod");

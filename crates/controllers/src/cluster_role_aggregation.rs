@@ -42,7 +42,7 @@ impl Reconciler for ClusterRoleAggregation {
             }
         }
         if value["rules"].items() != rules.as_slice() {
-            value.set(&["rules"], Value::List(rules));
+            value.set(&["rules"], Value::from(rules));
             cx.push(Effect::Update { resource: CLUSTER_ROLES, object: value });
         }
         Outcome::Settled

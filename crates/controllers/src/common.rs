@@ -129,9 +129,10 @@ pub fn claim(
                 .filter(|reference| reference["uid"].text() != owner.uid())
                 .cloned()
                 .collect::<Vec<_>>();
-            own(cx, object, if kept.is_empty() { Value::Null } else { Value::List(kept) });
+            own(cx, object, if kept.is_empty() { Value::Null } else { Value::from(kept) });
         }
     }
+    cx.reads = mine.len();
     if owner_deleting {
         return mine;
     }
@@ -149,7 +150,7 @@ pub fn claim(
         }
         let mut owners = object.value().at(&["metadata", "ownerReferences"]).items().to_vec();
         owners.push(reference(of, owner));
-        own(cx, &object, Value::List(owners));
+        own(cx, &object, Value::from(owners));
     }
     mine
 }
@@ -257,7 +258,7 @@ pub fn pod_of(template: &Value, of: Gvk, owner: &Object, prefix: &str, rng: &mut
     metadata.insert("namespace", owner.namespace());
     metadata.insert("generateName", prefix);
     metadata.insert("name", generated(prefix, rng));
-    metadata.insert("ownerReferences", Value::List(vec![reference(of, owner)]));
+    metadata.insert("ownerReferences", Value::from(vec![reference(of, owner)]));
     json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": (template["spec"].clone())})
 }
 

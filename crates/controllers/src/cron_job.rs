@@ -101,7 +101,7 @@ fn look_after(object: &Object, value: &Value, jobs: &[Object], status: &mut Valu
     if active.is_empty() {
         status.take(&["active"]);
     } else {
-        status.set(&["active"], Value::List(active));
+        status.set(&["active"], Value::from(active));
     }
 }
 

@@ -221,7 +221,7 @@ impl Look<'_> {
         if terms.is_empty() {
             terms.push(json!({"matchFields": [(field)]}));
         } else {
-            terms.iter_mut().for_each(|term| term.set(&["matchFields"], Value::List(vec![field.clone()])));
+            terms.make_mut().iter_mut().for_each(|term| term.set(&["matchFields"], Value::from(vec![field.clone()])));
         }
         let message = format!("Created pod: {}", pod.at(&["metadata", "name"]).text());
         cx.push(Effect::Create { resource: PODS, object: pod });

@@ -116,7 +116,7 @@ impl Reconciler for GarbageCollector {
 
 fn patch(cx: &mut Context, object: &Object, field: &str, list: Vec<Value>) {
     let mut patch = json!({"metadata": {"resourceVersion": (object.revision().to_string())}});
-    patch.set(&["metadata", field], if list.is_empty() { Value::Null } else { Value::List(list) });
+    patch.set(&["metadata", field], if list.is_empty() { Value::Null } else { Value::from(list) });
     cx.push(Effect::Patch {
         resource: object.resource(),
         subresource: "",

@@ -284,10 +284,10 @@ impl<'a> Look<'a> {
         let [succeeded, failed] = left;
         let mut uncounted = Value::map();
         if !succeeded.is_empty() {
-            uncounted.set(&["succeeded"], Value::List(succeeded));
+            uncounted.set(&["succeeded"], Value::from(succeeded));
         }
         if !failed.is_empty() {
-            uncounted.set(&["failed"], Value::List(failed));
+            uncounted.set(&["failed"], Value::from(failed));
         }
         self.status.set(&["uncountedTerminatedPods"], uncounted);
     }
@@ -478,7 +478,7 @@ impl<'a> Look<'a> {
             "type": of_type, "status": state, "reason": reason, "message": message,
             "lastProbeTime": (now.rfc3339()), "lastTransitionTime": (now.rfc3339()),
         }));
-        self.status.set(&["conditions"], Value::List(conditions));
+        self.status.set(&["conditions"], Value::from(conditions));
     }
 
     /// Notes the decision at once, and the end when every pod has ended and is counted.
@@ -557,7 +557,7 @@ fn release(pod: &JobPod, cx: &mut Context) {
         name: pod.object.name().into(),
         uid: pod.object.uid().into(),
         patch: json!({"metadata": {
-            "finalizers": (if rest.is_empty() { Value::Null } else { Value::List(rest) }),
+            "finalizers": (if rest.is_empty() { Value::Null } else { Value::from(rest) }),
             "resourceVersion": (pod.object.revision().to_string()),
         }}),
         lists: Lists::Replaced,

@@ -165,7 +165,7 @@ impl NodeLifecycle {
             }
         }
         let mut status = value["status"].clone();
-        status.set(&["conditions"], Value::List(conditions));
+        status.set(&["conditions"], Value::from(conditions));
         write_status(cx, node, value, status);
         let message = format!("Node {} status is now: NodeNotReady", node.name());
         record(cx, REPORTER, NODE, node, "Normal", "NodeNotReady", message);
@@ -225,7 +225,7 @@ fn taint(node: &Object, value: &Value, any_ready: bool, cx: &mut Context) {
     }
     if taints.as_slice() != known {
         let mut object = value.clone();
-        object.set(&["spec", "taints"], if taints.is_empty() { Value::Null } else { Value::List(taints) });
+        object.set(&["spec", "taints"], if taints.is_empty() { Value::Null } else { Value::from(taints) });
         cx.push(Effect::Update { resource: node.resource(), object });
     }
 }

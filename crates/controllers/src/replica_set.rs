@@ -161,7 +161,7 @@ fn status_of(
         None => conditions.retain(|one| one["type"].text() != "ReplicaFailure"),
     }
     if !conditions.is_empty() {
-        status.set(&["conditions"], Value::List(conditions));
+        status.set(&["conditions"], Value::from(conditions));
     }
     status
 }

@@ -81,7 +81,7 @@ impl SigningRequests {
             Err(why) => {
                 let mut conditions = status["conditions"].items().to_vec();
                 conditions.push(made("Failed", "SignerValidationFailure", &why, cx.now));
-                status.set(&["conditions"], Value::List(conditions));
+                status.set(&["conditions"], Value::from(conditions));
             }
         }
         write_status(cx, request, value, status);
@@ -139,6 +139,6 @@ fn approve(value: &Value, cx: &mut Context) {
     let mut object = value.clone();
     let mut conditions = object["status"]["conditions"].items().to_vec();
     conditions.push(made("Approved", "AutoApproved", "A kubelet asks for its own certificate", cx.now));
-    object.set(&["status", "conditions"], Value::List(conditions));
+    object.set(&["status", "conditions"], Value::from(conditions));
     cx.push(Effect::UpdateSub { resource: SIGNING_REQUESTS, subresource: "approval", object });
 }

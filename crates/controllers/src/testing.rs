@@ -293,7 +293,7 @@ impl World {
         let at = self.now.rfc3339();
         self.change(PODS, namespace, name, |pod| {
             pod.set(&["status", "phase"], phase);
-            pod.set(&["status", "conditions"], Value::List(Vec::new()));
+            pod.set(&["status", "conditions"], Vec::new());
             pod.set(
                 &["status", "containerStatuses"],
                 meta::json!([

@@ -174,7 +174,7 @@ fn scalar(of: Scalar, rng: &mut Rng) -> Value {
             match rng.below(6) {
                 0 => Value::Null,
                 1 => Value::map(),
-                2 => Value::List(vec![Value::Null]),
+                2 => Value::from(vec![Value::Null]),
                 3 => number(rng).into(),
                 _ => text(rng),
             }

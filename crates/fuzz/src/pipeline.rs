@@ -225,7 +225,9 @@ fn take(value: &mut Value, steps: &[Str]) -> bool {
         Value::List(items) if rest.is_empty() => {
             number.filter(|number| *number < items.len()).map(|number| items.remove(number)).is_some()
         }
-        Value::List(items) => number.and_then(|number| items.get_mut(number)).is_some_and(|item| take(item, rest)),
+        Value::List(items) => {
+            number.and_then(|number| items.make_mut().get_mut(number)).is_some_and(|item| take(item, rest))
+        }
         Value::Map(map) if rest.is_empty() => map.remove(first).is_some(),
         Value::Map(map) => map.get_mut(first).is_some_and(|value| take(value, rest)),
         _ => false,

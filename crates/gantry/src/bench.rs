@@ -91,7 +91,7 @@ fn all(settings: &Settings) -> Result<(), Error> {
         }
     }
     if settings.flag("json") {
-        println!("{}", String::from_utf8_lossy(&Value::List(results).to_json()));
+        println!("{}", String::from_utf8_lossy(&Value::from(results).to_json()));
     }
     match failed.is_empty() {
         true => Ok(()),
@@ -170,7 +170,7 @@ fn show(result: &Value, as_json: bool) {
 fn names(as_json: bool) -> Result<(), Error> {
     if as_json {
         let names: Vec<Value> = BENCHES.iter().map(|bench| Value::from(bench.name)).collect();
-        println!("{}", String::from_utf8_lossy(&Value::List(names).to_json()));
+        println!("{}", String::from_utf8_lossy(&Value::from(names).to_json()));
         return Ok(());
     }
     for bench in BENCHES {

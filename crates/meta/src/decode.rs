@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde_saphyr::DuplicateKeyPolicy;
 
-use crate::normalise::{TypeError, normalise};
+use crate::normalise::{TypeError, normalise_change};
 use crate::proto;
 use crate::schema::TypeRef;
 use crate::status::Status;
@@ -138,8 +138,22 @@ pub fn conform(
     validation: FieldValidation,
     duplicates: &[String],
 ) -> Result<Vec<String>, DecodeError> {
+    conform_change(value, &Value::Null, expected, validation, duplicates)
+}
+
+/// Like [`conform`], where `value` was made of `old`, which conforms: what it shares with it does.
+///
+/// # Errors
+/// As [`decode`].
+pub fn conform_change(
+    value: &mut Value,
+    old: &Value,
+    expected: TypeRef<'_>,
+    validation: FieldValidation,
+    duplicates: &[String],
+) -> Result<Vec<String>, DecodeError> {
     let mut unknown = Vec::new();
-    normalise(value, expected, &mut unknown)?;
+    normalise_change(value, old, expected, &mut unknown)?;
     if validation == FieldValidation::Ignore || (unknown.is_empty() && duplicates.is_empty()) {
         return Ok(Vec::new());
     }

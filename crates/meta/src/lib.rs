@@ -30,4 +30,4 @@ pub use object::{Facts, Labels, Object, Owner, Resource};
 pub use quantity::Quantity;
 pub use schema::{Schema, TypeRef};
 pub use status::{Reason, Status};
-pub use value::{Map, Str, Value};
+pub use value::{List, Map, Str, Value};

@@ -33,11 +33,24 @@ impl std::error::Error for TypeError {}
 /// # Errors
 /// The first value that its type does not take; `value` is then partly changed.
 pub fn normalise(value: &mut Value, of: TypeRef<'_>, unknown: &mut Vec<String>) -> Result<(), TypeError> {
+    normalise_change(value, &Value::Null, of, unknown)
+}
+
+/// Like [`normalise`], where `value` was made of `old`, which is normalised: what it shares with it is.
+///
+/// # Errors
+/// As [`normalise`].
+pub fn normalise_change(
+    value: &mut Value,
+    old: &Value,
+    of: TypeRef<'_>,
+    unknown: &mut Vec<String>,
+) -> Result<(), TypeError> {
     let mut walk = Walk { unknown };
     if value.is_null() && matches!(of.kind(), Node::Struct { .. }) {
         *value = Value::map();
     }
-    walk.value(value, of, &Place { parent: None, step: Step::Root }, "")
+    walk.value(value, old, of, &Place { parent: None, step: Step::Root }, "")
 }
 
 /// Most unknown members that are reported.
@@ -109,14 +122,25 @@ fn wrong(value: &Value, of: TypeRef<'_>, place: &Place<'_>, owner: &str) -> Type
 }
 
 impl Walk<'_> {
-    fn value(&mut self, value: &mut Value, of: TypeRef<'_>, place: &Place<'_>, owner: &str) -> Result<(), TypeError> {
+    /// `old` is what stood at this place in an object that is normalised.
+    fn value(
+        &mut self,
+        value: &mut Value,
+        old: &Value,
+        of: TypeRef<'_>,
+        place: &Place<'_>,
+        owner: &str,
+    ) -> Result<(), TypeError> {
+        if value.is_shared_with(old) {
+            return Ok(());
+        }
         match of.kind() {
             Node::Scalar(scalar) => scalar_value(value, *scalar, of, place, owner),
             Node::Struct { of: at, .. } => {
                 let found = of.schema.struct_at(*at);
                 match value {
-                    Value::Map(map) if found.is_loose() => self.loose(map, found, of, place),
-                    Value::Map(map) => self.structure(map, found, of, place),
+                    Value::Map(map) if found.is_loose() => self.loose(map, old, found, of, place),
+                    Value::Map(map) => self.structure(map, old, found, of, place),
                     _ if found.is_loose() => Ok(()),
                     other => Err(wrong(other, of, place, owner)),
                 }
@@ -126,9 +150,9 @@ impl Walk<'_> {
                 let Value::List(items) = value else {
                     return if of.is_loose() { Ok(()) } else { Err(wrong(value, of, place, owner)) };
                 };
-                for (at, found) in items.iter_mut().enumerate() {
+                for (at, found) in items.make_mut().iter_mut().enumerate() {
                     let place = Place { parent: Some(place), step: Step::Item(at) };
-                    self.element(found, item, &place, owner)?;
+                    self.element(found, &old[at], item, &place, owner)?;
                 }
                 Ok(())
             }
@@ -139,7 +163,7 @@ impl Walk<'_> {
                 };
                 for (key, found) in map.iter_mut() {
                     let place = Place { parent: Some(place), step: Step::Entry(key) };
-                    self.element(found, inner, &place, owner)?;
+                    self.element(found, &old[key], inner, &place, owner)?;
                 }
                 Ok(())
             }
@@ -161,30 +185,38 @@ impl Walk<'_> {
             (Either::Bool, Value::Bool(_)) => Ok(()),
             (Either::Strings, Value::List(items)) if items.iter().all(|item| item.as_str().is_some()) => Ok(()),
             (Either::List, Value::List(items)) => {
-                for (at, found) in items.iter_mut().enumerate() {
+                for (at, found) in items.make_mut().iter_mut().enumerate() {
                     let place = Place { parent: Some(place), step: Step::Item(at) };
-                    self.value(found, of, &place, "")?;
+                    self.value(found, &Value::Null, of, &place, "")?;
                 }
                 Ok(())
             }
-            _ => self.value(value, of, place, ""),
+            _ => self.value(value, &Value::Null, of, place, ""),
         }
     }
 
     /// An item of a list or a value of a map: a null there is the type's zero.
-    fn element(&mut self, value: &mut Value, of: TypeRef<'_>, place: &Place<'_>, owner: &str) -> Result<(), TypeError> {
+    fn element(
+        &mut self,
+        value: &mut Value,
+        old: &Value,
+        of: TypeRef<'_>,
+        place: &Place<'_>,
+        owner: &str,
+    ) -> Result<(), TypeError> {
         if value.is_null() {
             if !of.is_loose() {
                 *value = zero(of).unwrap_or(Value::Null);
             }
             return Ok(());
         }
-        self.value(value, of, place, owner)
+        self.value(value, old, of, place, owner)
     }
 
     fn structure(
         &mut self,
         map: &mut Map,
+        old: &Value,
         found: &Struct,
         of: TypeRef<'_>,
         place: &Place<'_>,
@@ -207,7 +239,7 @@ impl Walk<'_> {
             };
             let inner = of.with(field.of);
             if !value.is_null() {
-                self.value(value, inner, &place, found.short_name())?;
+                self.value(value, &old[key], inner, &place, found.short_name())?;
             }
             // Protobuf, in which Kubernetes stores, has no empty lists: they come back as absent ones.
             let is_many = matches!(inner.kind(), Node::List { .. } | Node::Map { .. });
@@ -234,7 +266,14 @@ impl Walk<'_> {
     }
 
     /// A struct of a custom resource: only what its schema does not know goes.
-    fn loose(&mut self, map: &mut Map, found: &Struct, of: TypeRef<'_>, place: &Place<'_>) -> Result<(), TypeError> {
+    fn loose(
+        &mut self,
+        map: &mut Map,
+        old: &Value,
+        found: &Struct,
+        of: TypeRef<'_>,
+        place: &Place<'_>,
+    ) -> Result<(), TypeError> {
         let mut gone = false;
         for (key, value) in map.iter_mut() {
             let place = Place { parent: Some(place), step: Step::Key(key) };
@@ -243,7 +282,7 @@ impl Walk<'_> {
                     *value = zero(of.with(field.of)).unwrap_or(Value::Null);
                 }
                 Some(_) if value.is_null() => {}
-                Some(field) => self.value(value, of.with(field.of), &place, "")?,
+                Some(field) => self.value(value, &old[key], of.with(field.of), &place, "")?,
                 None if found.unknown == Unknown::Drop => {
                     gone = true;
                     self.report(&place);

@@ -1,20 +1,23 @@
 //! The tree that every generic step works on: parsed once at the door, written once into the store.
 //!
 //! Not `serde_json::Value`: keys and short strings are stored inline (no allocation), maps are sorted vectors, so that
-//! two equal values have equal text and a pod parses in a fraction of the time. Maps are shared by their clones, so a change
-//! of an object copies only what changes.
+//! two equal values have equal text and a pod parses in a fraction of the time. Maps and lists are one allocation each and
+//! shared by their clones, so a change of an object copies only what changes.
 
 use std::ops::Index;
-use std::sync::Arc;
 
+use ecow::EcoVec;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 
 /// A string of an object; up to 24 bytes are stored inline.
 pub type Str = compact_str::CompactString;
 
+/// The items of a list, shared by clones until one of them is changed.
+pub type List = EcoVec<Value>;
+
 /// A JSON value. Integers that fit `i64` are [`Value::Int`]; all other numbers are [`Value::Float`].
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub enum Value {
     #[default]
     Null,
@@ -22,7 +25,7 @@ pub enum Value {
     Int(i64),
     Float(f64),
     Str(Str),
-    List(Vec<Value>),
+    List(List),
     Map(Map),
 }
 
@@ -31,27 +34,21 @@ type Row = (Str, Value);
 /// String keys in ascending order. Clones share their entries until one of them is changed, so that a copy of a whole
 /// object costs nothing, and a change of it only what lies on the way to the change.
 #[derive(Clone, Default)]
-pub struct Map(Option<Arc<Vec<Row>>>);
+pub struct Map(EcoVec<Row>);
+
+/// An object is hundreds of values: their size is the time that it takes to make, compare and drop one.
+const _: () = assert!(size_of::<Value>() == 24);
 
 static NULL: Value = Value::Null;
-static EMPTY: Map = Map(None);
+static EMPTY: Map = Map::new();
 
 impl Map {
     pub const fn new() -> Map {
-        Map(None)
-    }
-
-    fn of(rows: Vec<Row>) -> Map {
-        if rows.is_empty() { Map(None) } else { Map(Some(Arc::new(rows))) }
+        Map(EcoVec::new())
     }
 
     fn rows(&self) -> &[Row] {
-        self.0.as_ref().map_or(&[], |rows| rows.as_slice())
-    }
-
-    /// The entries for changing them; from here on they are shared with nobody.
-    fn rows_mut(&mut self) -> &mut Vec<Row> {
-        Arc::make_mut(self.0.get_or_insert_default())
+        &self.0
     }
 
     pub fn len(&self) -> usize {
@@ -71,7 +68,7 @@ impl Map {
     }
 
     pub fn get_mut(&mut self, key: &str) -> Option<&mut Value> {
-        self.find(key).ok().map(|at| &mut self.rows_mut()[at].1)
+        self.find(key).ok().map(|at| &mut self.0.make_mut()[at].1)
     }
 
     pub fn contains(&self, key: &str) -> bool {
@@ -80,22 +77,20 @@ impl Map {
 
     /// Puts `value` at `key` and returns what was there.
     pub fn insert(&mut self, key: impl Into<Str>, value: impl Into<Value>) -> Option<Value> {
-        insert(self.rows_mut(), key.into(), value.into())
+        insert(&mut self.0, key.into(), value.into())
     }
 
     pub fn remove(&mut self, key: &str) -> Option<Value> {
-        self.find(key).ok().map(|at| self.rows_mut().remove(at).1)
+        self.find(key).ok().map(|at| self.0.remove(at).1)
     }
 
     /// The value at `key`, put there as `Null` if it was absent.
     pub fn entry(&mut self, key: &str) -> &mut Value {
-        let found = self.find(key);
-        let rows = self.rows_mut();
-        let at = found.unwrap_or_else(|at| {
-            rows.insert(at, (key.into(), Value::Null));
+        let at = self.find(key).unwrap_or_else(|at| {
+            self.0.insert(at, (key.into(), Value::Null));
             at
         });
-        &mut rows[at].1
+        &mut self.0.make_mut()[at].1
     }
 
     /// The entry at a place in key order.
@@ -108,8 +103,7 @@ impl Map {
     }
 
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (&str, &mut Value)> {
-        let rows = if self.is_empty() { &mut [] } else { self.rows_mut().as_mut_slice() };
-        rows.iter_mut().map(|(key, value)| (key.as_str(), value))
+        self.0.make_mut().iter_mut().map(|(key, value)| (key.as_str(), value))
     }
 
     pub fn keys(&self) -> impl ExactSizeIterator<Item = &str> {
@@ -117,31 +111,31 @@ impl Map {
     }
 
     pub fn retain(&mut self, mut keep: impl FnMut(&str, &mut Value) -> bool) {
-        if !self.is_empty() {
-            self.rows_mut().retain_mut(|(key, value)| keep(key, value));
-        }
+        self.0.retain(|(key, value)| keep(key, value));
     }
 
     /// Whether both are clones of one map that neither has changed since; then they are equal.
     pub fn is_shared_with(&self, other: &Map) -> bool {
-        match (&self.0, &other.0) {
-            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
-            _ => false,
-        }
+        is_same(&self.0, &other.0)
     }
+}
+
+/// Whether both are the same allocation, whole.
+fn is_same<T>(one: &EcoVec<T>, other: &EcoVec<T>) -> bool {
+    !one.is_empty() && one.as_ptr() == other.as_ptr() && one.len() == other.len()
 }
 
 fn find(rows: &[Row], key: &str) -> Result<usize, usize> {
     rows.binary_search_by(|(known, _)| known.as_str().cmp(key))
 }
 
-fn insert(rows: &mut Vec<Row>, key: Str, value: Value) -> Option<Value> {
+fn insert(rows: &mut EcoVec<Row>, key: Str, value: Value) -> Option<Value> {
     if rows.last().is_none_or(|(last, _)| *last < key) {
         rows.push((key, value));
         return None;
     }
     match find(rows, &key) {
-        Ok(at) => Some(std::mem::replace(&mut rows[at].1, value)),
+        Ok(at) => Some(std::mem::replace(&mut rows.make_mut()[at].1, value)),
         Err(at) => {
             rows.insert(at, (key, value));
             None
@@ -163,21 +157,36 @@ impl std::fmt::Debug for Map {
 
 impl IntoIterator for Map {
     type Item = Row;
-    type IntoIter = std::vec::IntoIter<Row>;
+    type IntoIter = ecow::vec::IntoIter<Row>;
 
     fn into_iter(self) -> Self::IntoIter {
-        self.0.map(Arc::unwrap_or_clone).unwrap_or_default().into_iter()
+        self.0.into_iter()
     }
 }
 
 impl<K: Into<Str>, V: Into<Value>> FromIterator<(K, V)> for Map {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(entries: I) -> Map {
         let entries = entries.into_iter();
-        let mut rows = Vec::with_capacity(entries.size_hint().0);
+        let mut rows = EcoVec::with_capacity(entries.size_hint().0);
         for (key, value) in entries {
             insert(&mut rows, key.into(), value.into());
         }
-        Map::of(rows)
+        Map(rows)
+    }
+}
+
+impl PartialEq for Value {
+    fn eq(&self, other: &Value) -> bool {
+        match (self, other) {
+            (Value::Null, Value::Null) => true,
+            (Value::Bool(one), Value::Bool(other)) => one == other,
+            (Value::Int(one), Value::Int(other)) => one == other,
+            (Value::Float(one), Value::Float(other)) => one == other,
+            (Value::Str(one), Value::Str(other)) => one == other,
+            (Value::List(one), Value::List(other)) => is_same(one, other) || one == other,
+            (Value::Map(one), Value::Map(other)) => one == other,
+            _ => false,
+        }
     }
 }
 
@@ -303,7 +312,7 @@ impl Value {
 
     pub fn items_mut(&mut self) -> &mut [Value] {
         match self {
-            Value::List(items) => items,
+            Value::List(items) => items.make_mut(),
             _ => &mut [],
         }
     }
@@ -315,9 +324,13 @@ impl Value {
         }
     }
 
-    /// Whether both are clones of one map ([`Map::is_shared_with`]).
+    /// Whether both are clones of one map or list that neither has changed since; then they are equal.
     pub fn is_shared_with(&self, other: &Value) -> bool {
-        matches!((self, other), (Value::Map(one), Value::Map(other)) if one.is_shared_with(other))
+        match (self, other) {
+            (Value::Map(one), Value::Map(other)) => one.is_shared_with(other),
+            (Value::List(one), Value::List(other)) => is_same(one, other),
+            _ => false,
+        }
     }
 
     /// Whether any number in it is a [`Value::Float`]: one that is whole is read back from its text as an integer.
@@ -360,9 +373,9 @@ impl Value {
     }
 
     /// This as a list, made one if it was anything else.
-    pub fn make_list(&mut self) -> &mut Vec<Value> {
+    pub fn make_list(&mut self) -> &mut List {
         if !matches!(self, Value::List(_)) {
-            *self = Value::List(Vec::new());
+            *self = Value::List(List::new());
         }
         match self {
             Value::List(list) => list,
@@ -375,9 +388,14 @@ impl Value {
         path.iter().fold(self, |value, key| value.make_map().entry(key))
     }
 
-    /// Puts `value` at `path`, making maps on the way.
+    /// Puts `value` at `path`, making maps on the way. Where it stands already nothing is touched, so that what was shared
+    /// stays so.
     pub fn set(&mut self, path: &[&str], value: impl Into<Value>) {
-        *self.make(path) = value.into();
+        let value = value.into();
+        let known = path.iter().try_fold(&*self, |place, key| place.get(key));
+        if known != Some(&value) {
+            *self.make(path) = value;
+        }
     }
 
     /// Takes the value at `path` out; `None` when it was not there.
@@ -388,10 +406,39 @@ impl Value {
 
     /// Puts `value` at `key` of this map if nothing (or null) is there.
     pub fn default(&mut self, key: &str, value: impl Into<Value>) {
-        let place = self.make_map().entry(key);
-        if place.is_null() {
-            *place = value.into();
+        if self[key].is_null() {
+            *self.make_map().entry(key) = value.into();
         }
+    }
+
+    /// Shares with `old` whatever is equal in both and stands at the same place; returns whether that is all. Who compares
+    /// the two later sees at one look what has not changed, and both together take little more room than one.
+    pub fn graft(&mut self, old: &Value) -> bool {
+        if self.is_shared_with(old) {
+            return true;
+        }
+        let mut same;
+        match (&mut *self, old) {
+            (Value::Map(map), Value::Map(before)) => {
+                same = map.len() == before.len();
+                let mut known = before.iter().peekable();
+                for (key, value) in map.iter_mut() {
+                    while known.next_if(|(earlier, _)| *earlier < key).is_some() {}
+                    same &= known.next_if(|(found, _)| *found == key).is_some_and(|(_, old)| value.graft(old));
+                }
+            }
+            (Value::List(items), Value::List(before)) => {
+                same = items.len() == before.len();
+                for (item, old) in items.make_mut().iter_mut().zip(before) {
+                    same &= item.graft(old);
+                }
+            }
+            (new, old) => return new == old,
+        }
+        if same {
+            self.clone_from(old);
+        }
+        same
     }
 }
 
@@ -435,7 +482,8 @@ from! {
     Str => |value| Value::Str(value),
     &Str => |value| Value::Str(value.clone()),
     Map => |value| Value::Map(value),
-    Vec<Value> => |value| Value::List(value),
+    List => |value| Value::List(value),
+    Vec<Value> => |value| Value::List(value.into()),
 }
 
 impl Serialize for Value {
@@ -647,7 +695,7 @@ impl<'de> Visitor<'de> for Seed<'_, '_> {
                 }
             }
         }
-        Ok(Value::Map(Map::of(self.heap.rows.drain(start..).collect())))
+        Ok(Value::Map(Map(self.heap.rows.drain(start..).collect())))
     }
 }
 
@@ -689,7 +737,7 @@ impl<'de> serde::Deserialize<'de> for Key {
 #[macro_export]
 macro_rules! json {
     (null) => { $crate::Value::Null };
-    ([ $($item:tt),* $(,)? ]) => { $crate::Value::List(vec![ $($crate::json!($item)),* ]) };
+    ([ $($item:tt),* $(,)? ]) => { $crate::Value::List($crate::List::from([ $($crate::json!($item)),* ])) };
     ({ $($key:literal : $value:tt),* $(,)? }) => {{
         #[allow(unused_mut)]
         let mut map = $crate::Map::new();
@@ -743,6 +791,24 @@ mod tests {
         assert_eq!(third.take(&["x", "y"]), None);
         assert!(third.is_shared_with(&one), "what is not there is taken without a copy");
         assert_eq!(Map::new().iter_mut().count() + third.entries().clone().into_iter().count(), 2);
+    }
+
+    #[test]
+    fn what_is_equal_is_shared() {
+        let old = json!({"a": {"b": [{"c": 1}, {"d": 2}]}, "e": {"f": "x"}, "g": {}});
+        let parsed = |text: &str| Value::parse(text.as_bytes()).unwrap();
+        let mut same = parsed(r#"{"a":{"b":[{"c":1},{"d":2}]},"e":{"f":"x"},"g":{}}"#);
+        assert!(same.graft(&old) && same.is_shared_with(&old));
+        let mut new = parsed(r#"{"0":{},"a":{"b":[{"c":1},{"d":3},{}]},"e":{"f":"x"},"g":[]}"#);
+        let text = new.to_json();
+        assert!(!new.graft(&old) && new.to_json() == text);
+        assert!(new["e"].is_shared_with(&old["e"]) && new["a"]["b"][0].is_shared_with(&old["a"]["b"][0]));
+        assert!(!new["a"]["b"][1].is_shared_with(&old["a"]["b"][1]));
+        new.set(&["e", "f"], "x");
+        new["e"].clone().default("f", "y");
+        assert!(new["e"].is_shared_with(&old["e"]), "nothing was changed");
+        new.set(&["z"], Value::Null);
+        assert_eq!(new.get("z"), Some(&Value::Null));
     }
 
     #[test]

@@ -361,7 +361,7 @@ fn bare(schema: &Value) -> Value {
         Value::List(items) => {
             let mut items: Vec<Value> = items.iter().map(bare).collect();
             items.sort_by_key(Value::to_json);
-            Value::List(items)
+            Value::from(items)
         }
         other => other.clone(),
     }

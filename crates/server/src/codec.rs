@@ -4,7 +4,7 @@ use base::Time;
 use bytes::Bytes;
 use client::PatchType;
 use http::header;
-use meta::decode::{FieldValidation, Media, conform, read};
+use meta::decode::{FieldValidation, Media, conform, conform_change, read};
 use meta::proto::{Encoder, envelope};
 use meta::schema::TypeRef;
 use meta::{Kind, Object, Reason, Status, Value};
@@ -68,15 +68,19 @@ fn check_type(value: &mut Value, api_version: &str, kind: &str) -> Result<(), St
     Ok(())
 }
 
-/// Makes a patched value complete: its type, its form, its defaults. What a patch put in that the kind does not have is
-/// a warning or an error, as asked.
-pub fn complete(call: &Call<'_>, mut value: Value) -> Result<(Value, Vec<String>), Status> {
+/// Makes a value complete that was made of `old` (null: of nothing), an object of the same kind that is complete: its
+/// type, its form, its defaults. What is equal in both is shared. What a patch put in that the kind does not have is a
+/// warning or an error, as asked.
+pub fn complete(call: &Call<'_>, old: &Value, mut value: Value) -> Result<(Value, Vec<String>), Status> {
     use meta::decode::DecodeError;
     let names = &call.kind.names;
     if let Err(status) = check_type(&mut value, &names.api_version(), &names.kind) {
         return Err(meta::patch::misfit(&value, status.message()));
     }
-    let warnings = conform(&mut value, call.kind.of(), call.options.validation, &[]);
+    let of = call.kind.of();
+    // What a definition makes of an object changes with it.
+    let settled = if of.schema.is_custom() { &Value::Null } else { old };
+    let warnings = conform_change(&mut value, settled, of, call.options.validation, &[]);
     let warnings = match warnings {
         Ok(warnings) => warnings,
         // As upstream: a patch that leads to a wrong type is unprocessable, not malformed.
@@ -84,6 +88,7 @@ pub fn complete(call: &Call<'_>, mut value: Value) -> Result<(Value, Vec<String>
         Err(error) => return Err(error.status(&names.version, &names.kind)),
     };
     call.kind.rules.defaults(&mut value);
+    value.graft(old);
     Ok((value, warnings))
 }
 

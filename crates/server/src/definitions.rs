@@ -252,7 +252,7 @@ async fn tend(server: &Arc<Server>, known: &mut Known, definition: &Object) -> R
 
 fn condition(definition: &mut Value, of_type: &str, (status, reason, message): (&str, &str, String), now: &str) {
     let conditions = definition.make(&["status", "conditions"]).make_list();
-    if let Some(known) = conditions.iter_mut().find(|condition| condition["type"].text() == of_type) {
+    if let Some(known) = conditions.make_mut().iter_mut().find(|condition| condition["type"].text() == of_type) {
         if known["status"].text() == status {
             return;
         }

@@ -3,19 +3,20 @@
 use std::sync::Arc;
 
 use client::{Action, Answer, Api, Reply, Request};
-use meta::decode::{FieldValidation, conform};
-use meta::{Facts, Object, Status};
+use meta::decode::FieldValidation;
+use meta::{Facts, Object, Status, Value};
 use store::Compare;
 
 use crate::Server;
 use crate::authz::authorize;
+use crate::codec;
 use crate::identity::{MASTERS, User};
 use crate::request::RequestInfo;
 use crate::storage::fenced;
 use crate::subresource;
 use crate::verbs::options::{DeleteOptions, WriteOptions};
 use crate::verbs::patch::{Patch, patch};
-use crate::verbs::update::{Replace, change};
+use crate::verbs::update::{Replace, change, standing};
 use crate::verbs::{Call, delete};
 
 /// The server itself.
@@ -84,15 +85,6 @@ pub async fn call(server: &Arc<Server>, user: &User, request: Request) -> Result
         validation: FieldValidation::Ignore,
     };
     let call = Call { auth: &auth, kind, options: &options, now: server.now() };
-    let complete = |mut value: meta::Value| -> Result<meta::Value, Status> {
-        let map = value.make_map();
-        map.insert("apiVersion", kind.names.api_version());
-        map.insert("kind", &kind.names.kind);
-        conform(&mut value, kind.of(), FieldValidation::Ignore, &[])
-            .map_err(|error| error.status(&kind.names.version, &kind.names.kind))?;
-        kind.rules.defaults(&mut value);
-        Ok(value)
-    };
     let outcome = match request.action {
         Action::Get => {
             let object = server.one(resource, &request.namespace, &request.name);
@@ -106,11 +98,13 @@ pub async fn call(server: &Arc<Server>, user: &User, request: Request) -> Result
             return Ok(Answer { object: object.ok_or_else(|| call.not_found(&request.name))?, revision: view.at() });
         }
         Action::Create(value) if request.subresource.is_empty() => {
-            subresource::create_or_review(server, &call, complete(value)?).await?
+            let (value, _) = codec::complete(&call, &Value::Null, value)?;
+            subresource::create_or_review(server, &call, value).await?
         }
         Action::Create(value) => subresource::post_value(server, &call, value).await?,
         Action::Update(value) => {
-            change(server, &call, &Replace { value: complete(value)?, warnings: Vec::new() }).await?
+            let (value, _) = codec::complete(&call, &standing(server, &call), value)?;
+            change(server, &call, &Replace { value, warnings: Vec::new() }).await?
         }
         Action::Patch(kind, value) => patch(server, &call, Patch { kind, patch: value }).await?,
         Action::Delete => {

@@ -44,6 +44,7 @@ pub fn apply(_: &Server, call: &Call<'_>, live: Option<&Value>, patch: &Value) -
     let mut patch = patch.clone();
     let warnings = codec::check_applied(call, &mut patch)?;
     let merged = meta::apply::apply(live, &patch, call.kind.of(), &writer(call, &api_version), call.options.force);
-    let (value, _) = codec::complete(call, merged.map_err(|error| error.status())?)?;
+    let old = live.unwrap_or(&Value::Null);
+    let (value, _) = codec::complete(call, old, merged.map_err(|error| error.status())?)?;
     Ok(Edited { value, warnings, owned: true })
 }

@@ -225,7 +225,7 @@ fn without_beats(node: &Object) -> Value {
     let mut value = node.value();
     value.take(&["metadata", "resourceVersion"]);
     value.take(&["metadata", "managedFields"]);
-    for condition in value.make(&["status", "conditions"]).make_list() {
+    for condition in value.make(&["status", "conditions"]).make_list().make_mut() {
         condition.take(&["lastHeartbeatTime"]);
     }
     value

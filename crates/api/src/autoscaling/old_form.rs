@@ -180,10 +180,10 @@ pub fn to_annotations(object: &mut Value, is_field: fn(&Value) -> bool) {
     let aims = rest(object["spec"]["metrics"].clone(), AIMS);
     let measured = rest(object["status"]["currentMetrics"].clone(), MEASURED);
     if !aims.is_empty() {
-        annotate(object, METRICS, &Value::List(aims));
+        annotate(object, METRICS, &Value::from(aims));
     }
     if !measured.is_empty() {
-        annotate(object, CURRENT, &Value::List(measured));
+        annotate(object, CURRENT, &Value::from(measured));
     }
     for (path, name) in [(["spec", "behavior"], BEHAVIOR), (["status", "conditions"], CONDITIONS)] {
         if let Some(found) = object.take(&path).filter(|found| !found.is_null()) {

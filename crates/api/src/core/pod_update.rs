@@ -75,6 +75,9 @@ pub fn same(a: &Value, b: &Value) -> bool {
             _ => false,
         }
     }
+    if a.is_shared_with(b) {
+        return true;
+    }
     match (a, b) {
         (Value::Map(a), Value::Map(b)) => {
             let missing = |key: &str, other: &meta::Map| other.get(key).is_none();

@@ -163,7 +163,7 @@ fn take_address(cx: &mut Prepare<'_>, object: &mut Value) -> Result<(), Status> 
         if !inside || !is_free(&given) {
             let why = if inside { "provided IP is already allocated" } else { "provided IP is not in the valid range" };
             let mut errors = Errors::default();
-            let list = Value::List(vec![Value::from(&given)]);
+            let list = Value::from(vec![Value::from(&given)]);
             errors.invalid_value(
                 &Path::ROOT.field("spec").field("clusterIPs"),
                 list,

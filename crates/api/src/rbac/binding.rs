@@ -40,7 +40,7 @@ impl Rules for Binding {
         {
             role.set(&["apiGroup"], GROUP);
         }
-        for subject in object.make(&["subjects"]).make_list() {
+        for subject in object.make(&["subjects"]).make_list().make_mut() {
             let group = match subject["kind"].text() {
                 "User" | "Group" => GROUP,
                 _ => continue,

@@ -156,7 +156,7 @@ impl Torture {
         let mut container = object["spec"]["containers"].items()[0].clone();
         container.set(&["command"], command);
         change(&mut container);
-        object.set(&["spec", "containers"], Value::List(vec![container]));
+        object.set(&["spec", "containers"], Value::from(vec![container]));
         self.server()?.door.two().await?.ask(&Ask::post(&pods_path(), &object)).await?;
         Ok(())
     }

@@ -72,7 +72,7 @@ pub fn write_paused(look: &Look, paused: bool, cx: &mut Context) -> bool {
     let mut conditions = look.value["status"]["conditions"].items().to_vec();
     set(&mut conditions, "Progressing", "Unknown", reason, message, cx.now);
     let mut status = look.value["status"].clone();
-    status.set(&["conditions"], Value::List(conditions));
+    status.set(&["conditions"], Value::from(conditions));
     write_status(cx, &look.object, &look.value, status)
 }
 
@@ -119,7 +119,7 @@ pub fn write(look: &Look, rolling: bool, made: Option<String>, cx: &mut Context,
     if let Some(collisions) = known["collisionCount"].as_int() {
         status.set(&["collisionCount"], collisions);
     }
-    status.set(&["conditions"], Value::List(conditions));
+    status.set(&["conditions"], Value::from(conditions));
     // A write of the deployment itself in this pass would make this one fail; the next pass brings it.
     let busy = cx
         .effects

@@ -147,9 +147,15 @@ impl Changes {
         if whole == Whole::Same && removed.is_empty() && modified.is_empty() && added.is_empty() {
             return;
         }
-        self.removed.put(step.clone(), whole == Whole::Removed, removed);
-        self.modified.put(step.clone(), whole == Whole::Modified, modified);
-        self.added.put(step, whole == Whole::Added, added);
+        for (set, member, below) in [
+            (&mut self.removed, whole == Whole::Removed, removed),
+            (&mut self.modified, whole == Whole::Modified, modified),
+            (&mut self.added, whole == Whole::Added, added),
+        ] {
+            if member || !below.is_empty() {
+                set.put(step.clone(), member, below);
+            }
+        }
     }
 
     /// The same without the paths in `reset` and below them.
@@ -228,73 +234,89 @@ fn is_same_scalar(old: &Value, new: &Value) -> bool {
     }
 }
 
-/// The items of a list by their step, in the list's order.
+/// The items of a list by their step.
 pub(super) struct Index<'a> {
+    /// In the list's order.
     pub steps: Vec<Step>,
-    by_step: std::collections::BTreeMap<Ordered, Vec<&'a Value>>,
-}
-
-/// A step as the key of a map.
-#[derive(Clone, PartialEq)]
-struct Ordered(Step);
-
-impl Eq for Ordered {}
-
-impl PartialOrd for Ordered {
-    fn partial_cmp(&self, other: &Ordered) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Ordered {
-    fn cmp(&self, other: &Ordered) -> std::cmp::Ordering {
-        self.0.compare(&other.0)
-    }
+    /// Places in `steps`, by step; those of equal steps in the list's order.
+    order: Vec<usize>,
+    /// In the order of `order`.
+    items: Vec<&'a Value>,
 }
 
 impl<'a> Index<'a> {
     pub fn of(list: Option<&'a Value>, of: TypeRef<'_>, kind: &ListKind) -> Index<'a> {
-        let mut index = Index { steps: Vec::new(), by_step: std::collections::BTreeMap::new() };
+        let (mut steps, mut items) = (Vec::new(), Vec::new());
         for item in list.map_or(&[][..], Value::items) {
             if let Some(step) = item_step(of, kind, item) {
-                index.by_step.entry(Ordered(step.clone())).or_default().push(item);
-                index.steps.push(step);
+                steps.push(step);
+                items.push(item);
             }
         }
-        index
+        let mut order: Vec<usize> = (0..steps.len()).collect();
+        order.sort_by(|a, b| steps[*a].compare(&steps[*b]));
+        let items = order.iter().map(|at| items[*at]).collect();
+        Index { steps, order, items }
     }
 
     pub fn get(&self, step: &Step) -> &[&'a Value] {
-        self.by_step.get(&Ordered(step.clone())).map_or(&[], Vec::as_slice)
+        let start = self.order.partition_point(|at| self.steps[*at].compare(step).is_lt());
+        self.group(start).map_or(&[], |(found, items)| if found.compare(step).is_eq() { items } else { &[] })
+    }
+
+    /// The step that begins at this place of the order, with its items.
+    fn group(&self, start: usize) -> Option<(&Step, &[&'a Value])> {
+        let step = &self.steps[*self.order.get(start)?];
+        let is_same = |at: &&usize| self.steps[**at].compare(step).is_eq();
+        let len = self.order[start..].iter().take_while(is_same).count();
+        Some((step, &self.items[start..start + len]))
     }
 }
 
 fn items(old: Option<&Value>, new: Option<&Value>, of: TypeRef<'_>, kind: &ListKind, changes: &mut Changes) {
     let (before, after) = (Index::of(old, of, kind), Index::of(new, of, kind));
-    let all: std::collections::BTreeSet<&Ordered> = before.by_step.keys().chain(after.by_step.keys()).collect();
-    for step in all {
-        let (was, is) = (before.get(&step.0), after.get(&step.0));
-        let first = |items: &[&'_ Value]| items.first().map(|item| (*item).clone());
-        match (was.len(), is.len()) {
-            (0 | 1, 0 | 1) => {
-                changes.put(step.0.clone(), differ(was.first().copied(), is.first().copied(), Some(of)));
+    let (mut a, mut b) = (0, 0);
+    loop {
+        let (was, is) = (before.group(a), after.group(b));
+        let step = match (was, is) {
+            (None, None) => return,
+            (Some((step, _)), None) | (None, Some((step, _))) => step,
+            (Some((was, _)), Some((is, _))) => {
+                if was.compare(is).is_gt() {
+                    is
+                } else {
+                    was
+                }
             }
-            (2.., 2..) => {
+        };
+        let here = |group: Option<(&Step, &[&'_ Value])>| group.is_some_and(|(found, _)| found.compare(step).is_eq());
+        let was = if here(was) { was.map_or(&[][..], |(_, items)| items) } else { &[] };
+        let is = if here(is) { is.map_or(&[][..], |(_, items)| items) } else { &[] };
+        (a, b) = (a + was.len(), b + is.len());
+        match (was, is) {
+            ([] | [_], [] | [_]) => {
+                let (old, new) = (was.first().copied(), is.first().copied());
+                let same = matches!((old, new), (Some(old), Some(new)) if old.is_shared_with(new));
+                if !same {
+                    changes.put(step.clone(), differ(old, new, Some(of)));
+                }
+            }
+            ([_, _, ..], [_, _, ..]) => {
                 if was != is {
-                    changes.modified.put(step.0.clone(), true, Set::new());
+                    changes.modified.put(step.clone(), true, Set::new());
                 }
             }
-            (2.., _) => {
-                if let Some(item) = first(is) {
-                    changes.put(step.0.clone(), differ(None, Some(&item), Some(of)));
+            ([_, _, ..], _) => {
+                if let Some(item) = is.first() {
+                    changes.put(step.clone(), differ(None, Some(item), Some(of)));
                 }
-                changes.removed.put(step.0.clone(), true, Set::new());
+                changes.removed.put(step.clone(), true, Set::new());
             }
-            _ => {
-                if let Some(item) = first(was) {
-                    changes.put(step.0.clone(), differ(Some(&item), None, Some(of)));
+            (_, [_, _, ..]) => {
+                if let Some(item) = was.first() {
+                    changes.put(step.clone(), differ(Some(item), None, Some(of)));
                 }
-                changes.added.put(step.0.clone(), true, Set::new());
+                changes.added.put(step.clone(), true, Set::new());
             }
         }
     }
@@ -323,7 +345,7 @@ pub(super) fn merge(live: Option<&Value>, config: Option<&Value>, of: Of<'_>) ->
         }
         Atom::Items(item_of, kind) => {
             let out = merge_items(live, config, item_of, kind);
-            if out.is_empty() { None } else { Some(Value::List(out)) }
+            if out.is_empty() { None } else { Some(Value::from(out)) }
         }
     }
 }
@@ -402,7 +424,7 @@ pub(super) fn remove(value: &Value, set: &Set, of: Of<'_>) -> Option<Value> {
                     None => out.push(item.clone()),
                 }
             }
-            if out.is_empty() { None } else { Some(Value::List(out)) }
+            if out.is_empty() { None } else { Some(Value::from(out)) }
         }
         Atom::Leaf => match value {
             Value::Map(_) | Value::List(_) => None,

@@ -61,7 +61,7 @@ fn apply(value: &mut Value, operation: &Value, size: &mut usize) -> Result<(), P
                     match parent {
                         Value::List(items) => {
                             let at = index(last, items.len())?;
-                            items[at] = given.clone();
+                            items.make_mut()[at] = given.clone();
                         }
                         // A member that is not there is added, as upstream has it.
                         Value::Map(map) => drop(map.insert(last.as_str(), given.clone())),
@@ -128,7 +128,7 @@ fn find<'a>(value: &'a mut Value, path: &[String]) -> Result<&'a mut Value, Patc
         at = match at {
             Value::List(items) => {
                 let place = index(step, items.len())?;
-                &mut items[place]
+                &mut items.make_mut()[place]
             }
             Value::Map(map) => match map.get_mut(step) {
                 Some(found) => found,

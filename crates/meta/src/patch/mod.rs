@@ -87,7 +87,7 @@ mod tests {
             let mut merged = value.clone();
             merge_patch(&mut merged, &patch);
             let operations: Vec<Value> = (0..rng.below(4)).map(|_| operation(&mut rng)).collect();
-            let _ = json_patch(&value, &Value::List(operations));
+            let _ = json_patch(&value, &Value::from(operations));
         }
     }
 

@@ -103,7 +103,7 @@ fn map(original: &Map, patch: &Map, of: Option<TypeRef<'_>>) -> Result<Map, Patc
                 let kept: Vec<Value> = change.iter().filter_map(without_directives).collect();
                 match patch.get(&order_key(key)) {
                     Some(ordered) => order(&kept, &[], ordered, &inner)?,
-                    None => Value::List(kept),
+                    None => Value::from(kept),
                 }
             }
             (Some(found), Value::List(change)) => {
@@ -191,7 +191,7 @@ fn list(original: &[Value], patch: &[Value], inner: &Member<'_>, ordered: Option
             check_order(patch, ordered, key)?;
             order(&merged, original, ordered, inner)
         }
-        None => order(&merged, original, &Value::List(patch.to_vec()), inner),
+        None => order(&merged, original, &Value::from(patch.to_vec()), inner),
     }
 }
 
@@ -275,7 +275,7 @@ fn order(items: &[Value], live: &[Value], wanted: &Value, inner: &Member<'_>) ->
         result.extend(if other_first { b.next() } else { a.next() }.cloned());
     }
     result.extend(a.chain(b).cloned());
-    Ok(Value::List(result))
+    Ok(Value::from(result))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use base64::engine::general_purpose::STANDARD;
 use super::{MAGIC, MAX_DEPTH, ProtoError};
 use crate::normalise::duration_text;
 use crate::schema::{Either, Node, Scalar, Struct, TypeRef};
-use crate::value::{Map, Str, Value};
+use crate::value::{List, Map, Str, Value};
 
 /// Reads an enveloped object. It has the members that were in the message, and `apiVersion` and `kind` from the
 /// envelope; [`crate::normalise`] makes it whole.
@@ -188,13 +188,7 @@ fn level(
 }
 
 /// One item of a repeated field, or several numbers packed together.
-fn repeated(
-    number: u32,
-    wire: Wire<'_>,
-    of: TypeRef<'_>,
-    deep: usize,
-    list: &mut Vec<Value>,
-) -> Result<(), ProtoError> {
+fn repeated(number: u32, wire: Wire<'_>, of: TypeRef<'_>, deep: usize, list: &mut List) -> Result<(), ProtoError> {
     if let (Node::Scalar(Scalar::Int32 | Scalar::Int64 | Scalar::Bool), Wire::Bytes(bytes)) = (of.kind(), wire) {
         let mut packed = Reader { rest: bytes };
         while !packed.rest.is_empty() {
@@ -225,7 +219,7 @@ fn read(number: u32, wire: Wire<'_>, of: TypeRef<'_>, deep: usize) -> Result<Val
         Node::Scalar(scalar) => scalar_value(number, wire, *scalar),
         Node::Struct { of: at, .. } => structure(wire.bytes(number)?, of.schema.struct_at(*at), of, deep + 1),
         Node::List { item, .. } => {
-            let mut list = Vec::new();
+            let mut list = List::new();
             let mut reader = Reader { rest: wire.bytes(number)? };
             while let Some((number, wire)) = reader.next()? {
                 if number == 1 {
@@ -248,7 +242,7 @@ fn read_either(bytes: &[u8], either: Either, of: TypeRef<'_>, deep: usize) -> Re
     let mut value = match either {
         Either::Bool => Value::Bool(false),
         Either::List => Value::Null,
-        Either::Strings => Value::List(Vec::new()),
+        Either::Strings => Value::List(List::new()),
     };
     let mut has_schema = false;
     let mut reader = Reader { rest: bytes };

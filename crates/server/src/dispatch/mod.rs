@@ -380,7 +380,7 @@ async fn write(
             let (value, warnings) = codec::decode(kind, media, &bytes, options.validation)?;
             let mut outcome = match verb {
                 Verb::Create => subresource::create_or_review(server, &call, value).await?,
-                _ => change(server, &call, &Replace { value, warnings: Vec::new() }).await?,
+                _ => change(server, &call, &Replace::by(server, &call, value, Vec::new())).await?,
             };
             outcome.warnings.splice(0..0, warnings);
             outcome

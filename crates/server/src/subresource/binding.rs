@@ -38,7 +38,7 @@ fn assigned(call: &Call<'_>, pod: &Object, binding: &Value) -> Result<Value, Sta
     }
     let now = call.now.rfc3339();
     let conditions = value.make(&["status", "conditions"]).make_list();
-    match conditions.iter_mut().find(|condition| condition["type"].text() == "PodScheduled") {
+    match conditions.make_mut().iter_mut().find(|condition| condition["type"].text() == "PodScheduled") {
         Some(condition) if condition["status"].text() == "True" => {}
         Some(condition) => {
             let map = condition.make_map();

@@ -8,6 +8,7 @@ pub mod review;
 pub mod scale;
 pub mod token;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::header;
@@ -85,7 +86,7 @@ async fn part(
         let media = content(incomer.header(header::CONTENT_TYPE))?;
         let bytes = incomer.body().await?;
         let (value, warnings) = codec::decode(kind, media, &bytes, options.validation)?;
-        change(server, &call, &Replace { value, warnings }).await?
+        change(server, &call, &Replace::by(server, &call, value, warnings)).await?
     };
     Ok(codec::respond(kind, accept, &outcome, now))
 }
@@ -128,15 +129,17 @@ fn body_type<'a>(kind: &'a Kind, subresource: &str) -> (&'a str, String, &'a str
     }
 }
 
-fn accept_versions(bytes: &[u8], media: meta::decode::Media, group: &str, api_version: &str) -> bytes::Bytes {
+fn accept_versions<'a>(bytes: &'a [u8], media: meta::decode::Media, group: &str, api_version: &str) -> Cow<'a, [u8]> {
+    const OLDER: &[u8] = b"/v1beta";
     if media == meta::decode::Media::Json
+        && bytes.windows(OLDER.len()).any(|found| found == OLDER)
         && let Ok(mut value) = Value::parse(bytes)
-        && value["apiVersion"].text().strip_prefix(group).is_some_and(|rest| rest.starts_with("/v1beta"))
+        && value["apiVersion"].text().strip_prefix(group).is_some_and(|rest| rest.as_bytes().starts_with(OLDER))
     {
         value.set(&["apiVersion"], api_version);
         return value.to_json().into();
     }
-    bytes.to_vec().into()
+    bytes.into()
 }
 
 /// What posting `value` to the call's subresource does.

@@ -25,7 +25,7 @@ impl WriteOptions {
         let dry_run: Vec<&str> = query.all("dryRun").filter(|value| !value.is_empty()).collect();
         for value in &dry_run {
             if *value != "All" {
-                let list = Value::List(vec![Value::from(*value)]);
+                let list = Value::from(vec![Value::from(*value)]);
                 errors.not_supported(&meta::At { value: &list, path: Path::ROOT.field("dryRun") }, &["All"]);
             }
         }
@@ -114,7 +114,7 @@ impl DeleteOptions {
         }
         for value in dry_run.iter().filter(|value| !value.is_empty()) {
             if value != "All" {
-                let list = Value::List(vec![Value::from(value)]);
+                let list = Value::from(vec![Value::from(value)]);
                 errors.not_supported(&meta::At { value: &list, path: Path::ROOT.field("dryRun") }, &["All"]);
             }
             options.dry_run = true;

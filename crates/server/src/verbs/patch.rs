@@ -39,7 +39,7 @@ impl Edit for Patch {
             PatchType::Apply => ownership::apply(server, call, Some(old), &self.patch),
             kind => {
                 let patched = codec::patched(call, kind, old, &self.patch)?;
-                let (value, warnings) = codec::complete(call, patched)?;
+                let (value, warnings) = codec::complete(call, old, patched)?;
                 Ok(Edited { value, warnings, owned: false })
             }
         }

@@ -89,6 +89,26 @@ pub struct Replace {
     pub warnings: Vec<String>,
 }
 
+impl Replace {
+    /// By what was read just now; it is complete.
+    pub fn by(server: &Server, call: &Call<'_>, mut value: Value, warnings: Vec<String>) -> Replace {
+        value.graft(&standing(server, call));
+        Replace { value, warnings }
+    }
+}
+
+/// The object that the call names as it is now, in the version asked for; null when there is none.
+pub fn standing(server: &Server, call: &Call<'_>) -> Value {
+    let found = server.storage.mirror().one(call.kind.resource, call.namespace(), &call.auth.info.name);
+    found.map_or(Value::Null, |object| presented(call, &object))
+}
+
+fn presented(call: &Call<'_>, object: &Object) -> Value {
+    let mut value = object.value();
+    call.kind.rules.present(&mut value);
+    value
+}
+
 impl Edit for Replace {
     fn apply(&self, _: &Server, _: &Call<'_>, _: &Value) -> Result<Edited, Status> {
         Ok(Edited { value: self.value.clone(), warnings: self.warnings.clone(), owned: false })
@@ -123,8 +143,7 @@ async fn attempt(
     current: &Object,
 ) -> Result<Option<Outcome>, Status> {
     let kind = call.kind;
-    let mut old = current.value();
-    kind.rules.present(&mut old);
+    let old = presented(call, current);
     let Edited { mut value, mut warnings, owned } = edit.apply(server, call, &old)?;
     check_same(call, &value, &old, current)?;
     metadata::keep_owned(&mut value, &old);
