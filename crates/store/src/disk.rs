@@ -6,6 +6,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// A folder of files. Names are durable after [`Disk::sync_names`], contents after [`DiskFile::sync`].
@@ -45,11 +46,19 @@ pub(crate) fn read_all(file: &dyn DiskFile) -> io::Result<Vec<u8>> {
 const LOCK_NAME: &str = "lock";
 const PREPARED_NAME: &str = "prepared.new";
 const ZERO_CHUNK_BYTES: usize = 1024 * 1024;
+/// Files are made durable by so many bytes at a time: whoever syncs another file meanwhile waits for no more than that.
+pub(crate) const SYNC_BYTES: u64 = 8 * 1024 * 1024;
+/// What a file is called that is removed already but still takes room.
+const GONE_PREFIX: &str = "gone-";
+/// Removing a larger file takes longer than a write should wait: a tenth of a second for 256 MiB.
+const GONE_BYTES_MIN: u64 = 1024 * 1024;
 
 /// A real folder, held under a lock as long as this lives.
 pub struct FileDisk {
     dir: PathBuf,
     prepared: Arc<Mutex<Prepared>>,
+    /// Large files removed so far.
+    gone: AtomicU64,
     _lock: File,
 }
 
@@ -98,13 +107,22 @@ impl FileDisk {
         }
         // The number is for messages only, so a full disk must not keep a store from being opened.
         let _ = lock.set_len(0).and_then(|()| lock.write_all(std::process::id().to_string().as_bytes()));
-        Ok(FileDisk { dir: dir.to_path_buf(), prepared: Arc::new(Mutex::new(Prepared::None)), _lock: lock })
+        for entry in std::fs::read_dir(dir).map_err(LockError::Io)?.flatten() {
+            if entry.file_name().as_encoded_bytes().starts_with(GONE_PREFIX.as_bytes()) {
+                std::fs::remove_file(entry.path()).map_err(LockError::Io)?;
+            }
+        }
+        Ok(FileDisk::at(dir, lock))
+    }
+
+    fn at(dir: &Path, lock: File) -> FileDisk {
+        let prepared = Arc::new(Mutex::new(Prepared::None));
+        FileDisk { dir: dir.to_path_buf(), prepared, gone: AtomicU64::new(0), _lock: lock }
     }
 
     /// The folder `dir` without its lock, to be read only: another process may be writing there.
     pub(crate) fn look(dir: &Path) -> io::Result<FileDisk> {
-        let prepared = Arc::new(Mutex::new(Prepared::None));
-        Ok(FileDisk { dir: dir.to_path_buf(), prepared, _lock: File::open(dir)? })
+        Ok(FileDisk::at(dir, File::open(dir)?))
     }
 
     fn create_new(path: &Path, zeros: u64) -> io::Result<File> {
@@ -117,7 +135,7 @@ impl FileDisk {
             let len = (zeros - at).min(chunk.len() as u64) as usize;
             let written = file.write_all_at(&chunk[..len], at);
             at += len as u64;
-            let written = if at.is_multiple_of(8 * ZERO_CHUNK_BYTES as u64) || at == zeros {
+            let written = if at.is_multiple_of(SYNC_BYTES) || at == zeros {
                 written.and_then(|()| file.sync_data())
             } else {
                 written
@@ -151,6 +169,7 @@ impl Disk for FileDisk {
         for entry in std::fs::read_dir(&self.dir)? {
             if let Ok(name) = entry?.file_name().into_string()
                 && name != LOCK_NAME
+                && !name.starts_with(GONE_PREFIX)
             {
                 names.push(name);
             }
@@ -176,7 +195,18 @@ impl Disk for FileDisk {
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        std::fs::remove_file(self.dir.join(name))
+        let path = self.dir.join(name);
+        if std::fs::metadata(&path)?.len() < GONE_BYTES_MIN {
+            return std::fs::remove_file(path);
+        }
+        let gone = self.dir.join(format!("{GONE_PREFIX}{}", self.gone.fetch_add(1, Ordering::Relaxed)));
+        std::fs::rename(path, &gone)?;
+        let there = gone.clone();
+        let work = move || std::fs::remove_file(there);
+        match std::thread::Builder::new().name("store-remove".into()).spawn(work) {
+            Ok(_) => Ok(()),
+            Err(_) => std::fs::remove_file(gone),
+        }
     }
 
     fn sync_names(&self) -> io::Result<()> {
@@ -224,5 +254,35 @@ impl DiskFile for File {
 
     fn sync(&mut self) -> io::Result<()> {
         self.sync_data()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_removed_is_gone_at_once_and_for_good() {
+        let dir = std::env::temp_dir().join(format!("gantry-disk-{}", std::process::id()));
+        let disk = FileDisk::lock(&dir, true).unwrap();
+        for name in ["large", "other"] {
+            disk.create(name, 2 * GONE_BYTES_MIN).unwrap();
+        }
+        disk.create("small", 10).unwrap();
+        for name in ["large", "small"] {
+            disk.remove(name).unwrap();
+        }
+        assert_eq!(disk.list().unwrap(), ["other"]);
+        disk.create("large", 10).unwrap();
+        assert_eq!(disk.open("large").unwrap().bytes().unwrap(), 10);
+        assert!(disk.remove("small").is_err());
+        drop(disk);
+        // As a crash leaves it in the middle.
+        let half = dir.join(format!("{GONE_PREFIX}5"));
+        File::create(&half).unwrap();
+        let disk = FileDisk::lock(&dir, false).unwrap();
+        assert!(!half.exists());
+        assert_eq!(disk.list().unwrap(), ["large", "other"]);
+        std::fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -4,7 +4,7 @@
 //! clean one must not bring back what was deleted since.
 
 use crate::crc::crc32c;
-use crate::disk::{Disk, DiskFile};
+use crate::disk::{Disk, DiskFile, SYNC_BYTES};
 use crate::error::{Damage, OpenError, io_error};
 use crate::lease::Leases;
 use crate::log::{FORMAT_VERSION, parse_name};
@@ -114,11 +114,13 @@ struct BlockWriter<'a> {
     block: Vec<u8>,
     index: u32,
     at: u64,
+    synced: u64,
 }
 
 impl<'a> BlockWriter<'a> {
     fn new(file: &'a mut dyn DiskFile, store_id: u64) -> BlockWriter<'a> {
-        BlockWriter { file, store_id, block: vec![0; BLOCK_HEADER_BYTES], index: 0, at: HEADER_BYTES as u64 }
+        let at = HEADER_BYTES as u64;
+        BlockWriter { file, store_id, block: vec![0; BLOCK_HEADER_BYTES], index: 0, at, synced: at }
     }
 
     fn flush_if_full(&mut self) -> io::Result<()> {
@@ -136,6 +138,10 @@ impl<'a> BlockWriter<'a> {
         self.at += self.block.len() as u64;
         self.index += 1;
         self.block.truncate(BLOCK_HEADER_BYTES);
+        if self.at - self.synced >= SYNC_BYTES {
+            self.file.sync()?;
+            self.synced = self.at;
+        }
         Ok(())
     }
 }
