@@ -32,12 +32,16 @@ pub mod usage;
 
 use meta::{Object, Resource, Str};
 
-/// An index that a cache of these kinds keeps: resource, name, and the value under which an object is filed.
-pub type IndexRow = (Resource, &'static str, fn(&Object) -> Option<Str>);
+/// An index that a cache of these kinds keeps: resource, name, and what adds the values under which an object is filed.
+pub type IndexRow = (Resource, &'static str, fn(&Object, &mut Vec<Str>));
 
 /// The indexes that readers may count on.
-pub const INDEXES: &[IndexRow] =
-    &[(Resource("pods"), "node", core::pod_facts::node_of), (Resource("pods"), "orphans", core::pod_facts::orphan_of)];
+pub const INDEXES: &[IndexRow] = &[
+    (Resource("pods"), "node", core::pod_facts::node_of),
+    (Resource("pods"), "orphans", core::pod_facts::orphan_of),
+    (Resource("pods"), core::selection::LABELS, core::selection::labels_of),
+    (Resource("services"), core::selection::SELECTOR, core::selection::selector_of),
+];
 
 /// The indexes that file under the value of a selectable field: resource, field, index. An empty value is not filed.
 pub const INDEXED_FIELDS: &[(Resource, &str, &str)] = &[(Resource("pods"), "spec.nodeName", "node")];

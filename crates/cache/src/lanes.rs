@@ -163,11 +163,14 @@ impl Lanes {
         {
             lane.note(place, first, rung);
         }
+        let mut values = Vec::new();
         for (name, lanes) in self.indexed.iter_mut().filter(|(_, lanes)| !lanes.is_empty()) {
             let index = indexes.iter().find(|index| index.name == *name && index.resource == object.resource());
             let Some(index) = index else { continue };
-            for object in [&event.old, &event.new].into_iter().flatten() {
-                if let Some(lane) = (index.of)(object).and_then(|value| lanes.get_mut(&value)) {
+            values.clear();
+            [&event.old, &event.new].into_iter().flatten().for_each(|object| (index.of)(object, &mut values));
+            for value in &values {
+                if let Some(lane) = lanes.get_mut(value) {
                     lane.note(place, first, rung);
                 }
             }

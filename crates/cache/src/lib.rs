@@ -25,8 +25,8 @@ pub use lanes::{Bell, Bells, Part};
 pub use source::Source;
 pub use view::{Entries, Key, View};
 
-/// An index of one resource: the value under which an object is found, or `None`.
-pub type IndexFn = fn(&Object) -> Option<Str>;
+/// An index of one resource: adds the values under which an object is found.
+pub type IndexFn = fn(&Object, &mut Vec<Str>);
 
 /// An index that a cache keeps: `("pods", "node", of_node)`.
 #[derive(Clone, Copy)]
@@ -280,7 +280,7 @@ mod tests {
     }
 
     fn cache() -> Cache {
-        let of: IndexFn = |object| object.labels().get("node").map(Into::into);
+        let of: IndexFn = |object, out| out.extend(object.labels().get("node").map(Str::from));
         Cache::new([Index { resource: PODS, name: "node", of }]).with_history(4)
     }
 

@@ -194,38 +194,27 @@ impl View {
                 shelf.indexes.push((index.name, Tree::new()));
                 shelf.indexes.len() - 1
             });
-            let entry_of = |object: &Object| (index.of)(object).map(|value| joined(&[&value, &key.0]));
-            file(
-                &mut shelf.indexes[at].1,
-                old.as_ref().and_then(entry_of),
-                new.as_ref().and_then(entry_of),
-                new.as_ref(),
-            );
+            let entries_of = |object: &Option<Object>| -> Vec<Str> {
+                let mut values = Vec::new();
+                object.iter().for_each(|object| (index.of)(object, &mut values));
+                values.iter().map(|value| joined(&[value, &key.0])).collect()
+            };
+            file(&mut shelf.indexes[at].1, &entries_of(&old), entries_of(&new), new.as_ref());
         }
         let owners_of = |object: &Option<Object>| -> Vec<Str> {
             let owners = object.iter().flat_map(|object| object.facts().owners.iter());
             owners.map(|owner| joined(&[&owner.uid, resource.0, &key.0])).collect()
         };
-        let (before, after) = (owners_of(&old), owners_of(&new));
-        for entry in before.iter().filter(|entry| !after.contains(entry)) {
-            self.owned.remove(entry);
-        }
-        for entry in after {
-            if let Some(object) = &new {
-                self.owned.insert(entry, object.clone());
-            }
-        }
+        file(&mut self.owned, &owners_of(&old), owners_of(&new), new.as_ref());
         old
     }
 }
 
-fn file(tree: &mut Tree<Str, Object>, before: Option<Str>, after: Option<Str>, object: Option<&Object>) {
-    if before != after
-        && let Some(entry) = before
-    {
-        tree.remove(&entry);
+fn file(tree: &mut Tree<Str, Object>, before: &[Str], after: Vec<Str>, object: Option<&Object>) {
+    for entry in before.iter().filter(|entry| !after.contains(entry)) {
+        tree.remove(entry);
     }
-    if let (Some(entry), Some(object)) = (after, object) {
+    for (entry, object) in after.into_iter().zip(object.into_iter().cycle()) {
         tree.insert(entry, object.clone());
     }
 }

@@ -1,6 +1,7 @@
 //! What many controllers share: resources, references, claims of dependents, records, conditions, hashes.
 
 use api::core::pod_facts::PodFacts;
+use api::core::selection;
 use base::{Rng, Time, hash64};
 use cache::{Event, View};
 use meta::{Map, Object, Resource, Selector, Str, Value, json};
@@ -299,6 +300,19 @@ pub fn essence(value: &Value) -> Value {
         Value::List(items) => Value::List(items.iter().map(essence).collect()),
         other => other.clone(),
     }
+}
+
+/// The pods of a namespace that a selector selects, by name.
+pub fn selected<'a>(
+    view: &'a View,
+    namespace: &'a str,
+    selector: &'a Selector,
+) -> Box<dyn Iterator<Item = &'a Object> + 'a> {
+    let pods: Box<dyn Iterator<Item = &'a Object>> = match selection::place_of_all(namespace, selector) {
+        Some(place) => Box::new(view.by(PODS, selection::LABELS, &place)),
+        None => Box::new(view.list(PODS, namespace)),
+    };
+    Box::new(pods.filter(move |pod| pod.namespace() == namespace && selector.matches(pod.labels())))
 }
 
 /// The condition of a type, or null.

@@ -53,7 +53,7 @@ impl Reconciler for Disruption {
         let Some(budget) = view.one(BUDGETS, namespace, name) else { return Outcome::Settled };
         let value = budget.value();
         let selector = Selector::of(&value["spec"]["selector"]);
-        let pods: Vec<&Object> = view.list(PODS, namespace).filter(|pod| selector.matches(pod.labels())).collect();
+        let pods: Vec<&Object> = selected(view, namespace, &selector).collect();
         cx.reads = pods.len();
         let (expected, desired) = expectation(view, &value["spec"], &pods);
         let mut again = None;

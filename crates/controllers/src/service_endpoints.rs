@@ -2,6 +2,7 @@
 //! `endpoint_slice`.
 
 use api::core::pod_facts::PodFacts;
+use api::core::selection;
 use api::core::service_facts::selects;
 use base::Time;
 use cache::{Event, View};
@@ -50,7 +51,7 @@ pub fn is_headless(service: &Value) -> bool {
 pub fn backends(view: &View, object: &Object, service: &Value) -> Vec<Backend> {
     let selector = Selector::of_map(&service["spec"]["selector"]);
     let mut found = Vec::new();
-    for pod in view.list(PODS, object.namespace()).filter(|pod| selector.matches(pod.labels())) {
+    for pod in selected(view, object.namespace(), &selector) {
         let facts = pod_facts(pod);
         if facts.phase.is_final() {
             continue;
@@ -101,10 +102,14 @@ pub fn services_of(event: &Event, view: &View, out: &mut Vec<Str>) {
             return;
         }
     }
-    let Some(any) = event.new.as_ref().or(event.old.as_ref()) else { return };
-    for service in view.list(SERVICES, any.namespace()) {
-        if sides(event).any(|pod| selects(service, pod)) {
-            out.push(key_of(service));
+    for pod in sides(event) {
+        for (key, value) in pod.labels().iter() {
+            let place = selection::place(pod.namespace(), key, value);
+            for service in view.by(SERVICES, selection::SELECTOR, &place).filter(|service| selects(service, pod)) {
+                if service.namespace() == pod.namespace() {
+                    out.push(key_of(service));
+                }
+            }
         }
     }
 }

@@ -51,7 +51,8 @@ pub async fn keep_small() {
 pub async fn cool_trees() {
     loop {
         tokio::time::sleep(PERIOD).await;
-        meta::Object::cool();
+        // Thousands of trees take a tenth of a second, for which no request should wait.
+        let _ = tokio::task::spawn_blocking(meta::Object::cool).await;
     }
 }
 

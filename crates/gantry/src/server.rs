@@ -59,7 +59,7 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
     let _folder = Folder::take(&settings.data(), "gantry server")?;
     crate::machine::all_files();
     let started = |error| Error::doing("start the threads", error);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(started)?;
+    let runtime = crate::parts::threads().map_err(started)?;
     runtime.block_on(async {
         tokio::spawn(footprint::keep_small());
         tokio::spawn(footprint::cool_trees());

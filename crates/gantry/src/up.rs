@@ -52,7 +52,7 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
     machine::all_files();
     let names = Names::of(&data);
     let started = |error| Error::doing("start the threads", error);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(started)?;
+    let runtime = crate::parts::threads().map_err(started)?;
     let settings = settings.clone().with("data", data.display());
     runtime.block_on(cluster(&settings, &data, &names))
 }

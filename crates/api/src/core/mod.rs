@@ -18,6 +18,7 @@ pub mod pod_template;
 pub mod pod_update;
 pub mod resource_quota;
 pub mod secret;
+pub mod selection;
 pub mod service;
 pub mod service_account;
 pub mod service_alloc;

@@ -113,12 +113,16 @@ pub fn of(pod: &Object) -> &PodFacts {
 }
 
 /// The node a pod is bound to, for the index.
-pub fn node_of(pod: &Object) -> Option<Str> {
+pub fn node_of(pod: &Object, out: &mut Vec<Str>) {
     let node = &of(pod).node;
-    (!node.is_empty()).then(|| node.clone())
+    if !node.is_empty() {
+        out.push(node.clone());
+    }
 }
 
 /// The namespace of a pod that no controller owns, for the index.
-pub fn orphan_of(pod: &Object) -> Option<Str> {
-    pod.facts().controller().is_none().then(|| pod.facts().namespace.clone())
+pub fn orphan_of(pod: &Object, out: &mut Vec<Str>) {
+    if pod.facts().controller().is_none() {
+        out.push(pod.facts().namespace.clone());
+    }
 }

@@ -22,10 +22,15 @@ pub fn facts(service: &Value) -> Option<Arc<dyn Any + Send + Sync>> {
     Some(Arc::new(ServiceFacts::of(service)))
 }
 
-/// Whether a service selects a pod; read anew where its mirror keeps no facts.
+/// Whether a service selects a pod.
 pub fn selects(service: &Object, pod: &Object) -> bool {
+    with_selector(service, |selector| selector.matches(pod.labels()))
+}
+
+/// Looks at the selector of a service; it is read anew where its mirror keeps no facts.
+pub fn with_selector<T>(service: &Object, look: impl FnOnce(&Selector) -> T) -> T {
     match service.own::<ServiceFacts>() {
-        Some(facts) => facts.selector.matches(pod.labels()),
-        None => ServiceFacts::of(&service.value()).selector.matches(pod.labels()),
+        Some(facts) => look(&facts.selector),
+        None => look(&ServiceFacts::of(&service.value()).selector),
     }
 }

@@ -8,6 +8,21 @@ use drive::{Shell, Task};
 
 pub use drive::{controllers, events, ipam, leader, scheduler, servers};
 
+/// Every so many tasks a thread looks after those that others have woken. A batch that is durable wakes all its writers at
+/// once, and their answers should not wait behind every request that came meanwhile.
+const LOOKS_ASIDE: u32 = 3;
+/// Every so many tasks it looks for what has come over the network.
+const LOOKS_OUTSIDE: u32 = 31;
+
+/// The threads of a server.
+///
+/// # Errors
+/// When the system has no more of them.
+pub fn threads() -> std::io::Result<tokio::runtime::Runtime> {
+    let mut threads = tokio::runtime::Builder::new_multi_thread();
+    threads.enable_all().global_queue_interval(LOOKS_ASIDE).event_interval(LOOKS_OUTSIDE).build()
+}
+
 /// When this process began to count.
 static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
 

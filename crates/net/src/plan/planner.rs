@@ -41,7 +41,11 @@ impl Touched {
         let key = Key::of(object.namespace(), object.name());
         match resource {
             SERVICES => _ = services.insert(key),
-            SLICES => services.extend(service_key(object).map(Key)),
+            SLICES => {
+                let mut keys = Vec::new();
+                service_key(object, &mut keys);
+                services.extend(keys.into_iter().map(Key));
+            }
             NODES => _ = nodes.insert(key),
             PODS => _ = pods.insert(key),
             _ => {}
