@@ -168,7 +168,7 @@ impl Drop for Inner {
     fn drop(&mut self) {
         let tree = self.tree.get_mut().unwrap_or_else(PoisonError::into_inner);
         if tree.is_some() {
-            warm::forget(self.body.len());
+            warm::forget(warm::weight(self));
         }
     }
 }
@@ -228,10 +228,21 @@ impl Object {
         if let Some(tree) = warm::of(self) {
             return tree;
         }
-        let tree = Value::parse(&self.text())
+        let mut tree = Value::parse(&self.text())
             .expect("an object's own text is valid: it was written by us or checked when it was read");
+        Object::share(self.resource(), &mut tree);
         warm::keep(self, tree.clone());
         tree
+    }
+
+    /// Shares with a sibling, an object of the same controller that was made or read lately, what is equal in both trees:
+    /// siblings are made of one template.
+    pub fn share(resource: Resource, tree: &mut Value) {
+        let owners = tree["metadata"]["ownerReferences"].items();
+        if let Some(owner) = owners.iter().find(|owner| owner["controller"].is_true()) {
+            let owner = Str::from(owner["uid"].text());
+            warm::share(resource, &owner, tree);
+        }
     }
 
     /// Gives up the trees that were kept before the last call. To be called from time to time, so that a process which
@@ -288,7 +299,7 @@ mod warm {
 
     use base::{Blob, Dictionary, hash64};
 
-    use super::{Inner, Object};
+    use super::{Inner, Object, Resource};
     use crate::value::Value;
 
     /// Bytes of the texts whose trees are kept; a tree takes about four times as much.
@@ -300,6 +311,12 @@ mod warm {
     /// Dictionaries that there are, of at most 16 KiB each; sorts that fall into one place share what they have in common.
     const DICTIONARIES: usize = 1_024;
 
+    /// Trees of siblings share what their template says, most of it; so many of them take the room of one.
+    const SIBLINGS: usize = 4;
+    /// Controllers of which a tree is remembered for the next sibling; those that fall into one place take turns.
+    const FAMILIES: usize = 256;
+
+    static FAMILY: [Mutex<Option<(u64, Value)>>; FAMILIES] = [const { Mutex::new(None) }; FAMILIES];
     static BYTES: AtomicUsize = AtomicUsize::new(0);
     static ORDER: Mutex<Order> = Mutex::new(Order { kept: VecDeque::new(), new: 0 });
     static SLOTS: [Mutex<Dictionary>; DICTIONARIES] = [const { Mutex::new(Dictionary::new()) }; DICTIONARIES];
@@ -322,6 +339,24 @@ mod warm {
         mutex.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What a tree takes of [`BYTES_MAX`].
+    pub fn weight(inner: &Inner) -> usize {
+        let siblings = if inner.facts.controller().is_some() { SIBLINGS } else { 1 };
+        inner.body.len() / siblings
+    }
+
+    pub fn share(resource: Resource, owner: &str, tree: &mut Value) {
+        let family = hash64(resource.0.as_bytes()) ^ hash64(owner.as_bytes()).rotate_left(17);
+        let slot = &FAMILY[usize::try_from(family).unwrap_or(0) % FAMILIES];
+        let sibling = lock(slot).as_ref().filter(|(known, _)| *known == family).map(|(_, tree)| tree.clone());
+        if let Some(sibling) = sibling {
+            tree.graft(&sibling);
+        }
+        // What was remembered is dropped without the lock.
+        let before = lock(slot).replace((family, tree.clone()));
+        drop(before);
+    }
+
     pub fn of(object: &Object) -> Option<Value> {
         lock(&object.0.tree).as_deref().cloned()
     }
@@ -331,10 +366,10 @@ mod warm {
     }
 
     pub fn keep(object: &Object, tree: Value) {
-        let bytes = object.text_len();
-        if bytes > TEXT_MAX_BYTES || lock(&object.0.tree).replace(Box::new(tree)).is_some() {
+        if object.text_len() > TEXT_MAX_BYTES || lock(&object.0.tree).replace(Box::new(tree)).is_some() {
             return;
         }
+        let bytes = weight(&object.0);
         let mut excess = (BYTES.fetch_add(bytes, Ordering::Relaxed) + bytes).saturating_sub(BYTES_MAX);
         let mut cooled = Vec::new();
         {
@@ -344,7 +379,7 @@ mod warm {
             while excess > 0 || order.kept.len() > OBJECTS_MAX {
                 let Some(oldest) = order.kept.pop_front() else { break };
                 if let Some(inner) = oldest.upgrade() {
-                    excess = excess.saturating_sub(inner.body.len());
+                    excess = excess.saturating_sub(weight(&inner));
                     cooled.push(inner);
                 }
             }
@@ -360,8 +395,12 @@ mod warm {
         if order.kept.is_empty() {
             order.kept.shrink_to_fit();
         }
+        let idle = order.kept.is_empty();
         drop(order);
         give_up(cooled);
+        if idle {
+            FAMILY.iter().for_each(|slot| drop(lock(slot).take()));
+        }
     }
 
     /// To be called without the lock: the last hold of an object may be among them.
@@ -369,7 +408,7 @@ mod warm {
         for inner in cooled {
             let tree = lock(&inner.tree).take();
             if tree.is_some() {
-                forget(inner.body.len());
+                forget(weight(&inner));
             }
             pack(&inner);
         }
@@ -424,6 +463,15 @@ mod tests {
         Object::cool();
         Object::cool();
         assert!(!last.value().is_shared_with(&tree), "nothing happened for two rounds");
+        let sibling = |number: usize| {
+            let owner = json!({"controller": true, "uid": "u"});
+            let spec = json!({"containers": [{"name": "c"}]});
+            let metadata = json!({"name": (format!("n{number}")), "ownerReferences": [owner]});
+            let value = json!({"metadata": metadata, "spec": spec});
+            Object::new(Facts::of(Resource("things"), &value), value.to_json())
+        };
+        let (one, other) = (sibling(1), sibling(2));
+        assert!(one.value()["spec"].is_shared_with(&other.value()["spec"]));
         let huge = object(100, 1 << 20);
         assert!(!huge.value().is_shared_with(&huge.value()));
     }

@@ -58,13 +58,20 @@ impl Admission for ServiceAccount {
     }
 }
 
+/// The volumes of siblings have one name, so that their specs differ by their nodes only and take the room of one.
+fn name_seed(pod: &Value) -> u64 {
+    let owners = pod["metadata"]["ownerReferences"].items();
+    let controller = owners.iter().find(|owner| owner["controller"].is_true());
+    controller.map_or_else(crate::uid::seed, |owner| base::hash64(owner["uid"].text().as_bytes()))
+}
+
 /// Mounts the token where no container has something of its own at its place.
 fn mount_token(pod: &mut Value, also: &[(String, String)]) {
     let is_token = |volume: &Value| volume["name"].text().starts_with("kube-api-access-");
     let known = pod.at(&["spec", "volumes"]).items().iter().find(|volume| is_token(volume));
     let name = match known {
         Some(volume) => Str::from(volume["name"].text()),
-        None => format!("kube-api-access-{}", base::Rng::new(crate::uid::seed()).suffix(5)).into(),
+        None => format!("kube-api-access-{}", base::Rng::new(name_seed(pod)).suffix(5)).into(),
     };
     let has_volume = known.is_some();
     let mut used = false;

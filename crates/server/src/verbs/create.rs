@@ -2,7 +2,7 @@
 
 use base::Revision;
 use meta::kind::{Change, Prepare};
-use meta::{At, Errors, Reason, Status, Value};
+use meta::{At, Errors, Object, Reason, Status, Value};
 
 use super::{Call, Outcome, metadata};
 use crate::Server;
@@ -105,6 +105,7 @@ async fn attempt(server: &Server, call: &Call<'_>, mut value: Value, applied: bo
     if call.options.dry_run {
         return Ok(Outcome { code: 201, value, stored: None, warnings });
     }
+    Object::share(kind.resource, &mut value);
     let mut stored = value.clone();
     kind.rules.to_stored(&mut stored);
     let lease = match kind.rules.ttl_seconds() {
