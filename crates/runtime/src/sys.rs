@@ -89,6 +89,33 @@ pub(crate) fn forget_pages(start: usize, bytes: usize) {
     let _ = unsafe { libc::madvise(std::ptr::without_provenance_mut(start), bytes, libc::MADV_DONTNEED) };
 }
 
+/// Numbers of the kernel's interface to watchers of faults (`linux/userfaultfd.h`).
+const UFFDIO_API: libc::Ioctl = 0xc018_aa3f_u32 as libc::Ioctl;
+const UFFDIO_REGISTER: libc::Ioctl = 0xc020_aa00_u32 as libc::Ioctl;
+const UFFD_API: u64 = 0xaa;
+const UFFD_FEATURE_WP_ASYNC: u64 = 1 << 15;
+const UFFDIO_REGISTER_MODE_WP: u64 = 2;
+
+/// A watcher of faults that is told of none: the kernel settles writes to what it watches by itself.
+pub(crate) fn fault_watch() -> Result<OwnedFd> {
+    // SAFETY: the call takes a number, and gives a descriptor that nobody else owns.
+    let watch = unsafe {
+        let fd = check(libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | libc::O_NONBLOCK))?;
+        OwnedFd::from_raw_fd(fd as i32)
+    };
+    let mut wanted: [u64; 3] = [UFFD_API, UFFD_FEATURE_WP_ASYNC, 0];
+    // SAFETY: the pointer is to the three numbers that this request reads and writes.
+    check(unsafe { libc::ioctl(watch.as_raw_fd(), UFFDIO_API, wanted.as_mut_ptr()) }.into())?;
+    Ok(watch)
+}
+
+/// Has the kernel map single pages of a mapping, which is what it does for what is watched. Nothing is write-protected.
+pub(crate) fn watch_faults(watch: &OwnedFd, start: usize, bytes: usize) -> Result<()> {
+    let mut range: [u64; 4] = [start as u64, bytes as u64, UFFDIO_REGISTER_MODE_WP, 0];
+    // SAFETY: the pointer is to the four numbers that this request reads and writes. Mappings keep their bytes and rights.
+    check(unsafe { libc::ioctl(watch.as_raw_fd(), UFFDIO_REGISTER, range.as_mut_ptr()) }.into()).map(drop)
+}
+
 pub(crate) fn prctl(option: libc::c_int, a: libc::c_ulong, b: libc::c_ulong) -> Result<()> {
     // SAFETY: callers pass options whose arguments are numbers (never pointers).
     check(unsafe { libc::prctl(option, a, b, 0, 0) }.into()).map(drop)
