@@ -59,9 +59,16 @@ impl Process {
         text.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
     }
 
-    /// The same as [`Process::cpu_us`] to the microsecond, without threads that have ended; for those who do little.
-    pub fn cpu_fine_us(self) -> u64 {
-        self.threads_us().values().sum()
+    /// The same as [`Process::cpu_us`] to the microsecond, of each thread by its number; for those who do little.
+    pub fn cpu_fine_us(self) -> FineCpu {
+        let mut found = BTreeMap::new();
+        let Ok(threads) = std::fs::read_dir(format!("/proc/{}/task", self.0)) else { return FineCpu(found) };
+        for thread in threads.flatten() {
+            let text = std::fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default();
+            let ns = text.split_whitespace().next().and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
+            found.insert(thread.file_name(), ns / 1000);
+        }
+        FineCpu(found)
     }
 
     /// All processes of the machine.
@@ -105,6 +112,17 @@ impl Process {
             *found.entry(read("comm").trim().to_owned()).or_default() += ns / 1000;
         }
         found
+    }
+}
+
+/// Processor time of threads.
+pub struct FineCpu(BTreeMap<std::ffi::OsString, u64>);
+
+impl FineCpu {
+    /// What was spent from `before` to this, in microseconds. What a thread that ended meanwhile spent is not in it, and what
+    /// it spent before takes nothing from the others.
+    pub fn since(&self, before: &FineCpu) -> u64 {
+        self.0.iter().map(|(thread, us)| us.saturating_sub(before.0.get(thread).copied().unwrap_or(0))).sum()
     }
 }
 
@@ -214,5 +232,11 @@ mod tests {
         assert!(told["cores"].as_int().unwrap() >= 1 && told["memory_mb"].as_int().unwrap() > 100);
         assert_eq!(Process(u32::MAX).cpu_us(), 0);
         assert!(program("sh").is_some() && program("no-such-program-here").is_none());
+    }
+
+    #[test]
+    fn a_thread_that_ends_takes_nothing_from_the_others() {
+        let of = |threads: &[(&str, u64)]| FineCpu(threads.iter().map(|(id, us)| ((*id).into(), *us)).collect());
+        assert_eq!(of(&[("1", 150), ("3", 7)]).since(&of(&[("1", 100), ("2", 1_000)])), 57);
     }
 }

@@ -73,7 +73,7 @@ async fn once(run: &mut Run, round: u64) -> Result<(), Error> {
     let before = (server.cpu_fine_us(), agent.cpu_fine_us());
     tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
     let percent = |us: u64| us as f64 / 1e6 / seconds * 100.0;
-    let spent = (server.cpu_fine_us().saturating_sub(before.0), agent.cpu_fine_us().saturating_sub(before.1));
+    let spent = (server.cpu_fine_us().since(&before.0), agent.cpu_fine_us().since(&before.1));
     run.figure("agent_cpu_percent", percent(spent.1));
     run.figure("cpu_percent", percent(spent.0 + spent.1));
     run.figure("server_rss_mb", server.rss_mb());
