@@ -1,6 +1,6 @@
 //! Carries out what the pod machine decided: images, sandboxes, containers, hooks, volumes, addresses.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -63,43 +63,50 @@ fn uid(pod: &Value) -> &str {
     pod.at(&["metadata", "uid"]).text()
 }
 
-/// The objects that a pod's volumes and environment refer to, read before anything is made.
+/// Objects that volumes or an environment refer to, read before anything is made.
 type Fetched = BTreeMap<(Resource, Str), Result<Option<Value>, String>>;
 
-async fn fetch_all(agent: &Agent, pod: &Value) -> Fetched {
-    let namespace = pod.at(&["metadata", "namespace"]).text();
-    let mut names: Vec<(Resource, Str)> = Vec::new();
-    let mut add = |resource: Resource, name: &Value| {
-        if !name.text().is_empty() {
-            names.push((resource, name.text().into()));
-        }
-    };
+/// The objects that a pod's volumes refer to.
+fn of_volumes(pod: &Value) -> Vec<(Resource, &str)> {
+    let mut names = Vec::new();
     for volume in pod.at(&["spec", "volumes"]).items() {
-        add(CONFIG_MAPS, &volume["configMap"]["name"]);
-        add(SECRETS, &volume["secret"]["secretName"]);
+        names.push((CONFIG_MAPS, volume["configMap"]["name"].text()));
+        names.push((SECRETS, volume["secret"]["secretName"].text()));
         for source in volume.at(&["projected", "sources"]).items() {
-            add(CONFIG_MAPS, &source["configMap"]["name"]);
-            add(SECRETS, &source["secret"]["name"]);
+            names.push((CONFIG_MAPS, source["configMap"]["name"].text()));
+            names.push((SECRETS, source["secret"]["name"].text()));
         }
     }
-    for container in crate::pod::decide::all_containers(pod) {
-        for source in container["envFrom"].items() {
-            add(CONFIG_MAPS, &source["configMapRef"]["name"]);
-            add(SECRETS, &source["secretRef"]["name"]);
-        }
-        for variable in container["env"].items() {
-            add(CONFIG_MAPS, &variable["valueFrom"]["configMapKeyRef"]["name"]);
-            add(SECRETS, &variable["valueFrom"]["secretKeyRef"]["name"]);
-        }
+    names
+}
+
+/// The objects that a container's environment refers to.
+fn of_environment(container: &Value) -> Vec<(Resource, &str)> {
+    let mut names = Vec::new();
+    for source in container["envFrom"].items() {
+        names.push((CONFIG_MAPS, source["configMapRef"]["name"].text()));
+        names.push((SECRETS, source["secretRef"]["name"].text()));
     }
-    names.sort();
-    names.dedup();
-    let mut fetched = Fetched::new();
-    for (resource, name) in names {
+    for variable in container["env"].items() {
+        names.push((CONFIG_MAPS, variable["valueFrom"]["configMapKeyRef"]["name"].text()));
+        names.push((SECRETS, variable["valueFrom"]["secretKeyRef"]["name"].text()));
+    }
+    names
+}
+
+/// Reads objects of the pod's namespace, all at once.
+async fn fetch_all(agent: &Agent, pod: &Value, names: Vec<(Resource, &str)>) -> Fetched {
+    let namespace = pod.at(&["metadata", "namespace"]).text();
+    let wanted: BTreeSet<(Resource, Str)> = names
+        .into_iter()
+        .filter(|(_, name)| !name.is_empty())
+        .map(|(resource, name)| (resource, name.into()))
+        .collect();
+    let reads = wanted.into_iter().map(|(resource, name)| async move {
         let found = agent.fetch(resource, namespace, &name).await;
-        fetched.insert((resource, name), found);
-    }
-    fetched
+        ((resource, name), found)
+    });
+    futures_util::future::join_all(reads).await.into_iter().collect()
 }
 
 fn from<'a>(fetched: &'a Fetched) -> impl Fn(Resource, &str) -> Result<Option<Value>, String> + 'a {
@@ -138,7 +145,7 @@ fn place<'a>(agent: &Agent, host: &'a [Str], addresses: &'a [Str]) -> Place<'a> 
 
 /// Makes or updates the pod's volumes.
 pub async fn refresh(agent: &Agent, pod: &Value) -> Result<(), String> {
-    let (fetched, tokens) = (fetch_all(agent, pod).await, tokens(agent, pod).await);
+    let (fetched, tokens) = tokio::join!(fetch_all(agent, pod, of_volumes(pod)), tokens(agent, pod));
     let addresses = agent.observe(uid(pod)).await.map(|(observed, _)| observed.addresses).unwrap_or_default();
     let host = agent.host_addresses();
     let sources = volumes::Sources {
@@ -348,7 +355,7 @@ async fn start(agent: &Agent, pod: &Value, name: &str, attempt: u32) -> Result<(
     let (observed, sandbox) =
         agent.observe(uid(pod)).await.map_err(|error| failure("CreateContainerError", error.to_string()))?;
     let sandbox = sandbox.ok_or_else(|| failure("CreateContainerError", "the sandbox is gone"))?;
-    let fetched = fetch_all(agent, pod).await;
+    let fetched = fetch_all(agent, pod, of_environment(container)).await;
     let host = agent.host_addresses();
     let addresses = if pod.at(&["spec", "hostNetwork"]).is_true() { host.clone() } else { observed.addresses };
     let view = agent.mirror.view();
@@ -573,5 +580,37 @@ pub async fn discard(agent: &Agent, uid: &str, sandbox: &str) {
     };
     if let Err(why) = result {
         tracing::warn!("what is left of pod {uid} could not be removed: {why}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use meta::json;
+
+    #[test]
+    fn what_a_pod_refers_to_is_read_where_it_is_needed() {
+        let pod = json!({"spec": {
+            "volumes": [
+                {"configMap": {"name": "a"}}, {"secret": {"secretName": "b"}}, {"emptyDir": {}},
+                {"projected": {"sources": [{"configMap": {"name": "c"}}, {"secret": {"name": "d"}}]}},
+            ],
+            "containers": [{
+                "envFrom": [{"configMapRef": {"name": "e"}}, {"secretRef": {"name": "f"}}],
+                "env": [
+                    {"name": "X", "value": "x"},
+                    {"name": "Y", "valueFrom": {"configMapKeyRef": {"name": "g", "key": "k"}}},
+                    {"name": "Z", "valueFrom": {"secretKeyRef": {"name": "h", "key": "k"}}},
+                ],
+            }],
+        }});
+        let named = |list: Vec<(Resource, &str)>| -> Vec<String> {
+            let named = list.into_iter().filter(|(_, name)| !name.is_empty());
+            named.map(|(resource, name)| format!("{}/{name}", resource.0)).collect()
+        };
+        let volumes = named(of_volumes(&pod));
+        assert_eq!(volumes, ["configmaps/a", "secrets/b", "configmaps/c", "secrets/d"]);
+        let environment = named(of_environment(&pod["spec"]["containers"][0]));
+        assert_eq!(environment, ["configmaps/e", "secrets/f", "configmaps/g", "secrets/h"]);
     }
 }
