@@ -26,6 +26,9 @@ pub const NODES: Resource = Resource("nodes");
 const ACCOUNTS: Resource = Resource("serviceaccounts");
 /// How often volumes of running pods are compared with what they come from.
 const REFRESH: Duration = Duration::from_secs(30);
+/// How long a step towards running may take before it is told that it is under way: a pod that starts at once is told of
+/// once, and not after every step.
+const GATHER: Duration = Duration::from_millis(100);
 /// A label under which a sandbox keeps its address.
 pub const ADDRESS: &str = "gantry/address";
 
@@ -367,6 +370,7 @@ impl Agent {
                 self.forget(worker.pod());
                 return;
             };
+            let step = commands.iter().any(Command::is_step);
             for command in commands {
                 let (agent, pod, done) = (self.clone(), worker.pod().clone(), done.clone());
                 tokio::spawn(async move {
@@ -374,6 +378,19 @@ impl Agent {
                     // The receiver goes only with the pod's task.
                     let _ = done.send((command, outcome));
                 });
+            }
+            if step {
+                tokio::select! {
+                    changed = pods.changed() => match changed {
+                        Ok(()) => continue,
+                        Err(_) => return,
+                    },
+                    Some((command, outcome)) = results.recv() => {
+                        self.take(&mut worker, &command, outcome);
+                        continue;
+                    }
+                    () = tokio::time::sleep(GATHER) => {}
+                }
             }
             if let Some(status) = worker.status(&observed, &self.host_addresses(), now) {
                 let answer = self.api.call(worker.telling(&status)).await;

@@ -94,6 +94,11 @@ pub enum Command {
 }
 
 impl Command {
+    /// Whether it brings the pod a step nearer to running.
+    pub fn is_step(&self) -> bool {
+        matches!(self, Command::Prepare | Command::Start { .. })
+    }
+
     /// The part it works on.
     pub fn part(&self) -> Str {
         match self {

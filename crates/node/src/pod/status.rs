@@ -81,8 +81,7 @@ fn phase(pod: &Value, old: &Value, observed: &Observed, memory: &Memory) -> &'st
         _ => {}
     }
     let containers = pod.at(&["spec", "containers"]).items();
-    let seen: Vec<Option<&Seen>> =
-        containers.iter().map(|container| observed.containers.get(container["name"].text())).collect();
+    let seen: Vec<Option<&Seen>> = containers.iter().map(|container| begun(observed, container)).collect();
     let running = seen.iter().flatten().any(|seen| seen.state != SeenState::Exited);
     if memory.doom.is_some() {
         return if running { "Running" } else { "Failed" };
@@ -137,7 +136,7 @@ fn container_status(
     memory: &Memory,
 ) -> Value {
     let name = container["name"].text();
-    let seen = observed.containers.get(name);
+    let seen = begun(observed, container);
     let own = memory.containers.get(name);
     let mut status = json!({
         "name": name, "image": (container["image"].clone()), "imageID": "", "ready": false, "restartCount": 0i64,
@@ -172,6 +171,11 @@ fn container_status(
     status.set(&["state"], state);
     status.set(&["lastState"], last);
     status
+}
+
+/// The container, if it was ever started: one that is made is about to be, and nothing is told of it yet.
+fn begun<'a>(observed: &'a Observed, container: &Value) -> Option<&'a Seen> {
+    observed.containers.get(container["name"].text()).filter(|seen| seen.state != SeenState::Created)
 }
 
 fn terminated(seen: &Seen) -> Value {

@@ -86,6 +86,17 @@ fn init_containers_come_one_after_the_other_and_sidecars_stay() {
 }
 
 #[test]
+fn what_is_only_made_is_not_told() {
+    let mut script = Script::new(json!({"restartPolicy": "Always", "containers": [{"name": "a"}]}));
+    let before = script.status();
+    assert_eq!(before["phase"].text(), "Pending");
+    script.set("a", seen("1", 0, SeenState::Created, 0));
+    assert_eq!(script.status(), before);
+    script.set("a", seen("1", 0, SeenState::Running, 0));
+    assert_eq!(script.status()["phase"].text(), "Running");
+}
+
+#[test]
 fn restarts_wait_longer_each_time() {
     let mut script = Script::new(json!({"restartPolicy": "Always", "containers": [{"name": "a"}]}));
     script.set("a", seen("1", 0, SeenState::Exited, 1));
