@@ -365,6 +365,8 @@ impl Claims {
             },
             Err(at) => {
                 if let Some(front) = front {
+                    // Mostly there is no other; a vector that grows by itself makes room for four.
+                    claims.reserve_exact(1);
                     claims.insert(at, (owner, front));
                 }
             }

@@ -235,7 +235,11 @@ impl Zone {
             }
             self.services.remove(&key);
         }
-        let Some(service) = service else { return };
+        let Some(mut service) = service else { return };
+        // It is kept; what was collected one by one has room for more.
+        service.addresses.shrink_to_fit();
+        service.ports.shrink_to_fit();
+        service.endpoints.shrink_to_fit();
         for (prefix, records) in self.records_of(&key, &service) {
             self.put(&prefix, records);
         }
@@ -324,6 +328,11 @@ impl Zone {
         out.push((own, records));
         out.append(&mut by_port);
         out.append(&mut endpoints);
+        for (_, records) in &mut out {
+            records.v4.shrink_to_fit();
+            records.v6.shrink_to_fit();
+            records.srv.shrink_to_fit();
+        }
         out
     }
 

@@ -35,7 +35,11 @@ impl<K: Ord + Copy, V: PartialEq> Claims<K, V> {
             match voices.binary_search_by(|(other, _)| other.cmp(owner)) {
                 Ok(at) if voices[at].1 == value => continue,
                 Ok(at) => voices[at].1 = value,
-                Err(at) => voices.insert(at, (owner.clone(), value)),
+                Err(at) => {
+                    // Mostly there is no other; a vector that grows by itself makes room for four.
+                    voices.reserve_exact(1);
+                    voices.insert(at, (owner.clone(), value));
+                }
             }
             changed.insert(key);
         }
