@@ -49,6 +49,13 @@ fn code(line: &str) -> Option<(usize, usize)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::{Mutex, MutexGuard, PoisonError};
+
+    /// What one test takes away another must not count.
+    fn alone() -> MutexGuard<'static, ()> {
+        static ONE: Mutex<()> = Mutex::new(());
+        ONE.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 
     #[test]
     fn only_code_and_constants_are_meant() {
@@ -68,6 +75,7 @@ mod tests {
         use std::os::unix::fs::FileExt;
         static CONSTANTS: [u8; 256 << 10] = [1; 256 << 10];
         const PAGES: usize = 9;
+        let _alone = alone();
         release_code().unwrap();
         if !matches!(PAGE_BY_PAGE.get(), Some(Some(_))) {
             // Before 6.7 the kernel refuses, and nothing is promised.
@@ -97,6 +105,7 @@ mod tests {
             let line = text.lines().find_map(|line| line.strip_prefix("RssFile:")).unwrap();
             line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
         };
+        let _alone = alone();
         let before = resident();
         release_code().unwrap();
         let after = resident();
