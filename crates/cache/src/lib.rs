@@ -121,6 +121,7 @@ impl Cache {
             if old.is_none() && change.new.is_none() {
                 continue;
             }
+            old.iter().for_each(Object::supersede);
             let floor = self.floor;
             let history = self.histories.entry(resource).or_insert_with(|| History::starting_after(floor));
             let place = history.push(Event { revision, old, new: change.new }, self.history_events_max);

@@ -3,7 +3,8 @@
 
 use std::any::Any;
 use std::fmt;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, OnceLock};
 
 use base::{Blob, Revision, Time};
 use bytes::Bytes;
@@ -162,13 +163,14 @@ struct Inner {
     protobuf: OnceLock<Blob>,
     /// Its tree, while the object is one of those that were read or written lately.
     tree: Mutex<Option<Box<Value>>>,
+    /// Is one of them; its tree may be gone all the same.
+    kept: AtomicBool,
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        let tree = self.tree.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if tree.is_some() {
-            warm::forget(warm::weight(self));
+        if *self.kept.get_mut() {
+            warm::forget(self.body.len());
         }
     }
 }
@@ -176,7 +178,8 @@ impl Drop for Inner {
 impl Object {
     /// `body` is the object's canonical JSON, complete with `resourceVersion`.
     pub fn new(facts: Facts, body: impl Into<Blob>) -> Object {
-        Object(Arc::new(Inner { facts, body: body.into(), protobuf: OnceLock::new(), tree: Mutex::new(None) }))
+        let (protobuf, tree, kept) = (OnceLock::new(), Mutex::new(None), AtomicBool::new(false));
+        Object(Arc::new(Inner { facts, body: body.into(), protobuf, tree, kept }))
     }
 
     /// The same where the tree that the text was written from is at hand; whoever changes the object next needs it.
@@ -233,6 +236,12 @@ impl Object {
         Object::share(self.resource(), &mut tree);
         warm::keep(self, tree.clone());
         tree
+    }
+
+    /// Gives up the tree: a newer version took the object's place, and nobody will change this one. Its text is kept for
+    /// those who have not seen it yet.
+    pub fn supersede(&self) {
+        drop(warm::lock(&self.0.tree).take());
     }
 
     /// Shares with a sibling, an object of the same controller that was made or read lately, what is equal in both trees:
@@ -302,8 +311,9 @@ mod warm {
     use super::{Inner, Object, Resource};
     use crate::value::Value;
 
-    /// Bytes of the texts whose trees are kept; a tree takes about four times as much.
-    const BYTES_MAX: usize = 12 << 20;
+    /// Bytes of the texts that are kept. A tree takes about four times as much as its text, but those of siblings share
+    /// most of it, and what is superseded has none.
+    const BYTES_MAX: usize = 24 << 20;
     /// A larger text's tree is not kept.
     const TEXT_MAX_BYTES: usize = 256 << 10;
     /// Objects that are remembered as having a tree; those that are gone meanwhile count, too.
@@ -311,8 +321,6 @@ mod warm {
     /// Dictionaries that there are, of at most 16 KiB each; sorts that fall into one place share what they have in common.
     const DICTIONARIES: usize = 1_024;
 
-    /// Trees of siblings share what their template says, most of it; so many of them take the room of one.
-    const SIBLINGS: usize = 4;
     /// Controllers of which a tree is remembered for the next sibling; those that fall into one place take turns.
     const FAMILIES: usize = 256;
 
@@ -335,14 +343,8 @@ mod warm {
         new: usize,
     }
 
-    fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
         mutex.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What a tree takes of [`BYTES_MAX`].
-    pub fn weight(inner: &Inner) -> usize {
-        let siblings = if inner.facts.controller().is_some() { SIBLINGS } else { 1 };
-        inner.body.len() / siblings
     }
 
     pub fn share(resource: Resource, owner: &str, tree: &mut Value) {
@@ -366,10 +368,15 @@ mod warm {
     }
 
     pub fn keep(object: &Object, tree: Value) {
-        if object.text_len() > TEXT_MAX_BYTES || lock(&object.0.tree).replace(Box::new(tree)).is_some() {
+        let bytes = object.text_len();
+        if bytes > TEXT_MAX_BYTES {
             return;
         }
-        let bytes = weight(&object.0);
+        let before = lock(&object.0.tree).replace(Box::new(tree));
+        drop(before);
+        if object.0.kept.swap(true, Ordering::Relaxed) {
+            return;
+        }
         let mut excess = (BYTES.fetch_add(bytes, Ordering::Relaxed) + bytes).saturating_sub(BYTES_MAX);
         let mut cooled = Vec::new();
         {
@@ -379,7 +386,7 @@ mod warm {
             while excess > 0 || order.kept.len() > OBJECTS_MAX {
                 let Some(oldest) = order.kept.pop_front() else { break };
                 if let Some(inner) = oldest.upgrade() {
-                    excess = excess.saturating_sub(weight(&inner));
+                    excess = excess.saturating_sub(inner.body.len());
                     cooled.push(inner);
                 }
             }
@@ -407,15 +414,16 @@ mod warm {
     fn give_up(cooled: Vec<Arc<Inner>>) {
         for inner in cooled {
             let tree = lock(&inner.tree).take();
-            if tree.is_some() {
-                forget(weight(&inner));
+            drop(tree);
+            if inner.kept.swap(false, Ordering::Relaxed) {
+                forget(inner.body.len());
             }
             pack(&inner);
         }
     }
 
     pub fn is_kept(object: &Object) -> bool {
-        lock(&object.0.tree).is_some()
+        object.0.kept.load(Ordering::Relaxed)
     }
 
     pub fn pack(inner: &Inner) {
@@ -451,7 +459,7 @@ mod tests {
         let one = object(0, 1000);
         let tree = one.value();
         assert!(one.value().is_shared_with(&tree));
-        let others: Vec<Object> = (1..100).map(|number| object(number, 200_000)).collect();
+        let others: Vec<Object> = (1..200).map(|number| object(number, 200_000)).collect();
         for other in &others {
             assert_eq!(other.value(), Value::parse(&other.text()).unwrap());
         }
@@ -472,6 +480,9 @@ mod tests {
         };
         let (one, other) = (sibling(1), sibling(2));
         assert!(one.value()["spec"].is_shared_with(&other.value()["spec"]));
+        let tree = one.value();
+        one.supersede();
+        assert!(!one.value().is_shared_with(&tree) && one.value() == tree);
         let huge = object(100, 1 << 20);
         assert!(!huge.value().is_shared_with(&huge.value()));
     }
