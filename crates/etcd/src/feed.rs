@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::client::Client;
 use crate::message as m;
 use crate::rpc::{Answers, Failure, Link, Outgoing, framed};
-use crate::{Inner, PULSE_AFTER, end_of, lock, value};
+use crate::{Inner, PULSE_AFTER, end_of, lock};
 
 /// How often a member is asked whether it still is there.
 const ALIVE_EVERY: Duration = Duration::from_millis(500);
@@ -118,12 +118,16 @@ impl Inner {
         for m::Event { of_type, kv, prev_kv } in found {
             let Some(pair) = kv else { continue };
             let Some(key) = self.key(&pair.key) else { continue };
-            let old = prev_kv.map(|pair| value::decode(&pair, &self.scale)).transpose()?.map(Arc::new);
             let deleted = of_type == m::EVENT_DELETE;
-            if deleted && old.is_none() {
+            if deleted && prev_kv.is_none() {
                 return Err(format!("what {} was before its deletion is gone", key.escape_ascii()));
             }
-            let new = if deleted { None } else { Some(Arc::new(value::decode(&pair, &self.scale)?)) };
+            let old = prev_kv.and_then(|pair| self.decode(&pair)).map(Arc::new);
+            let new = if deleted { None } else { self.decode(&pair).map(Arc::new) };
+            // Where somebody else's value takes the place of ours, ours is gone; what is theirs alone is nothing to us.
+            if old.is_none() && new.is_none() {
+                continue;
+            }
             events.push(Event { revision: self.scale.told(pair.mod_revision), key, old, new });
         }
         Ok(events)

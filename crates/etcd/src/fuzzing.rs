@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use crate::client::Client;
 use crate::message as m;
 use crate::value::Scale;
-use crate::{Inner, Limits, moved, rpc, value};
+use crate::{Inner, Limits, moved, rpc};
 
 const PREFIX: &[u8] = b"/gantry/";
 
@@ -62,6 +62,7 @@ fn inner(scale: Scale) -> Inner {
         follower: Mutex::new(None),
         pulsing: tokio::sync::Mutex::new(()),
         asking: Mutex::default(),
+        foreign: Mutex::default(),
     }
 }
 
@@ -74,8 +75,8 @@ pub fn read_answers(bytes: &[u8]) {
             inner.note(range.header.as_ref());
             for pair in &range.kvs {
                 inner.key(&pair.key);
-                // What is refused is refused; what is taken shows a revision that there can be.
-                let _ = value::decode(pair, &scale);
+                // What is taken is taken; what is none of ours is left out.
+                let _ = inner.decode(pair);
             }
         });
         each::<m::WatchResponse>(bytes, |watched| {

@@ -12,7 +12,8 @@
 //!
 //! Invariants: the same as the store's. In particular a write is answered after the sink was given it, also by servers
 //! that a refusal has shown something new; a transaction whose answer got lost is [`Error::Unknown`] and never sent
-//! twice; the feed has no gap and no repetition, whatever happens to connections and members.
+//! twice; the feed has no gap and no repetition, whatever happens to connections and members. What others write below the
+//! prefix is told of and left out.
 
 mod client;
 mod feed;
@@ -24,13 +25,14 @@ mod tls;
 mod txn;
 mod value;
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use base::Revision;
 use bytes::Bytes;
-use store::{Backend, Commit, Done, Error, Events, LeaseId, Page, Range, Sink, Ticket, Txn};
+use store::{Backend, Commit, Done, Error, Events, LeaseId, Page, Range, Sink, Ticket, Txn, Version};
 use tokio::sync::watch;
 
 use client::{Client, Repeat};
@@ -44,6 +46,8 @@ use value::Scale;
 const FEED_WAIT: Duration = Duration::from_secs(10);
 /// After this long it is made sure that the feed has something to show.
 const PULSE_AFTER: Duration = Duration::from_millis(25);
+/// Values of others that are told of one by one.
+const FOREIGN_TOLD_MAX: usize = 1_000;
 /// Keys read in one request.
 const RANGE_KEYS: i64 = 2_000;
 const META: &[u8] = b"meta";
@@ -178,6 +182,8 @@ pub(crate) struct Inner {
     follower: Mutex<Option<tokio::task::AbortHandle>>,
     pulsing: tokio::sync::Mutex<()>,
     asking: Mutex<Asking>,
+    /// Keys with values that are none of ours, and their revisions, that were told of.
+    foreign: Mutex<BTreeSet<(Bytes, i64)>>,
 }
 
 /// Those who want to know the newest revision; one question answers all who came before it was asked.
@@ -207,6 +213,7 @@ impl Etcd {
             follower: Mutex::new(None),
             pulsing: tokio::sync::Mutex::new(()),
             asking: Mutex::default(),
+            foreign: Mutex::default(),
         };
         Ok(Etcd { inner: Arc::new(inner), runtime: tokio::runtime::Handle::current() })
     }
@@ -350,8 +357,7 @@ impl Inner {
             // All pages are of the revision of the first.
             let revision = *at.get_or_insert(header);
             for pair in &answer.kvs {
-                let version = value::decode(pair, &self.scale).map_err(damaged)?;
-                let Some(key) = self.key(&pair.key) else { continue };
+                let (Some(key), Some(version)) = (self.key(&pair.key), self.decode(pair)) else { continue };
                 items.push((key, Arc::new(version)));
             }
             let full = limit > 0 && items.len() >= limit;
@@ -360,6 +366,24 @@ impl Inner {
                 _ => return Ok(Page { revision: self.scale.told(revision), items, more: answer.more }),
             }
         }
+    }
+
+    /// A value as it is shown; `None` where it is none of ours, which is said once for each. Others can write whatever
+    /// they like below our prefix: it must neither stop the cluster nor be taken for a part of it. What stood there before
+    /// is gone, and the key can be written again when theirs has been deleted.
+    pub(crate) fn decode(&self, pair: &m::KeyValue) -> Option<Version> {
+        let version = value::decode(pair, &self.scale);
+        if version.is_none() && self.key(&pair.key).is_some() {
+            let mut told = lock(&self.foreign);
+            if told.len() < FOREIGN_TOLD_MAX && told.insert((pair.key.clone(), pair.mod_revision)) {
+                tracing::error!(
+                    "the value of {} at etcd's revision {} was not written by Gantry, and is left out; delete that key",
+                    pair.key.escape_ascii(),
+                    pair.mod_revision
+                );
+            }
+        }
+        version
     }
 
     async fn lease(&self, id: LeaseId, keys: bool) -> Result<m::LeaseResponse, Error> {

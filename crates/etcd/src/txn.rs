@@ -12,7 +12,7 @@ use store::{Commit, Compare, Error, Invalid, Op, Refused, Txn};
 use crate::client::Repeat;
 use crate::message as m;
 use crate::rpc::{Failure, code};
-use crate::{Inner, damaged, number, value};
+use crate::{Inner, number, value};
 
 impl Inner {
     /// Commits, and answers when the sink was given it.
@@ -87,7 +87,7 @@ impl Inner {
         let request = m::RangeRequest { key: self.place(&compare.key), ..m::RangeRequest::default() };
         let answer: m::RangeResponse = self.ask("/etcdserverpb.KV/Range", &request).await?;
         let at = self.note(answer.header.as_ref());
-        let (found, value) = self.found(answer.kvs.first())?;
+        let (found, value) = self.found(answer.kvs.first());
         if found == compare.mod_revision {
             return Ok(answer.kvs.first().map_or(0, |pair| pair.mod_revision));
         }
@@ -96,10 +96,13 @@ impl Inner {
         Err(Error::Refused(Box::new(Refused { key, expected, found, value })))
     }
 
-    fn found(&self, pair: Option<&m::KeyValue>) -> Result<(Revision, Option<bytes::Bytes>), Error> {
-        let Some(pair) = pair else { return Ok((Revision::ZERO, None)) };
-        let version = value::decode(pair, &self.scale).map_err(damaged)?;
-        Ok((version.mod_revision, Some(version.value.bytes())))
+    /// What stands at a key; what somebody else put there has a revision and no value.
+    fn found(&self, pair: Option<&m::KeyValue>) -> (Revision, Option<bytes::Bytes>) {
+        let Some(pair) = pair else { return (Revision::ZERO, None) };
+        match self.decode(pair) {
+            Some(version) => (version.mod_revision, Some(version.value.bytes())),
+            None => (self.scale.told(pair.mod_revision), None),
+        }
     }
 
     pub(crate) fn refused(
@@ -112,7 +115,7 @@ impl Inner {
             let Some(m::Answer::Range(read)) = &answer.response else { continue };
             let pair = read.kvs.first();
             if pair.map_or(0, |pair| pair.mod_revision) != sent.mod_revision.unwrap_or(0) {
-                let (found, value) = self.found(pair)?;
+                let (found, value) = self.found(pair);
                 return Ok(Refused { key: compare.key.clone(), expected: compare.mod_revision, found, value });
             }
         }

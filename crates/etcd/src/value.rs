@@ -6,6 +6,10 @@
 //! - 2: the revisions that the key had before it was moved here from another backend (creation, modification), 8 bytes
 //!   little endian each. Its bytes are final.
 //!
+//! Whatever has no such byte in front somebody else wrote, since no Gantry writes without it: [`decode`] says `None`, and
+//! who reads leaves it out. A newer form of values has this byte, too, and a data version; what cannot be read behind
+//! the byte is told to whoever asks, and a server stops at it.
+//!
 //! Revisions: what is told to others is etcd's revision plus `offset`, which is 0 unless a cluster was moved here; it then
 //! lifts all revisions above those that were given before.
 
@@ -69,26 +73,22 @@ impl Scale {
     }
 }
 
-/// A key's value as it is shown.
-///
-/// # Errors
-/// When the value is not one that we wrote.
-pub fn decode(pair: &KeyValue, scale: &Scale) -> Result<Version, String> {
-    let wrong = || format!("the value of {} was not written by Gantry", pair.key.escape_ascii());
+/// A key's value as it is shown; `None` for one that we did not write.
+pub fn decode(pair: &KeyValue, scale: &Scale) -> Option<Version> {
     let mut rest = pair.value.clone();
     let mut take = |count: usize| (rest.len() >= count).then(|| rest.split_to(count));
-    let flags = take(1).and_then(|tag| tag.first().copied()).ok_or_else(wrong)?;
+    let flags = take(1).and_then(|tag| tag.first().copied())?;
     let number = |bytes: Bytes| bytes.iter().rev().fold(0u64, |sum, byte| sum << 8 | u64::from(*byte));
     let (mut created, mut modified) = (scale.told(pair.create_revision), scale.told(pair.mod_revision));
     let mut stamp = None;
     match flags {
         FORMAT => {}
-        flags if flags == FORMAT | STAMP => stamp = Some(number(take(4).ok_or_else(wrong)?)),
+        flags if flags == FORMAT | STAMP => stamp = Some(number(take(4)?)),
         flags if flags == FORMAT | MOVED => {
-            created = Revision(number(take(8).ok_or_else(wrong)?));
-            modified = Revision(number(take(8).ok_or_else(wrong)?));
+            created = Revision(number(take(8)?));
+            modified = Revision(number(take(8)?));
         }
-        _ => return Err(wrong()),
+        _ => return None,
     }
     let value = match stamp.and_then(|place| usize::try_from(place).ok()) {
         None => rest,
@@ -96,10 +96,10 @@ pub fn decode(pair: &KeyValue, scale: &Scale) -> Result<Version, String> {
             let digits = modified.to_string();
             [&rest[..place], digits.as_bytes(), &rest[place..]].concat().into()
         }
-        Some(_) => return Err(wrong()),
+        Some(_) => return None,
     };
     let lease = u64::try_from(pair.lease).ok().filter(|id| *id != 0).map(LeaseId);
-    Ok(Version {
+    Some(Version {
         value: value.into(),
         create_revision: created,
         mod_revision: modified,
@@ -133,9 +133,9 @@ mod tests {
     }
 
     #[test]
-    fn foreign_values_are_refused() {
+    fn foreign_values_are_told_apart() {
         for bad in [&b""[..], b"{}", b"\x11\x01", b"\x11\x09\x00\x00\x00ab", b"\x12short"] {
-            assert!(decode(&pair(Bytes::copy_from_slice(bad)), &Scale::default()).is_err(), "{bad:?}");
+            assert!(decode(&pair(Bytes::copy_from_slice(bad)), &Scale::default()).is_none(), "{bad:?}");
         }
     }
 }

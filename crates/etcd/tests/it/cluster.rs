@@ -3,7 +3,7 @@
 use base::Revision;
 use bytes::Bytes;
 use etcd::{Etcd, Limits, OpenError, Options};
-use store::{Backend, Dumped, Error, Invalid, Put, Range, Txn};
+use store::{Backend, Dumped, Error, Event, Invalid, Put, Range, Txn};
 
 use crate::member::Cluster;
 use crate::suite::Seen;
@@ -50,6 +50,55 @@ async fn etcds_limits_are_refusals_that_name_them() {
     let big = bold.txn(Txn::new().put(Put::new("big", vec![b'x'; 4 << 20]))).await;
     assert!(matches!(big, Err(Error::Invalid(Invalid::BeyondBackend { .. }))), "{big:?}");
     assert_eq!(backend.count(Range::all(), None).await, Ok(0));
+}
+
+/// Runs etcd's own tool, as somebody would who knows nothing of us.
+fn etcdctl(cluster: &Cluster, words: &[&str]) {
+    let mut command = std::process::Command::new("etcdctl");
+    command.env("ETCDCTL_API", "3").arg(format!("--endpoints=127.0.0.1:{}", cluster.members[0].client_port));
+    let output = command.args(words).output().expect("etcd-client is there");
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_others_write_below_the_prefix_is_left_out() {
+    let cluster = Cluster::start(1);
+    let backend = cluster.open("/gantry/").await;
+    let seen = Seen::default();
+    backend.follow(backend.revision(), Box::new(seen.clone())).await.unwrap();
+    let put = |key: &'static str| backend.txn(Txn::new().put(Put::new(key, "v")));
+    put("/a").await.unwrap();
+    put("/b").await.unwrap();
+    // Theirs beside ours, theirs in the place of ours, and one that comes and goes.
+    etcdctl(&cluster, &["put", "/gantry/data/c", "{}"]);
+    etcdctl(&cluster, &["put", "/gantry/data/b", ""]);
+    etcdctl(&cluster, &["put", "/gantry/data/d", "x"]);
+    etcdctl(&cluster, &["del", "/gantry/data/d"]);
+    // The feed has come past them, and brings what follows.
+    let last = put("/e").await.unwrap().revision;
+    let told = |seen: &Seen| -> Vec<(String, bool)> {
+        let key = |event: &Event| String::from_utf8_lossy(&event.key).into_owned();
+        seen.events().iter().map(|event| (key(event), event.new.is_some())).collect()
+    };
+    let expected = [("/a", true), ("/b", true), ("/b", false), ("/e", true)];
+    assert_eq!(told(&seen), expected.map(|(key, there)| (key.to_owned(), there)));
+    assert!(backend.catch_up().unwrap().await.unwrap() >= last);
+    // Whoever reads, or begins, does without them.
+    let other = cluster.open("/gantry/").await;
+    let page = other.range(Range::all(), None, None, 0).await.unwrap();
+    assert_eq!(page.items.iter().map(|(key, _)| &key[..]).collect::<Vec<_>>(), [b"/a", b"/e"]);
+    assert_eq!(other.since(Revision::ZERO, usize::MAX).await.unwrap().events, seen.events());
+    // Their key cannot be taken for a free one, and is one as soon as they have let go of it.
+    let make = || backend.txn(Txn::new().when("/b", Revision::ZERO).put(Put::new("/b", "w")));
+    let Err(Error::Refused(refused)) = make().await else { panic!("it was written over") };
+    assert!(refused.found > Revision::ZERO && refused.value.is_none(), "{refused:?}");
+    etcdctl(&cluster, &["del", "/gantry/data/b"]);
+    make().await.unwrap();
+    assert_eq!(told(&seen).last(), Some(&("/b".to_owned(), true)));
+    // A server that was away for too long is given the whole state, without them.
+    backend.compact(backend.revision()).await.unwrap();
+    let page = other.range(Range::all(), None, None, 0).await.unwrap();
+    assert_eq!(page.items.len(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
