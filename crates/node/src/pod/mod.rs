@@ -169,6 +169,29 @@ impl Memory {
         self.wake = Some(self.wake.map_or(at, |known| known.min(at)));
     }
 
+    /// Whether a status that is made of this tells nothing that one made of `other` does not: the rest is about what is
+    /// done next, and when.
+    pub fn tells_the_same(&self, other: &Memory) -> bool {
+        let probes =
+            |one: &ContainerMemory, other: &ContainerMemory| {
+                one.probes.len() == other.probes.len()
+                    && one.probes.iter().zip(&other.probes).all(|((kind, one), (of, other))| {
+                        kind == of && one.id == other.id && one.verdict == other.verdict
+                    })
+            };
+        self.doom == other.doom
+            && self.prepare_error == other.prepare_error
+            && self.started == other.started
+            && self.containers.len() == other.containers.len()
+            && self.containers.iter().zip(&other.containers).all(|((name, one), (of, other))| {
+                name == of
+                    && one.restarts == other.restarts
+                    && one.failures == other.failures
+                    && one.failure == other.failure
+                    && probes(one, other)
+            })
+    }
+
     pub fn container(&mut self, name: &str) -> &mut ContainerMemory {
         self.containers.entry(name.into()).or_default()
     }

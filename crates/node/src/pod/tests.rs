@@ -1,5 +1,5 @@
 use super::*;
-use meta::json;
+use meta::{Facts, Object, Resource, json};
 
 fn pod(spec: Value) -> Value {
     json!({"metadata": {"name": "p", "namespace": "ns", "uid": "u"}, "spec": spec, "status": {}})
@@ -199,4 +199,34 @@ fn what_was_told_of_a_container_that_is_gone_stays() {
     script.pod.set(&["status", "phase"], "Running");
     let lost = script.status()["containerStatuses"].items()[0]["state"]["terminated"].clone();
     assert_eq!((lost["reason"].text(), lost["exitCode"].as_int()), ("ContainerStatusUnknown", Some(137)));
+}
+
+/// As a node's controller does, in the very second in which the pod was told to be ready.
+#[test]
+fn what_others_say_of_a_pod_is_set_right_at_a_later_look() {
+    let pod = |status: &Value, revision: u64| {
+        let value = json!({
+            "metadata": {"name": "a", "namespace": "ns", "uid": "u", "resourceVersion": (revision.to_string())},
+            "spec": {"restartPolicy": "Always", "containers": [{"name": "a"}]}, "status": (status.clone()),
+        });
+        Object::new(Facts::of(Resource("pods"), &value), value.to_json())
+    };
+    let (mut worker, now) = (Worker::default(), Time::from_seconds(1_800_000_000));
+    let mut observed = Observed { sandbox: true, sandbox_ready: true, ..Observed::default() };
+    observed.containers.insert("a".into(), seen("1", 0, SeenState::Running, 0));
+    worker.see(Some(&pod(&Value::map(), 1)), now);
+    worker.decide(&observed, now);
+    let status = worker.status(&observed, &[], now).expect("there is no status yet");
+    worker.told(status.clone(), Ok(()));
+    let mut doubted = status.clone();
+    for condition in doubted.make(&["conditions"]).items_mut() {
+        if condition["type"].text() == "Ready" {
+            condition.set(&["status"], "False");
+        }
+    }
+    worker.see(Some(&pod(&doubted, 2)), now);
+    assert_eq!(worker.status(&observed, &[], now), None, "that was told");
+    assert!(worker.status(&observed, &[], now.plus_ms(30_000)).is_some());
+    worker.see(Some(&pod(&status, 3)), now);
+    assert_eq!(worker.status(&observed, &[], now.plus_ms(60_000)), None);
 }

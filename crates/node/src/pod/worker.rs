@@ -41,6 +41,16 @@ pub struct Worker {
     gone: bool,
     /// The status that was written last.
     told: Value,
+    /// What a look rested on after which there was nothing to tell.
+    nothing_new: Option<Basis>,
+}
+
+/// All that a status is made of; with the same there is the same to tell, whatever the time.
+struct Basis {
+    pod: Option<Revision>,
+    observed: Observed,
+    memory: Memory,
+    host: Vec<meta::Str>,
 }
 
 impl Worker {
@@ -67,14 +77,31 @@ impl Worker {
         Some(commands)
     }
 
-    /// The status to be written, if the stored one says something else.
-    pub fn status(&self, observed: &Observed, host: &[meta::Str], now: Time) -> Option<Value> {
+    /// The status to be written, if the stored one says something else. A look that finds everything as the last one did,
+    /// as after most probes, makes none.
+    pub fn status(&mut self, observed: &Observed, host: &[meta::Str], now: Time) -> Option<Value> {
         if self.gone {
+            return None;
+        }
+        let is_known = |known: &Basis| {
+            known.pod == self.seen
+                && known.host == host
+                && known.observed == *observed
+                && known.memory.tells_the_same(&self.memory)
+        };
+        if self.nothing_new.as_ref().is_some_and(is_known) {
             return None;
         }
         let stored = &self.pod["status"];
         let status = status(&self.pod, stored, observed, &self.memory, host, now);
-        (status != self.told && !says_the_same(&status, stored)).then_some(status)
+        // Only what the stored one says, too, is said whatever the time. What was told and is not stored, or no more, is
+        // looked at again.
+        let is_stored = says_the_same(&status, stored);
+        let tells = status != self.told && !is_stored;
+        let basis =
+            || Basis { pod: self.seen, observed: observed.clone(), memory: self.memory.clone(), host: host.to_vec() };
+        self.nothing_new = is_stored.then(basis);
+        tells.then_some(status)
     }
 
     /// The request that writes `status`.
