@@ -7,7 +7,8 @@ use api::core::node_facts::NodeFacts;
 use base::Time;
 use cache::{Key, Part};
 use client::{Interest, PatchType, Request};
-use meta::{Reason, Resource, Status, Value, json};
+use meta::{Quantity, Reason, Resource, Status, Value, json};
+use tokio::time::Instant;
 
 use crate::agent::{Agent, NODES};
 
@@ -15,8 +16,11 @@ const LEASES: Resource = Resource("leases.coordination.k8s.io");
 const LEASE_NAMESPACE: &str = "kube-node-lease";
 const LEASE_SECONDS: i64 = 40;
 const RENEW: Duration = Duration::from_secs(10);
-/// Status is told this often even when nothing changed.
-const STATUS: Duration = Duration::from_secs(60);
+/// How often it is looked whether the status says something new.
+pub const LOOK_MS: u64 = 60_000;
+/// A status that says nothing new is told this often all the same, as in Kubernetes. That a node lives is told by its lease:
+/// a status goes to everybody who watches nodes, which is every node.
+pub const TELL_MS: u64 = 300_000;
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Registers the node and keeps its status and lease fresh, for as long as the process lives.
@@ -25,11 +29,13 @@ pub async fn keep(agent: Arc<Agent>) {
         tracing::warn!("the node could not be registered: {status}");
         tokio::time::sleep(RETRY).await;
     }
-    let mut told = tokio::time::Instant::now() - STATUS;
+    let (mut told, mut looked): (Option<Instant>, Option<Instant>) = (None, None);
     loop {
-        if told.elapsed() >= STATUS {
-            match tell(&agent).await {
-                Ok(()) => told = tokio::time::Instant::now(),
+        if looked.is_none_or(|looked| looked.elapsed() >= Duration::from_millis(LOOK_MS)) {
+            let silent = told.map_or(Duration::MAX, |told| told.elapsed());
+            match tell(&agent, silent).await {
+                Ok(true) => (told, looked) = (Some(Instant::now()), Some(Instant::now())),
+                Ok(false) => looked = Some(Instant::now()),
                 Err(status) => tracing::warn!("the node's status was not written: {status}"),
             }
         }
@@ -42,7 +48,7 @@ pub async fn keep(agent: Arc<Agent>) {
         };
         if tokio::time::timeout(pause, doubted(&agent)).await.is_ok() {
             // Others think that the node is gone; it says at once that it is not.
-            told -= STATUS;
+            looked = None;
             tokio::time::sleep(RETRY).await;
         }
     }
@@ -81,10 +87,35 @@ async fn register(agent: &Agent) -> Result<(), Status> {
     }
 }
 
-async fn tell(agent: &Agent) -> Result<(), Status> {
+/// Tells the node's status where it is due after such a silence; says whether it was.
+async fn tell(agent: &Agent, silent: Duration) -> Result<bool, Status> {
     let old = agent.mirror.one(NODES, "", &agent.options.node).map(|node| node.value()).unwrap_or_default();
-    let request = telling(&agent.options.node, status(agent).await, &old, agent.now());
-    agent.api.call(request).await.map(|_| ())
+    let status = status(agent).await;
+    if !is_due(&status, &old, u64::try_from(silent.as_millis()).unwrap_or(u64::MAX)) {
+        return Ok(false);
+    }
+    let request = telling(&agent.options.node, status, &old, agent.now());
+    agent.api.call(request).await.map(|_| true)
+}
+
+/// Whether a status is to be told that was told last so long ago: it says something else than what the node's object shows,
+/// times aside, or it has been long.
+pub fn is_due(status: &Value, old: &Value, silent_ms: u64) -> bool {
+    let known = &old["status"];
+    let shows = |(key, value): (&str, &Value)| match key {
+        "conditions" => value.items().iter().all(|one| {
+            let same =
+                |other: &&Value| ["type", "status", "reason", "message"].iter().all(|key| one[*key] == other[*key]);
+            known[key].items().iter().any(|other| same(&other))
+        }),
+        // The server shows an amount in its shortest form.
+        "capacity" | "allocatable" => value.entries().iter().all(|(name, amount)| {
+            let read = |amount: &Value| amount.text().parse::<Quantity>().ok();
+            read(amount) == read(&known[key][name])
+        }),
+        _ => known[key] == *value,
+    };
+    silent_ms >= TELL_MS || !status.entries().iter().all(shows)
 }
 
 /// The request that writes a node's status; conditions that stay what they were keep their times.
@@ -175,18 +206,51 @@ fn node_info(node: &str) -> Value {
 }
 
 async fn renew(agent: &Agent) -> Result<(), Status> {
-    let (renew, make) = renewal(&agent.options.node, agent.now());
-    match agent.api.call(renew).await {
-        Err(status) if status.reason() == Reason::NotFound => agent.api.call(make).await.map(|_| ()),
+    let node = &agent.options.node;
+    match agent.api.call(renewal(node, agent.now())).await {
+        Err(status) if status.reason() == Reason::NotFound => {
+            agent.api.call(first_lease(node, agent.now())).await.map(|_| ())
+        }
         other => other.map(|_| ()),
     }
 }
 
-/// The renewal of a node's lease, and what makes the lease where it is not found.
-pub fn renewal(node: &str, now: Time) -> (Request, Request) {
-    let spec =
-        json!({"renewTime": (now.rfc3339_micro()), "holderIdentity": node, "leaseDurationSeconds": LEASE_SECONDS});
-    let renew = Request::patch(LEASES, LEASE_NAMESPACE, node, PatchType::Merge, json!({"spec": (spec.clone())}));
-    let lease = json!({"metadata": {"name": node, "namespace": LEASE_NAMESPACE}, "spec": spec});
-    (renew.with(|options| options.manager = "kubelet".into()), Request::create(LEASES, lease))
+fn lease_spec(node: &str, now: Time) -> Value {
+    json!({"renewTime": (now.rfc3339_micro()), "holderIdentity": node, "leaseDurationSeconds": LEASE_SECONDS})
+}
+
+/// The renewal of a node's lease.
+pub fn renewal(node: &str, now: Time) -> Request {
+    let patch = json!({"spec": (lease_spec(node, now))});
+    let renew = Request::patch(LEASES, LEASE_NAMESPACE, node, PatchType::Merge, patch);
+    renew.with(|options| options.manager = "kubelet".into())
+}
+
+/// What makes a node's lease where there is none yet.
+pub fn first_lease(node: &str, now: Time) -> Request {
+    let metadata = json!({"name": node, "namespace": LEASE_NAMESPACE});
+    Request::create(LEASES, json!({"metadata": metadata, "spec": (lease_spec(node, now))}))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_is_told_when_it_says_something_new_or_has_not_been_told_for_long() {
+        let at = |seconds: i64| Time::from_seconds(1_800_000_000 + seconds);
+        let status =
+            |now, cpu: &str| json!({"conditions": (conditions(now)), "capacity": {"cpu": cpu, "memory": "2048Ki"}});
+        let mut node = json!({"status": (status(at(0), "2000m"))});
+        node.set(&["status", "capacity"], json!({"cpu": "2", "memory": "2Mi"}));
+        assert!(!is_due(&status(at(60), "2"), &node, TELL_MS - 1), "only its times are others");
+        assert!(is_due(&status(at(60), "2"), &node, TELL_MS));
+        assert!(is_due(&status(at(60), "4"), &node, 0));
+        assert!(is_due(&status(at(60), "2"), &Value::Null, 0), "there is no such node yet");
+        let mut doubted = node.clone();
+        for condition in doubted.make(&["status", "conditions"]).items_mut() {
+            condition.set(&["status"], "Unknown");
+        }
+        assert!(is_due(&status(at(60), "2"), &doubted, 0), "somebody else says otherwise");
+    }
 }

@@ -9,9 +9,10 @@ use std::sync::{Arc, Mutex};
 
 use base::{Clock, Revision, Rng, Time, hash64};
 use cache::{Part, Source};
-use client::{Api, Mirror, Request};
+use client::{Api, Interest, Mirror, Request};
 use drive::Shell;
 use meta::{Object, Reason, Resource, Str, Value, json};
+use node::node_object;
 use node::pod::{Command, Observed, Outcome, Seen, SeenState, StartFailure, Worker, decide::all_containers, worker};
 use server::identity::User;
 use tokio::sync::{mpsc, watch};
@@ -27,7 +28,6 @@ pub const NODES: Resource = Resource("nodes");
 pub const MEMORY_MIB: i64 = 8_192;
 pub const PODS_MAX: i64 = 30;
 const LEASE_MS: u64 = 10_000;
-const STATUS_MS: u64 = 60_000;
 const RETRY_MS: u64 = 1_000;
 const LOOK_MS: u64 = 30_000;
 /// The longest that an image takes to come, and a killed container to go.
@@ -291,7 +291,7 @@ impl Machine {
         json!({
             "addresses": [{"type": "Hostname", "address": (self.name.as_str())}],
             "capacity": (amounts.clone()), "allocatable": amounts,
-            "conditions": (node::node_object::conditions(self.clock())),
+            "conditions": (node_object::conditions(self.clock())),
         })
     }
 }
@@ -346,19 +346,26 @@ impl Agent {
                 Err(_) => self.shell.sleep(RETRY_MS).await,
             }
         }
-        let mut told = Time::ZERO;
+        let (mut told, mut looked): (Option<u64>, Option<(u64, Revision)>) = (None, None);
         loop {
-            let now = self.shell.now();
-            if now.ms_since(told) >= STATUS_MS {
-                let old = self.mirror.one(NODES, "", &name).map(|node| node.value()).unwrap_or_default();
-                let request = node::node_object::telling(&name, self.machine.status(), &old, now);
-                if self.api.call(request).await.is_ok() {
-                    told = now;
+            let (now, now_ms) = (self.shell.now(), self.shell.steady_ms());
+            let node = self.mirror.one(NODES, "", &name);
+            let at = node.as_ref().map_or(Revision::ZERO, Object::revision);
+            // A real agent is woken by what others write about its node; here it looks with every beat.
+            if looked.is_none_or(|(ms, seen)| now_ms - ms >= node_object::LOOK_MS || seen != at) {
+                let old = node.map(|node| node.value()).unwrap_or_default();
+                let (status, silent_ms) = (self.machine.status(), told.map_or(u64::MAX, |told| now_ms - told));
+                let due = node_object::is_due(&status, &old, silent_ms);
+                if !due {
+                    looked = Some((now_ms, at));
+                } else if self.api.call(node_object::telling(&name, status, &old, now)).await.is_ok() {
+                    (told, looked) = (Some(now_ms), Some((now_ms, at)));
                 }
             }
-            let (renew, make) = node::node_object::renewal(&name, self.shell.now());
-            let renewed = match self.api.call(renew).await {
-                Err(status) if status.reason() == Reason::NotFound => self.api.call(make).await,
+            let renewed = match self.api.call(node_object::renewal(&name, self.shell.now())).await {
+                Err(status) if status.reason() == Reason::NotFound => {
+                    self.api.call(node_object::first_lease(&name, self.shell.now())).await
+                }
                 answer => answer,
             };
             self.shell.sleep(if renewed.is_ok() { LEASE_MS } else { RETRY_MS }).await;
@@ -368,11 +375,10 @@ impl Agent {
     /// Gives every pod of this node to its task.
     async fn run(self: Arc<Self>) {
         let found = self.machine.uids();
-        let mut changed = self.mirror.subscribe();
+        let changed = self.mirror.listen(Interest::Parts(vec![(PODS, Part::All)]));
         self.mirror.knows(PODS, Revision(1)).await;
         let mut first = true;
         loop {
-            changed.borrow_and_update();
             let view = self.mirror.view();
             let here: BTreeMap<Str, Object> =
                 view.list(PODS, "").map(|pod| (Str::from(pod.uid()), pod.clone())).collect();
@@ -382,9 +388,7 @@ impl Agent {
                     self.machine.remove(uid);
                 }
             }
-            if changed.changed().await.is_err() {
-                return;
-            }
+            changed.changed().await;
         }
     }
 
