@@ -77,7 +77,13 @@ pub fn throw(input: &[u8]) {
     ARENA.tokio.block_on(async {
         let (mut ours, theirs) = tokio::io::duplex(WIRE_BYTES);
         let handler = move |request, certified| server::dispatch::answer(server.clone(), request, certified);
-        let served = tokio::spawn(server::http::serve::connection(theirs, Some(who), handler, std::future::pending()));
+        let served = tokio::spawn(server::http::serve::connection(
+            theirs,
+            Some(who),
+            handler,
+            std::future::pending(),
+            std::future::pending(),
+        ));
         let mut answer = vec![0; WIRE_BYTES];
         // A server that has had enough closes, and takes no more.
         let _ = tokio::time::timeout(QUIET, ours.write_all(input)).await;

@@ -30,6 +30,8 @@ use crate::parts::{self, Tokio, servers};
 const NODE_PORTS: (u16, u16) = (30_000, 32_767);
 /// Where the token of newcomers lies in the data folder.
 pub const TOKEN_FILE: &str = "join-token";
+/// How long a server that has halted takes to give up the lead and to end what it has open.
+const HALT_MAX: Duration = Duration::from_secs(3);
 /// Between tries to renew certificates.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -43,9 +45,10 @@ pub struct Running {
 }
 
 impl Running {
-    /// Gives the lead up and ends listening; what was answered stays answered.
+    /// Gives the lead up and ends listening; what was answered stays answered, and whoever watches is told that it is over.
     pub async fn stop(self) {
         self.stop.send_replace(true);
+        self.server.storage.close();
         // One that panicked leads no more, either.
         let _ = self.candidate.await;
         for listener in self.listeners {
@@ -73,14 +76,22 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
             let token = settings.data().join(TOKEN_FILE);
             println!("Machines join with gantry agent --server URL --token-file {}", token.display());
         }
-        let halted = running.server.storage.halted();
-        tokio::select! {
-            () = stopped() => {
+        let why = tokio::select! {
+            () = stopped() => None,
+            why = running.server.storage.halted() => Some(why),
+        };
+        // Whoever is connected is to look for another server. One that has halted waits for nobody to be told so.
+        match why {
+            None => {
                 running.stop().await;
                 Ok(())
             }
-            // At once: whoever is connected is to look for another server.
-            why = halted => Err(Error::Machine(why)),
+            Some(why) => {
+                if tokio::time::timeout(HALT_MAX, running.stop()).await.is_err() {
+                    tracing::debug!("it did not stop in order within {} s", HALT_MAX.as_secs());
+                }
+                Err(Error::Machine(why))
+            }
         }
     })
 }

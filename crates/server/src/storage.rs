@@ -125,6 +125,7 @@ pub struct Storage {
     side: Arc<watch::Sender<Side>>,
     knows: Format,
     halted: Arc<watch::Sender<Halted>>,
+    over: Arc<watch::Sender<bool>>,
 }
 
 /// Why a server shows nothing more; nothing while it serves.
@@ -143,8 +144,8 @@ impl Storage {
         seal: Arc<Seal>,
         knows: Format,
     ) -> Result<Storage, Error> {
-        let (side, halted) = (Arc::new(watch::Sender::default()), Arc::new(watch::Sender::default()));
-        let storage = Storage { backend, mirror, registry, seal, side, knows, halted };
+        let (side, halted, over) = (Arc::default(), Arc::default(), Arc::default());
+        let storage = Storage { backend, mirror, registry, seal, side, knows, halted, over };
         let failed = |error: StoreError| Error::Store { what: "read the store", why: error.to_string() };
         let at = storage.backend.revision();
         // Before anything else is looked at, which this server may not know how to read.
@@ -180,8 +181,9 @@ impl Storage {
     }
 
     fn feed(&self) -> Feed {
-        let (mirror, side, halted) = (self.mirror.clone(), self.side.clone(), self.halted.clone());
-        Feed { mirror, decoder: self.decoder(), side, halted }
+        let (mirror, side) = (self.mirror.clone(), self.side.clone());
+        let (halted, over) = (self.halted.clone(), self.over.clone());
+        Feed { mirror, decoder: self.decoder(), side, halted, over }
     }
 
     /// The newest data version that this server reads.
@@ -202,6 +204,16 @@ impl Storage {
             // The sender lives as long as `self`.
             Err(_) => String::new(),
         }
+    }
+
+    /// The server stops: whoever watches is brought what there is, and no more.
+    pub fn close(&self) {
+        self.over.send_replace(true);
+    }
+
+    /// Becomes true when nothing more will be shown, since the server stops or cannot read what it was shown.
+    pub fn over(&self) -> watch::Receiver<bool> {
+        self.over.subscribe()
     }
 
     /// The answer to everybody once this server was shown something that it cannot read.
@@ -459,6 +471,7 @@ struct Feed {
     decoder: Decoder,
     side: Arc<watch::Sender<Side>>,
     halted: Arc<watch::Sender<Halted>>,
+    over: Arc<watch::Sender<bool>>,
 }
 
 /// Objects by their keys; none where one is gone.
@@ -510,6 +523,7 @@ impl Feed {
     fn halt(&self, error: &Error) {
         tracing::error!("{error}");
         self.halted.send_replace(Some(error.to_string().into()));
+        self.over.send_replace(true);
     }
 
     fn is_halted(&self) -> bool {

@@ -72,6 +72,7 @@ pub(super) async fn watch(
         namespace: if kind.names.namespaced { auth.info.namespace.to_string() } else { String::new() },
         marks_initial: sends_initial && bookmarks,
         timeout: Duration::from_secs(seconds.filter(|seconds| *seconds > 0).unwrap_or(WATCH_SECONDS)),
+        over: server.storage.over(),
         show: shower(server, kind, accept),
         frame: if accept.media == Media::Protobuf { crate::http::negotiate::protobuf_frame } else { json_frame },
         kind: kind.clone(),

@@ -55,6 +55,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(20);
 const TELL_EVERY: Duration = Duration::from_secs(10);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long answers that are under way may take to end when the server stops.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// TLS for a server whose clients may show a certificate of our authority.
 pub fn tls(identity: &Identity, ca_pem: &str) -> Result<Arc<ServerConfig>, Error> {
@@ -121,7 +123,9 @@ impl Drop for Of {
     }
 }
 
-/// Serves until `stop` resolves; open connections then get a moment to end.
+/// Serves until `stop` resolves. Open connections are then told that nothing more is taken (GOAWAY, or the end of a
+/// connection between two requests) and get [`LAST_WORDS`] to finish what is under way; watches end by themselves when
+/// their storage is closed ([`crate::storage::Storage::close`]).
 pub async fn run<H, F>(listener: TcpListener, tls: Arc<ServerConfig>, handler: H, stop: impl Future<Output = ()>)
 where
     H: Fn(http::Request<Incoming>, Option<Certified>) -> F + Clone + Send + Sync + 'static,
@@ -133,10 +137,15 @@ where
     let connected = Arc::new(Connected::default());
     let mut told: Option<Instant> = None;
     let mut stop = std::pin::pin!(stop);
+    let (closing, _) = tokio::sync::watch::channel(false);
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let place = tokio::select! {
+            () = &mut stop => break,
+            place = places.clone().acquire_owned() => place,
+        };
+        let Ok(place) = place else { return };
         let (socket, address) = tokio::select! {
-            () = &mut stop => return,
+            () = &mut stop => break,
             accepted = listener.accept() => match accepted {
                 Ok((socket, from)) => (socket, from.ip()),
                 Err(error) => {
@@ -151,7 +160,7 @@ where
         };
         // One too many is closed at once; a client takes that as a server that has no time for it.
         let Some(of) = connected.enter(address, all_max / ADDRESS_SHARE) else { continue };
-        let (acceptor, handler) = (acceptor.clone(), handler.clone());
+        let (acceptor, handler, mut closing) = (acceptor.clone(), handler.clone(), closing.subscribe());
         tokio::spawn(async move {
             let _held = (place, of);
             // Small answers go at once; the kernel must not wait for more.
@@ -160,8 +169,21 @@ where
             let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(socket)).await else { return };
             let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
             let certified = certificate.and_then(|der| user_of_certificate(der));
-            connection(stream, certified, handler, gone).await;
+            // Whoever listens may be gone before it has told anybody to close: then the connection lasts as long as it does.
+            let closing = async move {
+                if closing.wait_for(|closing| *closing).await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            };
+            connection(stream, certified, handler, gone, closing).await;
         });
+    }
+    // Whoever comes now is refused, and looks for another server.
+    drop(listener);
+    closing.send_replace(true);
+    let all = u32::try_from(all_max).unwrap_or(u32::MAX);
+    if tokio::time::timeout(LAST_WORDS, places.acquire_many(all)).await.is_err() {
+        tracing::debug!("connections are cut that had not ended {} s after they were told to", LAST_WORDS.as_secs());
     }
 }
 
@@ -182,12 +204,14 @@ async fn gone(socket: RawFd, look_every: Duration) {
     }
 }
 
-/// Serves one connection, of whoever `certified` is, to its end, or until its client is `gone`.
+/// Serves one connection, of whoever `certified` is, to its end, or until its client is `gone`. Once `closing` resolves it
+/// takes no further request and ends with the last answer.
 pub async fn connection<S, H, F>(
     stream: S,
     certified: Option<Certified>,
     handler: H,
     gone: impl Future<Output = ()> + Send,
+    closing: impl Future<Output = ()> + Send,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: Fn(http::Request<Incoming>, Option<Certified>) -> F + Clone + Send + Sync + 'static,
@@ -219,14 +243,23 @@ pub async fn connection<S, H, F>(
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME_MAX_BYTES)
         .keep_alive_interval(Some(Duration::from_secs(30)));
-    tokio::select! {
-        ended = server.serve_connection_with_upgrades(TokioIo::new(stream), service) => {
-            if let Err(error) = ended {
-                tracing::debug!("a connection ended: {error}");
+    let mut served = std::pin::pin!(server.serve_connection_with_upgrades(TokioIo::new(stream), service));
+    let (mut gone, mut closing, mut closes) = (std::pin::pin!(gone), std::pin::pin!(closing), false);
+    loop {
+        tokio::select! {
+            ended = &mut served => {
+                if let Err(error) = ended {
+                    tracing::debug!("a connection ended: {error}");
+                }
+                return;
             }
+            () = &mut closing, if !closes => {
+                closes = true;
+                served.as_mut().graceful_shutdown();
+            }
+            () = asked.asked() => return,
+            () = &mut gone => return,
         }
-        () = asked.asked() => {}
-        () = gone => {}
     }
 }
 

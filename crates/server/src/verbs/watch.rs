@@ -46,6 +46,8 @@ pub struct Wish {
     /// The bookmark after the initial objects is annotated (`sendInitialEvents=true`).
     pub marks_initial: bool,
     pub timeout: Duration,
+    /// Becomes true when the server has nothing more to show.
+    pub over: tokio::sync::watch::Receiver<bool>,
     pub show: Show,
     pub frame: Frame,
 }
@@ -89,7 +91,7 @@ struct Watch {
     not_before: Option<tokio::time::Instant>,
 }
 
-/// The frames of a watch, until its time is over.
+/// The frames of a watch, until its time is over or its server stops.
 pub fn frames(wish: Wish, mirror: Arc<Mirror>) -> impl Stream<Item = Bytes> + Send {
     let now = tokio::time::Instant::now();
     let part = part_of(&wish.kind, &wish.namespace, &wish.filter);
@@ -135,6 +137,9 @@ impl Watch {
         if let Some(at) = self.not_before.take() {
             tokio::time::sleep_until(at).await;
         }
+        if *self.wish.over.borrow() {
+            return self.last();
+        }
         loop {
             // Noted before the pull, so that a change right after it wakes us again.
             let at = self.mirror.revision();
@@ -174,16 +179,22 @@ impl Watch {
                     self.bookmark(false, &mut out);
                     return Some(out.into());
                 }
-                () = tokio::time::sleep_until(self.deadline) => {
-                    self.ended = true;
-                    if self.wish.bookmarks {
-                        self.bookmark(false, &mut out);
-                        return Some(out.into());
-                    }
-                    return None;
+                // Its time is over, or the server's: the client asks again, there or elsewhere, from where it is.
+                () = end(self.deadline, &mut self.wish.over) => {
+                    return self.last();
                 }
             }
         }
+    }
+
+    /// What is sent last: up to where the client was told everything, if it wants to know.
+    fn last(&mut self) -> Option<Bytes> {
+        self.ended = true;
+        let mut out = Vec::new();
+        if self.wish.bookmarks {
+            self.bookmark(false, &mut out);
+        }
+        (!out.is_empty()).then(|| out.into())
     }
 
     fn put(&self, of_type: &str, object: &Object, out: &mut Vec<u8>) {
@@ -202,6 +213,19 @@ impl Watch {
         }
         let facts = meta::Facts::of(self.wish.kind.resource, &object);
         self.put("BOOKMARK", &Object::new(facts, object.to_json()), out);
+    }
+}
+
+/// Until the time of a watch is over, or its server has nothing more to show.
+async fn end(deadline: tokio::time::Instant, over: &mut tokio::sync::watch::Receiver<bool>) {
+    let over = async {
+        if over.wait_for(|over| *over).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        () = over => {}
+        () = tokio::time::sleep_until(deadline) => {}
     }
 }
 
