@@ -90,6 +90,11 @@ pub fn pod_facts(pod: &Object) -> PodFacts {
     pod.own::<PodFacts>().cloned().unwrap_or_else(|| PodFacts::of(&pod.value()))
 }
 
+/// Whether a namespace is on its way out, and takes nothing new.
+pub fn is_ending(namespace: &str, view: &View) -> bool {
+    view.one(NAMESPACES, "", namespace).is_some_and(is_deleting)
+}
+
 pub fn is_deleting(object: &Object) -> bool {
     object.facts().deleting.is_some()
 }

@@ -54,6 +54,8 @@ struct Look<'a> {
     update: Revision,
     surge: i64,
     unavailable: i64,
+    /// Its namespace takes no new pods.
+    ends: bool,
 }
 
 impl Reconciler for DaemonSets {
@@ -83,8 +85,11 @@ impl Reconciler for DaemonSets {
                 }
             }
             PODS => {
-                owner_keys(event, "DaemonSet", out);
-                neighbours(view, DAEMON_SETS, event, out);
+                let node = |pod: &Option<Object>| pod.as_ref().map(|pod| pod_facts(pod).node);
+                if !counts_as_before(event) || node(&event.old) != node(&event.new) {
+                    owner_keys(event, "DaemonSet", out);
+                    neighbours(view, DAEMON_SETS, event, out);
+                }
             }
             _ => owner_keys(event, "DaemonSet", out),
         }
@@ -120,6 +125,7 @@ impl Reconciler for DaemonSets {
             update,
             surge: int_or_percent(&rolling["maxSurge"], desired, true).unwrap_or(0),
             unavailable: int_or_percent(&rolling["maxUnavailable"], desired, true).unwrap_or(1),
+            ends: is_ending(namespace, view),
         };
         if !is_deleting(object) {
             homeless.iter().for_each(|pod| look.remove(pod, cx));
@@ -207,6 +213,9 @@ fn wanted_node(pod: &Value) -> Str {
 
 impl Look<'_> {
     fn make(&self, node: &Object, cx: &mut Context) {
+        if self.ends {
+            return;
+        }
         let prefix = format!("{}-", self.object.name());
         let mut pod = pod_of(&self.template, DAEMON_SET, self.object, &prefix, &mut cx.rng);
         pod.set(&["metadata", "labels", HASH_LABEL], &self.update.hash);

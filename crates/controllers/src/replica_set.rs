@@ -38,6 +38,9 @@ impl ReplicaSets {
     fn manage(&self, set: &Object, spec: &Value, active: &[(Object, PodFacts)], view: &View, cx: &mut Context) -> bool {
         let wanted = usize::try_from(spec["replicas"].as_int().unwrap_or(1)).unwrap_or(0);
         if active.len() < wanted {
+            if is_ending(set.namespace(), view) {
+                return false;
+            }
             let missing = wanted - active.len();
             let prefix = format!("{}-", set.name());
             for _ in 0..missing.min(BATCH_MAX) {

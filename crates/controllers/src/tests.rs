@@ -93,6 +93,19 @@ fn a_namespace_gets_its_account_and_certificates_and_goes_with_its_content() {
     assert!(world.get(NAMESPACES, "", "ns").is_null());
 }
 
+/// The server would refuse each of them, again and again.
+#[test]
+fn nothing_is_made_in_a_namespace_that_is_on_its_way_out() {
+    let mut world = world();
+    world.create(CONFIG_MAPS, json!({"metadata": {"name": "held", "namespace": "ns", "finalizers": ["x.io/y"]}}));
+    world.delete(NAMESPACES, "", "ns", "");
+    world.create(REPLICA_SETS, workload("ReplicaSet", 2));
+    world.create(DAEMON_SETS, workload("DaemonSet", 0));
+    world.settle();
+    assert!(!world.get(NAMESPACES, "", "ns").is_null());
+    assert!(!world.reasons().contains(&"SuccessfulCreate"), "{:?}", world.reasons());
+}
+
 #[test]
 fn a_deployment_rolls_and_keeps_its_history() {
     let mut world = world();
