@@ -259,10 +259,14 @@ impl DiskFile for Handle {
                     file.pending.push((start, part));
                     return Err(full);
                 }
-                file.current.resize(end, 0);
             }
             inner.change()?;
-            file.current[start..end].copy_from_slice(bytes);
+            if start == file.current.len() {
+                file.current.extend_from_slice(bytes);
+            } else {
+                file.current.resize(end.max(file.current.len()), 0);
+                file.current[start..end].copy_from_slice(bytes);
+            }
             file.pending.push((start, bytes.len()));
             Ok(())
         })
@@ -277,7 +281,9 @@ impl DiskFile for Handle {
             inner.change()?;
             inner.syncs += 1;
             let SimFile { durable, current, pending } = file;
-            durable.resize(current.len(), 0);
+            // What was not there before was pending, or is the gap before it.
+            let known = durable.len();
+            durable.extend_from_slice(current.get(known..).unwrap_or_default());
             for (offset, len) in pending.drain(..) {
                 durable[offset..offset + len].copy_from_slice(&current[offset..offset + len]);
             }
