@@ -68,6 +68,7 @@ struct Slot {
     process: u64,
     author: Arc<Author>,
     task: Option<Task>,
+    waker: Waker,
 }
 
 struct Inner {
@@ -82,9 +83,10 @@ struct Inner {
     skews: BTreeMap<Arc<str>, Skew>,
     numbers: u64,
     author: Arc<Author>,
+    nobody: Arc<Author>,
     digest: u64,
     events: u64,
-    lines: VecDeque<String>,
+    lines: VecDeque<(Time, String)>,
     print: bool,
     failure: Option<String>,
 }
@@ -103,6 +105,10 @@ struct Bell {
 
 impl Wake for Bell {
     fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
         lock(&self.ready).insert(self.task);
     }
 }
@@ -119,6 +125,7 @@ impl Exec {
             skews: BTreeMap::new(),
             numbers: 0,
             author: Arc::default(),
+            nobody: Arc::default(),
             digest: 0,
             events: 0,
             lines: VecDeque::new(),
@@ -196,14 +203,14 @@ impl Exec {
         inner.events += 1;
         let mixed = inner.digest ^ (inner.now.0 as u64).rotate_left(29) ^ hash64(line.as_bytes());
         inner.digest = hash64(&mixed.to_le_bytes());
-        let line = format!("{} {line}", inner.now.rfc3339_micro());
         if inner.print {
-            println!("{line}");
+            println!("{} {line}", inner.now.rfc3339_micro());
         }
         if inner.lines.len() == LINES_KEPT {
             inner.lines.pop_front();
         }
-        inner.lines.push_back(line);
+        let now = inner.now;
+        inner.lines.push_back((now, line));
     }
 
     /// Ends the run with a finding; the first one counts.
@@ -223,7 +230,7 @@ impl Exec {
 
     /// The last lines of the trace.
     pub fn lines(&self) -> Vec<String> {
-        self.inner().lines.iter().cloned().collect()
+        self.inner().lines.iter().map(|(at, line)| format!("{} {line}", at.rfc3339_micro())).collect()
     }
 
     /// Runs everything up to `end`, or up to the first finding.
@@ -267,19 +274,21 @@ impl Exec {
             }
             let Some(mut task) = slot.task.take() else { continue };
             *author = slot.author.clone();
+            let waker = slot.waker.clone();
             drop(inner);
-            let waker = Waker::from(Arc::new(Bell { task: id, ready: self.ready.clone() }));
             let done = task.as_mut().poll(&mut Context::from_waker(&waker)).is_ready();
             let mut inner = self.inner();
-            inner.author = Arc::default();
-            if done {
-                inner.tasks.remove(&id);
-            } else if let Some(slot) = inner.tasks.get_mut(&id) {
-                slot.task = Some(task);
-                task = Box::pin(async {});
-            }
+            inner.author = inner.nobody.clone();
+            // What a task held may wake others or take its timers out, which needs the heap: it is dropped without it.
+            let over = match inner.tasks.get_mut(&id) {
+                Some(slot) if !done => {
+                    slot.task = Some(task);
+                    None
+                }
+                _ => Some((inner.tasks.remove(&id), task)),
+            };
             drop(inner);
-            drop(task);
+            drop(over);
             polls += 1;
             if polls > POLLS_MAX {
                 self.fail("liveness: something turns on the spot without letting time pass");
@@ -333,7 +342,8 @@ impl Shell for Process {
         }
         inner.numbers += 1;
         let id = inner.numbers;
-        inner.tasks.insert(id, Slot { process: self.number, author: self.author.clone(), task: Some(task) });
+        let waker = Waker::from(Arc::new(Bell { task: id, ready: self.exec.ready.clone() }));
+        inner.tasks.insert(id, Slot { process: self.number, author: self.author.clone(), task: Some(task), waker });
         drop(inner);
         lock(&self.exec.ready).insert(id);
     }

@@ -248,19 +248,116 @@ fn object_of(key: &[u8], version: &Version) -> Option<Object> {
     }
     let resource = Resource::intern(resource);
     let stored = version.value.bytes();
-    let packed = pack::form_of(&stored) > Format::FIRST;
-    let plain = pack::unpack(&stored, pack::NEWEST).ok()?;
-    let mut value = Value::parse(&plain).ok()?;
-    let bytes = if packed {
+    let mut bytes = stored.clone();
+    if pack::form_of(&stored) > Format::FIRST {
+        let mut value = Value::parse(&pack::unpack(&stored, pack::NEWEST).ok()?).ok()?;
         value.set(&["metadata", "resourceVersion"], version.mod_revision.to_string());
-        value.to_json().into()
-    } else {
-        plain
-    };
+        bytes = value.to_json().into();
+    }
+    let value = gist(&bytes, if resource == PODS { &["metadata", "spec", "status"] } else { &["metadata"] })?;
     let mut facts = Facts::of(resource, &value);
     facts.revision = version.mod_revision;
     if resource == PODS {
         facts.own = api::core::pod_facts::facts(&value);
     }
-    Some(Object::written(facts, bytes, value))
+    // Whoever asks for more than facts, which few do, has the text read once more.
+    Some(Object::new(facts, bytes))
+}
+
+/// These parts of an object, without who owns which field.
+fn gist(text: &[u8], parts: &[&str]) -> Option<Value> {
+    let mut object = Value::map();
+    for (part, text) in Entries(text).filter(|(part, _)| parts.contains(part)) {
+        if part != "metadata" {
+            object.set(&[part], Value::parse(text).ok()?);
+            continue;
+        }
+        for (key, text) in Entries(text).filter(|(key, _)| *key != "managedFields") {
+            object.set(&[part, key], Value::parse(text).ok()?);
+        }
+    }
+    Some(object)
+}
+
+/// The entries of a canonical object, as they stand in its text; what is left of it begins with what is in front of the
+/// next.
+struct Entries<'a>(&'a [u8]);
+
+impl<'a> Iterator for Entries<'a> {
+    type Item = (&'a str, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let rest = self.0.get(1..)?;
+        let key_bytes = string_bytes(rest)?;
+        let key = std::str::from_utf8(rest.get(1..key_bytes - 1)?).ok()?;
+        let value = rest.get(key_bytes + 1..)?;
+        let value_bytes = value_bytes(value)?;
+        self.0 = value.get(value_bytes..)?;
+        Some((key, &value[..value_bytes]))
+    }
+}
+
+/// How long the string is that a text begins with.
+fn string_bytes(text: &[u8]) -> Option<usize> {
+    if text.first() != Some(&b'"') {
+        return None;
+    }
+    let mut at = 1;
+    loop {
+        match text.get(at)? {
+            b'"' => return Some(at + 1),
+            b'\\' => at += 2,
+            _ => at += 1,
+        }
+    }
+}
+
+/// How long the value is that a text begins with.
+fn value_bytes(text: &[u8]) -> Option<usize> {
+    let (mut depth, mut at) = (0u32, 0);
+    loop {
+        match text.get(at)? {
+            b'"' => at += string_bytes(&text[at..])? - 1,
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth = depth.checked_sub(1)?,
+            _ if depth > 0 => {}
+            // A number or a word ends where something else begins.
+            _ => return text.iter().position(|byte| matches!(byte, b',' | b'}' | b']')),
+        }
+        at += 1;
+        if depth == 0 {
+            return Some(at);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_gist_of_a_text_is_the_objects_own() {
+        let metadata = meta::json!({"generation": 3i64, "labels": {"a": "}\"metadata\":{"}, "name": "n"});
+        let mut owned = metadata.clone();
+        owned.set(&["managedFields"], meta::json!([{"manager": "x", "fieldsV1": {"f:a": {}}}]));
+        let object = meta::json!({
+            "data": {"metadata": {"name": "other"}, "text": "\\\"{\\", "list": [[{}], 1i64]}, "immutable": true,
+            "metadata": owned, "spec": {"metadata": {"name": "another"}, "none": null}, "status": [],
+        });
+        let text = object.to_json();
+        assert_eq!(gist(&text, &["metadata"]), Some(meta::json!({"metadata": (metadata.clone())})));
+        let both = meta::json!({"metadata": metadata, "spec": (object["spec"].clone())});
+        assert_eq!(gist(&text, &["metadata", "spec"]), Some(both));
+        let all: Vec<(&str, Option<Value>)> =
+            Entries(&text).map(|(key, text)| (key, Value::parse(text).ok())).collect();
+        let real: Vec<(&str, Option<Value>)> =
+            object.entries().iter().map(|(key, value)| (key, Some(value.clone()))).collect();
+        assert_eq!(all, real);
+        for at in 0..text.len() {
+            // What is cut off is not taken for whole, and nothing panics.
+            Entries(&text[at..]).for_each(drop);
+            let cut = Entries(&text[..at]).map(|(key, _)| key);
+            assert!(cut.eq(real.iter().map(|(key, _)| *key).take(Entries(&text[..at]).count())));
+        }
+    }
 }

@@ -95,6 +95,6 @@ pub const CHECKERS: &[Make] = &[
     || Box::new(ownership::Ownership::default()),
     || Box::new(jobs::Jobs::default()),
     || Box::new(budgets::Budgets::default()),
-    || Box::new(scheduler::Scheduler),
+    || Box::new(scheduler::Scheduler::default()),
     || Box::new(nodes::Nodes),
 ];

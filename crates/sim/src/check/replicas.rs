@@ -73,9 +73,19 @@ fn for_job(_: &Object, job: &Object, view: &View, decision: &Decision) -> Result
     at_most(active(job.uid(), view).count(), decision, number(&job.value(), &["spec", "parallelism"], 1))
 }
 
-/// A daemon's pod says by its affinity which node it is for; a set of the user's states no surge.
+/// The node that a daemon's pod is on, or is for, as its affinity says.
+fn place(pod: &Object) -> Str {
+    let node = facts(pod).node;
+    if !node.is_empty() {
+        return node;
+    }
+    let value = pod.value();
+    let required = value.at(&["spec", "affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution"]);
+    required["nodeSelectorTerms"][0]["matchFields"][0]["values"][0].text().into()
+}
+
+/// One pod for each node; a set of the user's states no surge.
 fn for_daemon_set(pod: &Object, set: &Object, view: &View, decision: &Decision) -> Result<(), String> {
-    let place = |pod: &Object| pod.value().at(&["spec", "affinity", "nodeAffinity"]).clone();
     let wanted = place(pod);
     let there = active(set.uid(), view).filter(|other| place(other) == wanted).count();
     if there == 0 || decision.made.is_empty() {

@@ -1,7 +1,9 @@
 //! The scheduler: no node beyond its room, no pod bound twice, none on a node that took no pods.
 
+use std::collections::BTreeMap;
+
 use cache::View;
-use meta::{Object, Quantity, Value};
+use meta::{Object, Quantity, Str, Value};
 
 use super::{Checker, Seen};
 use crate::desired::facts;
@@ -10,7 +12,14 @@ use crate::user::{NODES, PODS};
 
 const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 
-pub struct Scheduler;
+/// What is counted of a node's room, beside the number of pods.
+const COUNTED: [&str; 2] = ["cpu", "memory"];
+
+#[derive(Default)]
+pub struct Scheduler {
+    /// What pods that are bound ask for, by uid, in thousandths, and the generation of their spec that says so.
+    asks: BTreeMap<Str, (i64, [i64; COUNTED.len()])>,
+}
 
 fn milli(value: &Value) -> i64 {
     value.text().parse::<Quantity>().map_or(0, |quantity| quantity.milli())
@@ -27,19 +36,26 @@ fn asks(pod: &Object, resource: &str) -> i64 {
         .sum()
 }
 
-fn check_room(node: &Object, after: &View) -> Result<(), String> {
-    let value = node.value();
-    let residents: Vec<&Object> =
-        after.by(PODS, "node", node.name()).filter(|pod| !facts(pod).phase.is_final()).collect();
-    let count = residents.len() as i64 * 1000;
-    let sums = ["cpu", "memory"].map(|resource| (resource, residents.iter().map(|pod| asks(pod, resource)).sum()));
-    for (resource, used) in sums.into_iter().chain([("pods", count)]) {
-        let room = milli(value.at(&["status", "allocatable", resource]));
-        if used > room {
-            return Err(format!("node {} has {room} m of {resource}, its pods ask for {used} m", node.name()));
+impl Scheduler {
+    fn check_room(&mut self, node: &Object, after: &View) -> Result<(), String> {
+        let (value, mut count, mut sums) = (node.value(), 0, [0; COUNTED.len()]);
+        for pod in after.by(PODS, "node", node.name()).filter(|pod| !facts(pod).phase.is_final()) {
+            let read = || (pod.facts().generation, COUNTED.map(|resource| asks(pod, resource)));
+            let known = self.asks.entry(pod.uid().into()).or_insert_with(read);
+            if known.0 != pod.facts().generation {
+                *known = read();
+            }
+            sums.iter_mut().zip(known.1).for_each(|(sum, asked)| *sum += asked);
+            count += 1000;
         }
+        for (resource, used) in COUNTED.into_iter().zip(sums).chain([("pods", count)]) {
+            let room = milli(value.at(&["status", "allocatable", resource]));
+            if used > room {
+                return Err(format!("node {} has {room} m of {resource}, its pods ask for {used} m", node.name()));
+            }
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// Whether the node took this pod in the view that the binding was decided on.
@@ -57,6 +73,9 @@ impl Checker for Scheduler {
     fn see(&mut self, seen: &Seen<'_>, past: &Past<'_>) -> Result<(), String> {
         let Seen::Commit { changes, after, author, .. } = seen else { return Ok(()) };
         for change in *changes {
+            if let (None, Some(old)) = (&change.new, &change.old) {
+                self.asks.remove(old.uid());
+            }
             let Some(new) = change.new.as_ref().filter(|new| new.resource() == PODS) else { continue };
             let node = facts(new).node;
             let before = change.old.as_ref().map(|old| facts(old).node).unwrap_or_default();
@@ -70,7 +89,7 @@ impl Checker for Scheduler {
             let Some(found) = after.one(NODES, "", &node) else {
                 return Err(format!("{name} is bound to {node}, which does not exist"));
             };
-            check_room(found, after)?;
+            self.check_room(found, after)?;
             if past.at(author.decided_on).is_some_and(|view| !was_open(&node, new, view)) {
                 return Err(format!(
                     "{name} is bound to {node}, which took no pods at revision {}, which that rests on",
