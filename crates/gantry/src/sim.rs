@@ -43,7 +43,7 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
             real_ms / 1000,
             reports.values().map(|report| report.writes).sum::<u64>(),
         );
-        println!("{} virtual seconds per second of one processor", virtual_ms / cpu_ms.max(1));
+        println!("{} virtual seconds per CPU second", virtual_ms / cpu_ms.max(1));
     }
     if broken == 0 {
         return Ok(());

@@ -6,6 +6,10 @@ use sim::minimise::minimise;
 use sim::schedule::Schedule;
 use sim::world::{Report, Settings, run};
 
+/// As in the binary, so that both take the same time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn tell(report: &Report) {
     let Report { seed, profile, events, digest, virtual_ms, .. } = report;
     match &report.finding {

@@ -204,6 +204,8 @@ pub struct Profile {
     pub work_ms: u64,
     /// Steps of the user in that time.
     pub steps: u64,
+    /// How often the user's pods are asked whether they are ready.
+    pub probe_seconds: i64,
     pub weather: Weather,
     pub ills: Ills,
     /// What each machine has.
@@ -252,6 +254,26 @@ const ANY: Rows = &[
 ];
 const ALL: &[Rows] = &[&[("server crash", 25_000), ("controllers crash", 30_000), ("scheduler crash", 30_000)], ANY];
 
+/// What a cluster of an hour may suffer: everything, at the pace of machines that are mostly well.
+const SELDOM: &[Rows] = &[&[
+    ("server crash", 600_000),
+    ("controllers crash", 600_000),
+    ("scheduler crash", 600_000),
+    ("agent crash", 300_000),
+    ("machine loses power", 300_000),
+    ("cut off", 300_000),
+    ("not heard", 600_000),
+    ("hears nothing", 600_000),
+    ("someone stands still", 300_000),
+    ("clock jumps", 600_000),
+    ("clock drifts", 600_000),
+    ("slow disk", 300_000),
+    ("failed sync", 600_000),
+    ("full disk", 600_000),
+    ("flipped bit", 600_000),
+    ("history forgotten", 600_000),
+]];
+
 const SERVERS: Rows = &[
     ("leader crash", 12_000),
     ("leader stands still", 15_000),
@@ -292,11 +314,16 @@ const BASE: Profile = Profile {
     upgrade: false,
     work_ms: 40_000,
     steps: 22,
+    probe_seconds: 2,
     weather: FINE,
     ills: HEALTHY,
     cpu_milli: 2_600,
     faults: &[],
 };
+
+/// An hour in which somebody changes something every ten seconds, and pods are probed as often as Kubernetes does by default.
+const HOUR: Profile =
+    Profile { name: "hundred-hour", nodes: 100, work_ms: 3_600_000, steps: 360, probe_seconds: 10, ..BASE };
 
 /// All profiles; the first is the one of a world without faults.
 pub const PROFILES: &[Profile] = &[
@@ -320,6 +347,15 @@ pub const PROFILES: &[Profile] = &[
     // Hundreds of machines, which are what most of such a world is busy with.
     Profile { name: "hundred", nodes: 100, steps: 100, work_ms: 120_000, ..BASE },
     Profile { name: "hundred-all", nodes: 100, steps: 100, work_ms: 120_000, weather: ROUGH, faults: ALL, ..BASE },
+    // The same at the pace of a real cluster.
+    HOUR,
+    Profile {
+        name: "hundred-hour-all",
+        weather: Weather { lost: 1, doubled: 1, late: 1, answer_lost: 1, watch_cut: 1, latency_ms: 10 },
+        ills: Ills { crash: 6, hang: 6, pull: 6, stall: 2, stubborn: 6, undead: 3 },
+        faults: SELDOM,
+        ..HOUR
+    },
     Profile { name: "large", nodes: 300, steps: 200, work_ms: 120_000, weather: ROUGH, faults: ALL, ..BASE },
     Profile { name: "long", work_ms: 600_000, steps: 300, weather: ROUGH, ills: SICKLY, faults: ALL, ..BASE },
 ];

@@ -38,6 +38,8 @@ pub struct User {
     pub mirror: Arc<Mirror>,
     pub shell: Process,
     pub rng: Rng,
+    /// How often its pods are asked whether they are ready.
+    pub probe_seconds: i64,
 }
 
 /// What one step asks for; nothing when there is nothing to do it to.
@@ -182,7 +184,9 @@ impl User {
         if self.rng.chance(400) {
             container.set(
                 &["readinessProbe"],
-                json!({"httpGet": {"path": "/", "port": 80i64}, "periodSeconds": 2i64, "failureThreshold": 2i64}),
+                json!({
+                    "httpGet": {"path": "/", "port": 80i64}, "periodSeconds": (self.probe_seconds), "failureThreshold": 2i64,
+                }),
             );
         }
         json!({

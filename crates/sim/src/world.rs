@@ -532,7 +532,8 @@ impl World {
 
     fn user_of(&self, client: &str, mirror: Arc<Mirror>, stream: &str) -> User {
         let api = self.door(client, "the-user", &[MASTERS], &self.user);
-        User { api, mirror, shell: self.user.clone(), rng: self.rng.fork(stream) }
+        let (rng, probe_seconds) = (self.rng.fork(stream), self.settings.profile.probe_seconds);
+        User { api, mirror, shell: self.user.clone(), rng, probe_seconds }
     }
 
     fn start_user(&mut self) {
