@@ -1,34 +1,56 @@
 //! The museum: worlds that once broke, each with the story of its defect. They are run in every test and stay whole.
 
-/// A world that broke: seed, profile, and what was learned.
+use crate::fault;
+use crate::schedule::Schedule;
+use crate::world::Settings;
+
+/// A world that broke: seed, profile, what of it is needed, and what was learned.
 pub struct Exhibit {
     pub seed: u64,
     pub profile: &'static str,
+    /// What `gantry sim --minimise` left of it, as `--only` takes it; `None` for all of the world.
+    pub schedule: Option<&'static str>,
     pub story: &'static str,
+}
+
+impl Exhibit {
+    /// The world that is shown.
+    ///
+    /// # Errors
+    /// What in its row says nothing.
+    pub fn settings(&self) -> Result<Settings, String> {
+        let profile = fault::profile(self.profile).ok_or_else(|| format!("{:?} is no sort of world", self.profile))?;
+        let schedule = self.schedule.map_or_else(|| Ok(Schedule::default()), Schedule::parse)?;
+        Ok(Settings { profile, schedule, ..Settings::quiet(self.seed) })
+    }
 }
 
 pub const EXHIBITS: &[Exhibit] = &[
     Exhibit {
         seed: 119,
         profile: "lossy",
+        schedule: None,
         story: "A deployment went below its minimum: it counted pods as serving that its set was to lose anyway, since \
                 the set's status said so late. A set serves with no more pods than it is to have.",
     },
     Exhibit {
         seed: 1145,
         profile: "all",
+        schedule: None,
         story: "A disk that failed while the server started was taken for damage. What fails for the medium is tried \
                 again by whoever supervises the server.",
     },
     Exhibit {
         seed: 34,
         profile: "all",
+        schedule: None,
         story: "A create that failed with the disk happened all the same, later, after another pod had been made up for \
                 it. The decision that follows a failure takes the same names as the one that failed.",
     },
     Exhibit {
         seed: 3187,
         profile: "upgrade",
+        schedule: None,
         story: "Nobody led though a server could have, it was said, when all stood still. A server had been replaced while \
                 it stood still, and the end of that pause was noted down for its successor, which stood still by then \
                 itself. What is known of a process ends with it.",
@@ -36,6 +58,10 @@ pub const EXHIBITS: &[Exhibit] = &[
     Exhibit {
         seed: 10336,
         profile: "upgrade",
+        schedule: Some(
+            "steps=6 faults=0,1,2,3,6,17,22 work=30000 \
+             without=answer-lost,crash,doubled,hang,late,latency,lost,pull,stall,stubborn,undead,watch-cut",
+        ),
         story: "An agent ran a pod for ever that was being deleted: it stood still between asking a server and hearing the \
                 answer, the server was replaced meanwhile, and the agent went on with the cache of the dead one. The link \
                 noted who had died before only from the answer on. Worlds alone were wrong: a connection of real ones \

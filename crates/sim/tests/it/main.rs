@@ -32,13 +32,13 @@ fn told(report: &Report) -> String {
 }
 
 /// Runs all of `worlds` on two threads; each world is a world of its own.
-fn check(worlds: &[(u64, &str)], brief: bool) {
+fn check(worlds: &[Settings]) {
     let (next, findings) = (AtomicU64::new(0), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
-                while let Some((seed, name)) = worlds.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
-                    let report = run(Settings { brief, ..settings(*seed, name) });
+                while let Some(world) = worlds.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
+                    let report = run(world.clone());
                     if report.finding.is_some() {
                         findings.lock().expect("no thread panics with it").push(told(&report));
                     }
@@ -52,15 +52,17 @@ fn check(worlds: &[(u64, &str)], brief: bool) {
 
 #[test]
 fn worlds_keep_their_promises_and_come_to_rest() {
+    let world = |seed, name| Settings { brief: BRIEF, ..settings(seed, name) };
+    let seeds = 1000..1000 + WORLDS;
     let worlds: Vec<_> =
-        PROFILES.into_iter().flat_map(|name| (1000..1000 + WORLDS).map(move |seed| (seed, name))).collect();
-    check(&worlds, BRIEF);
+        PROFILES.into_iter().flat_map(|name| seeds.clone().map(move |seed| world(seed, name))).collect();
+    check(&worlds);
 }
 
 #[test]
 fn the_museum_stays_whole() {
-    let worlds: Vec<_> = EXHIBITS.iter().map(|exhibit| (exhibit.seed, exhibit.profile)).collect();
-    check(&worlds, false);
+    let worlds: Vec<_> = EXHIBITS.iter().map(|exhibit| exhibit.settings().expect("a row says what it means")).collect();
+    check(&worlds);
 }
 
 #[test]
