@@ -18,6 +18,7 @@ use crate::door::{Ask, Door};
 use crate::error::Error;
 use crate::frame::{Bench, Run, Want, figure, now, option};
 use crate::load::{self, Maker, Until};
+use crate::machine::Process;
 use crate::numbers::percentile;
 use crate::real::{Up, creation};
 use greedy::{Greed, Heard};
@@ -40,6 +41,7 @@ pub const BENCH: Bench = Bench {
         option("connections", "200", "20", "Connections of each sort of greed"),
         option("objects", "3000", "300", "Objects that the greedy client lists again and again"),
         option("only", "all", "all", "Only the sorts of greed whose name has this word"),
+        option("after_s", "30", "3", "How long it is looked what the server gives back when the flood is over"),
     ],
     figures: &[
         figure("p50_quiet_ms", Want::Nothing),
@@ -51,6 +53,7 @@ pub const BENCH: Bench = Bench {
         figure("refused_per_run", Want::AtLeast(1.0, 1.0)),
         figure("refused_without_retry_per_run", Want::AtMost(0.0, 0.0)),
         figure("rss_growth_mb", Want::AtMost(64.0, 16.0)),
+        figure("rss_after_mb", Want::Nothing),
     ],
     peer: None,
     needs_root: true,
@@ -98,6 +101,7 @@ async fn flood(run: &mut Run) -> Result<(), Error> {
     stop.store(true, Ordering::Relaxed);
     flooding.join().map_err(|_| Error::doing("flood", "the greedy client panicked"))?;
     let (late, gap_s) = leases.told()?;
+    let after_mb = lowest_mb(server, Duration::from_secs(run.number("after_s")?)).await;
 
     run.figure("p50_quiet_ms", percentile(&mut quiet.latencies_us, 0.5) / 1e3);
     run.figure("p99_quiet_ms", percentile(&mut quiet.latencies_us, 0.99) / 1e3);
@@ -116,11 +120,22 @@ async fn flood(run: &mut Run) -> Result<(), Error> {
     run.figure("rss_half_mb", half_mb);
     run.figure("rss_growth_mb", end_mb - half_mb);
     run.figure("rss_peak_mb", server.peak_mb());
+    run.figure("rss_after_mb", after_mb);
     run.note(format!("the greedy client heard {}", heard.told()));
     if let Some(first) = quiet.failed.iter().chain(&noted.failed).next() {
         return Err(Error::doing("serve a modest client beside a greedy one", first));
     }
     Ok(())
+}
+
+/// The least that a process has within a time.
+async fn lowest_mb(server: Process, time: Duration) -> f64 {
+    let (began, mut lowest) = (Instant::now(), server.rss_mb());
+    while began.elapsed() < time {
+        tokio::time::sleep(LOOK).await;
+        lowest = lowest.min(server.rss_mb());
+    }
+    lowest
 }
 
 /// A service account that may do everything, and the door that it uses.
