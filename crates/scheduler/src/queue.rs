@@ -75,10 +75,13 @@ impl Queue {
         self.ready.pop_first().map(|rank| rank.key)
     }
 
-    /// The pod was refused by these plugins.
+    /// The pod was refused by these plugins. Where there was nobody to refuse it, as there is no node at all, it makes no
+    /// pause once there is one.
     pub fn park(&mut self, key: &str, plugins: BTreeSet<&'static str>, now: Time) {
         if let Some(rank) = self.ranks.get(key) {
-            *self.attempts.entry(key.into()).or_default() += 1;
+            if !plugins.is_empty() {
+                *self.attempts.entry(key.into()).or_default() += 1;
+            }
             self.parked.insert(rank.clone(), Parked { plugins, since: now });
         }
     }
@@ -176,5 +179,9 @@ mod tests {
         assert_eq!(queue.pop(at(99)), None, "a pod that left does not change labels");
         queue.flush(at(10 + 301));
         assert_eq!(queue.pop(at(10 + 301)).as_deref(), Some("new"));
+        queue.park("high", BTreeSet::new(), at(400));
+        assert_eq!(queue.pop(at(400)), None);
+        queue.wake(Wake::Node, at(400));
+        assert_eq!(queue.pop(at(400)).as_deref(), Some("high"), "the first node came");
     }
 }
