@@ -57,7 +57,7 @@ pub type Maker = Arc<dyn Fn(usize) -> Ask + Send + Sync>;
 /// A connection cannot be had.
 pub async fn lines(door: &Door, outstanding: usize, http_two: bool) -> Result<Vec<Line>, Error> {
     /// Requests that share an HTTP/2 connection.
-    const SHARED: usize = 64;
+    const SHARED: usize = 32;
     let mut lines = Vec::with_capacity(outstanding);
     while lines.len() < outstanding {
         if !http_two {

@@ -10,8 +10,8 @@ use meta::{Resource, Str, json};
 use reconcile::EventRecord;
 
 const EVENTS: Resource = Resource("events");
-/// Series that are remembered.
-const SERIES_MAX: usize = 4096;
+/// Of series, and of what was said about objects, at least as many as this are remembered, and at most twice as many.
+const REMEMBERED_MIN: usize = 4096;
 /// From this many different messages of one kind about one object within the window on, they become one event.
 const SIMILAR_MAX: usize = 10;
 const SIMILAR_WINDOW_MS: u64 = 600_000;
@@ -31,23 +31,56 @@ struct Budget {
     counted: Time,
 }
 
+/// What was used lately; the rest is forgotten a generation at a time.
+struct Recent<T> {
+    young: HashMap<String, T>,
+    old: HashMap<String, T>,
+}
+
+impl<T> Default for Recent<T> {
+    fn default() -> Recent<T> {
+        Recent { young: HashMap::new(), old: HashMap::new() }
+    }
+}
+
+impl<T> Recent<T> {
+    fn get_mut(&mut self, key: &str) -> Option<&mut T> {
+        if let Some((key, value)) = self.old.remove_entry(key) {
+            self.insert(key, value);
+        }
+        self.young.get_mut(key)
+    }
+
+    fn insert(&mut self, key: String, value: T) {
+        if self.young.len() >= REMEMBERED_MIN {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(key, value);
+    }
+
+    fn get_or_insert(&mut self, key: &str, make: impl Fn() -> T) -> &mut T {
+        if !self.young.contains_key(key) {
+            let value = self.old.remove(key).unwrap_or_else(&make);
+            self.insert(key.to_owned(), value);
+        }
+        self.young.entry(key.to_owned()).or_insert_with(make)
+    }
+}
+
 #[derive(Default)]
 struct Correlator {
-    similar: HashMap<String, Similar>,
-    budgets: HashMap<String, Budget>,
+    similar: Recent<Similar>,
+    budgets: Recent<Budget>,
 }
 
 impl Correlator {
     /// What the record's event is known by, and its message; `None` when there was too much already.
     fn correlate(&mut self, record: &EventRecord, now: Time) -> Option<(String, String)> {
-        if self.similar.len() > SERIES_MAX || self.budgets.len() > SERIES_MAX {
-            *self = Correlator::default();
-        }
         let mut about = record.about.clone();
         about.take(&["resourceVersion"]);
         let source = format!("{}|{}|{}", String::from_utf8_lossy(&about.to_json()), record.reporter, record.host);
         let kind = format!("{source}|{}|{}", record.of_type, record.reason);
-        let similar = self.similar.entry(kind.clone()).or_insert(Similar { messages: BTreeSet::new(), last: now });
+        let similar = self.similar.get_or_insert(&kind, || Similar { messages: BTreeSet::new(), last: now });
         if now.ms_since(similar.last) > SIMILAR_WINDOW_MS {
             similar.messages.clear();
         }
@@ -57,7 +90,7 @@ impl Correlator {
         if combined {
             similar.messages.pop_last();
         }
-        let budget = self.budgets.entry(source).or_insert(Budget { left: BURST_MAX, counted: now });
+        let budget = self.budgets.get_or_insert(&source, || Budget { left: BURST_MAX, counted: now });
         let earned = now.ms_since(budget.counted) / BURST_PAUSE_MS;
         budget.left = (budget.left + earned).min(BURST_MAX);
         budget.counted = budget.counted.plus_ms(earned * BURST_PAUSE_MS);
@@ -80,7 +113,7 @@ struct Series {
 pub struct Recorder {
     api: Arc<dyn Api>,
     clock: Arc<dyn Clock>,
-    series: Arc<Mutex<HashMap<String, Series>>>,
+    series: Arc<Mutex<Recent<Series>>>,
     correlator: Arc<Mutex<Correlator>>,
 }
 
@@ -97,9 +130,6 @@ impl Recorder {
         let Some((identity, message)) = correlated else { return };
         let known = {
             let mut series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
-            if series.len() > SERIES_MAX {
-                series.clear();
-            }
             series.get_mut(&identity).map(|series| {
                 series.count += 1;
                 (series.namespace.clone(), series.name.clone(), series.count)
@@ -134,5 +164,36 @@ impl Recorder {
         }
         let made = Series { namespace: namespace.into(), name: name.into(), count: 1 };
         self.series.lock().unwrap_or_else(PoisonError::into_inner).insert(identity, made);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_says_too_much_is_not_heard_again_because_others_speak() {
+        let mut correlator = Correlator::default();
+        let mut heard = |name: &str, number: u64| {
+            let about = json!({"kind": "ReplicaSet", "namespace": "n", "name": name});
+            let record = EventRecord {
+                about,
+                of_type: "Normal",
+                reason: "SuccessfulCreate".into(),
+                message: format!("Created pod: p{number}"),
+                reporter: "replicaset-controller".into(),
+                host: Str::default(),
+                related: meta::Value::Null,
+                action: Str::default(),
+            };
+            usize::from(correlator.correlate(&record, Time::from_seconds(1_800_000_000)).is_some())
+        };
+        let (mut loud, mut others) = (0, 0);
+        for number in 0..20_000 {
+            loud += heard("loud", number);
+            others += heard(&format!("other-{number}"), number);
+        }
+        assert_eq!((loud, others), (BURST_MAX as usize, 20_000));
+        assert!(correlator.budgets.young.len() + correlator.budgets.old.len() <= 2 * REMEMBERED_MIN);
     }
 }

@@ -214,10 +214,13 @@ impl Id {
     }
 }
 
-fn read_managers(entries: &Value) -> Result<Managers, FieldsError> {
+/// The managers of a list; what is shared with `stored`, the list of an object that was stored, was written by
+/// [`write_managers`] and needs no second look.
+fn read_managers(entries: &Value, stored: &Value) -> Result<Managers, FieldsError> {
     let wrong = |what: &str| Err(FieldsError(what.to_owned()));
     let mut managers = Managers::new();
-    for entry in entries.items() {
+    for (at, entry) in entries.items().iter().enumerate() {
+        let is_known = entries.is_shared_with(stored) || entry.is_shared_with(&stored[at]);
         let applied = match entry["operation"].text() {
             "Apply" => true,
             "Update" => false,
@@ -232,7 +235,7 @@ fn read_managers(entries: &Value) -> Result<Managers, FieldsError> {
         }
         let fields = match &entry["fieldsV1"] {
             Value::Null => Fields::Set(Set::new()),
-            fields if text::is_canonical(fields) => Fields::Text(fields.clone()),
+            fields if is_known || text::is_canonical(fields) => Fields::Text(fields.clone()),
             fields => Fields::Set(Set::from_fields(fields)?),
         };
         let id = Id {
@@ -302,13 +305,13 @@ pub fn track_update(old: Option<&Value>, new: &mut Value, of: TypeRef<'_>, write
     let sent = new.take(&["metadata", "managedFields"]).unwrap_or_default();
     let live = old.map_or(&Value::Null, |old| &old["metadata"]["managedFields"]);
     let mut managers = if !writer.subresource.is_empty() {
-        read_managers(live).unwrap_or_default()
+        read_managers(live, live).unwrap_or_default()
     } else if is_reset(&sent) {
         Managers::new()
     } else {
-        match read_managers(&sent) {
+        match read_managers(&sent, live) {
             Ok(managers) if !managers.is_empty() => managers,
-            _ => read_managers(live).unwrap_or_default(),
+            _ => read_managers(live, live).unwrap_or_default(),
         }
     };
     // An object that is not tracked stays so.
@@ -437,7 +440,8 @@ pub fn apply(
     validate(applied, of).map_err(|what| ApplyError::Typed(describe(applied, &what)))?;
     let empty = empty_object(of);
     let live = live.unwrap_or(&empty);
-    let mut managers = read_managers(&live["metadata"]["managedFields"]).map_err(ApplyError::Managed)?;
+    let known = &live["metadata"]["managedFields"];
+    let mut managers = read_managers(known, known).map_err(ApplyError::Managed)?;
     let bare = without_managed(live);
     if managers.is_empty() {
         update(&empty, &bare, of, &Writer { manager: BEFORE_APPLY, ..*writer }, &mut managers);
