@@ -194,6 +194,11 @@ pub fn disruption(reason: &str, message: &str, now: Time) -> Value {
     })
 }
 
+/// The condition of a pod that does not serve, as its node is not there.
+pub fn unready(now: Time) -> Value {
+    json!({"type": "Ready", "status": "False", "lastTransitionTime": (now.rfc3339())})
+}
+
 /// Whether a pod is to its owners, and to those who might want it, what it was before.
 pub fn counts_as_before(event: &Event) -> bool {
     let (Some(old), Some(new)) = (&event.old, &event.new) else { return false };

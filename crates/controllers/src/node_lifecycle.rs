@@ -15,6 +15,7 @@ use reconcile::{Context, Effect, Outcome, Reconciler};
 
 use crate::common::*;
 use crate::node_fit::{NO_EXECUTE, NO_SCHEDULE};
+use crate::taint_eviction::{Borne, borne_until};
 
 const REPORTER: &str = "node-controller";
 const LEASE_NAMESPACE: &str = "kube-node-lease";
@@ -61,7 +62,8 @@ impl Reconciler for NodeLifecycle {
                     return;
                 }
                 let ready = |node: &Option<Object>| node.as_ref().is_some_and(is_ready);
-                if ready(&event.old) != ready(&event.new) {
+                let others_ready = || view.list(NODES, "").any(|node| node.name() != object.name() && is_ready(node));
+                if ready(&event.old) != ready(&event.new) && !others_ready() {
                     out.extend(view.list(NODES, "").map(key_of));
                 }
             }
@@ -95,9 +97,9 @@ impl Reconciler for NodeLifecycle {
         let Some(node) = view.one(NODES, "", key).filter(|node| !is_deleting(node)) else { return Outcome::Settled };
         let value = node.value();
         let any_ready = view.list(NODES, "").any(is_ready);
-        taint(node, &value, any_ready, cx);
+        let taints = taint(node, &value, any_ready, cx);
         if readiness(&value) != "True" && !condition(&value["status"], "Ready").is_null() {
-            mark_pods(key, view, cx);
+            mark_pods(key, &taints, view, cx);
         }
         Outcome::Settled
     }
@@ -172,8 +174,8 @@ impl NodeLifecycle {
     }
 }
 
-/// Brings the taints in line with the conditions.
-fn taint(node: &Object, value: &Value, any_ready: bool, cx: &mut Context) {
+/// Brings the taints in line with the conditions; returns them.
+fn taint(node: &Object, value: &Value, any_ready: bool, cx: &mut Context) -> Vec<Value> {
     let mut wanted: Vec<(&str, &str)> = Vec::new();
     let ready = condition(&value["status"], "Ready");
     let key = match ready["status"].text() {
@@ -225,16 +227,24 @@ fn taint(node: &Object, value: &Value, any_ready: bool, cx: &mut Context) {
     }
     if taints.as_slice() != known {
         let mut object = value.clone();
-        object.set(&["spec", "taints"], if taints.is_empty() { Value::Null } else { Value::from(taints) });
+        let taints = if taints.is_empty() { Value::Null } else { Value::from(taints.clone()) };
+        object.set(&["spec", "taints"], taints);
         cx.push(Effect::Update { resource: node.resource(), object });
     }
+    taints
 }
 
-/// Pods on a node that is not ready do not serve.
-fn mark_pods(node: &str, view: &View, cx: &mut Context) {
-    for pod in view.by(PODS, "node", node).filter(|pod| pod_facts(pod).ready).take(BATCH_MAX) {
-        let unready = json!({"type": "Ready", "status": "False", "lastTransitionTime": (cx.now.rfc3339())});
-        amend_status(cx, pod, json!({"conditions": [unready]}));
+/// Pods on a node that is not ready do not serve. Those that its taints drive away at once are told so when they go.
+fn mark_pods(node: &str, taints: &[Value], view: &View, cx: &mut Context) {
+    let now = cx.now;
+    let stays = |pod: &&Object| {
+        let value = pod.value();
+        let until = borne_until(taints, value["spec"]["tolerations"].items(), now);
+        is_deleting(pod) || !matches!(until, Borne::Until(until) if until <= now)
+    };
+    let ready = view.by(PODS, "node", node).filter(|pod| pod_facts(pod).ready);
+    for pod in ready.filter(stays).take(BATCH_MAX) {
+        amend_status(cx, pod, json!({"conditions": (vec![unready(now)])}));
         record(cx, REPORTER, POD, pod, "Warning", "NodeNotReady", "Node is not ready".to_owned());
     }
 }

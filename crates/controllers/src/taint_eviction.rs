@@ -64,25 +64,24 @@ impl Reconciler for TaintEviction {
         let facts = pod_facts(pod);
         let tainted = view.one(NODES, "", &facts.node).map(NodeFacts::read).filter(|node| node.drives_away);
         let Some(node) = tainted else { return Outcome::Settled };
-        let taints = node.taints.items().iter().filter(|taint| taint["effect"].text() == NO_EXECUTE);
         let value = pod.value();
-        match borne_until(taints, value["spec"]["tolerations"].items(), cx.now) {
+        match borne_until(node.taints.items(), value["spec"]["tolerations"].items(), cx.now) {
             Borne::Forever => Outcome::Settled,
             Borne::Until(until) if until > cx.now => Outcome::Again(until),
-            Borne::Until(_) => evict(pod, &value, cx),
+            Borne::Until(_) => evict(pod, &value, node.ready == "True", cx),
         }
     }
 }
 
-enum Borne {
+pub enum Borne {
     Forever,
     Until(Time),
 }
 
-/// How long a pod with `tolerations` may stay.
-fn borne_until<'a>(taints: impl Iterator<Item = &'a Value>, tolerations: &[Value], now: Time) -> Borne {
+/// How long a pod with `tolerations` may stay where these taints are.
+pub fn borne_until(taints: &[Value], tolerations: &[Value], now: Time) -> Borne {
     let mut until: Option<Time> = None;
-    for taint in taints {
+    for taint in taints.iter().filter(|taint| taint["effect"].text() == NO_EXECUTE) {
         let fitting: Vec<&Value> = tolerations.iter().filter(|one| toleration_fits(one, taint)).collect();
         if fitting.is_empty() {
             return Borne::Until(now);
@@ -95,11 +94,16 @@ fn borne_until<'a>(taints: impl Iterator<Item = &'a Value>, tolerations: &[Value
     until.map_or(Borne::Forever, Borne::Until)
 }
 
-/// Says first why the pod goes, and lets it go when that is seen: whoever watches it learns the reason in time.
-fn evict(pod: &Object, value: &Value, cx: &mut Context) -> Outcome {
+/// Says first why the pod goes, and lets it go when that is seen: whoever watches it learns the reason in time. On a node
+/// that is not ready it does not serve any more.
+fn evict(pod: &Object, value: &Value, on_ready_node: bool, cx: &mut Context) -> Outcome {
     if condition(&value["status"], "DisruptionTarget")["status"].text() != "True" {
         let why = disruption("DeletionByTaintManager", "The pod does not bear a NoExecute taint of its node", cx.now);
-        amend_status(cx, pod, json!({"conditions": [why]}));
+        let conditions = match pod_facts(pod).ready && !on_ready_node {
+            true => vec![why, unready(cx.now)],
+            false => vec![why],
+        };
+        amend_status(cx, pod, json!({"conditions": conditions}));
         return Outcome::Again(cx.now);
     }
     delete(cx, pod, "");

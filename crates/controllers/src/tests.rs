@@ -462,6 +462,32 @@ fn a_silent_node_loses_its_pods() {
 }
 
 #[test]
+fn pods_that_a_lost_node_drives_away_are_told_once() {
+    let mut world = world();
+    for node in ["node-a", "node-b"] {
+        let ready = json!([{"type": "Ready", "status": "True"}]);
+        world.create(NODES, json!({"metadata": {"name": node}, "status": {"conditions": ready}}));
+        world.create(LEASES, json!({"metadata": {"name": node, "namespace": "kube-node-lease"}, "spec": {}}));
+    }
+    let mut set = workload("ReplicaSet", 1);
+    set.set(&["spec", "template", "metadata", "finalizers"], json!(["example.com/stays"]));
+    world.create(REPLICA_SETS, set);
+    world.settle();
+    let pod = world.all(PODS)[0].clone();
+    world.play_pods = false;
+    let node = pod["spec"]["nodeName"].text().to_owned();
+    assert_eq!(condition(&pod["status"], "Ready")["status"].text(), "True");
+    world.hear(&[&node]);
+    world.settle();
+    let gone = world.get(PODS, "ns", pod["metadata"]["name"].text());
+    assert!(!gone["metadata"]["deletionTimestamp"].is_null());
+    assert_eq!(condition(&gone["status"], "Ready")["status"].text(), "False");
+    assert_eq!(condition(&gone["status"], "DisruptionTarget")["reason"].text(), "DeletionByTaintManager");
+    let told = world.reasons().iter().filter(|reason| **reason == "NodeNotReady").count();
+    assert_eq!(told, 1, "of the node, and not of each of its pods");
+}
+
+#[test]
 fn a_node_that_is_not_heard_is_doubted_at_once_unless_its_lease_goes_on() {
     let mut world = world();
     for node in ["node-b", "node-c"] {

@@ -108,13 +108,14 @@ async fn measure(run: &mut Run, server: &Server) -> Result<(), Error> {
 
     if run.number("loss")? == 1 {
         let before = agents.counts.running.load(Ordering::Relaxed);
-        let began = Instant::now();
+        let (began, cpu) = (Instant::now(), server.process().cpu_us());
         cluster.kill(0..run.count("lost")?);
         agents.fall_silent();
-        let left = agents.counts.running.load(Ordering::Relaxed);
-        run.say(format!("{} pods ran on the nodes that are lost", before - left));
+        let lost = before - agents.counts.running.load(Ordering::Relaxed);
+        run.say(format!("{lost} pods ran on the nodes that are lost"));
         agents.counts.await_running(before, PATIENCE).await?;
         tell(run, "loss", began, &probing);
+        run.figure("loss_cpu_us_per_pod", (server.process().cpu_us() - cpu) as f64 / lost.max(1) as f64);
     }
     run.figure("rss_after_mb", server.process().rss_mb());
     Ok(())
