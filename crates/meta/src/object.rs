@@ -152,6 +152,11 @@ impl Facts {
     }
 }
 
+/// The reference to the owner that manages an object, where there are no facts of it yet.
+pub fn controller_of(object: &Value) -> Option<&Value> {
+    object["metadata"]["ownerReferences"].items().iter().find(|owner| owner["controller"].is_true())
+}
+
 /// An object at one revision. Cheap to clone; never changes.
 #[derive(Clone)]
 pub struct Object(Arc<Inner>);
@@ -241,14 +246,13 @@ impl Object {
     /// Gives up the tree: a newer version took the object's place, and nobody will change this one. Its text is kept for
     /// those who have not seen it yet.
     pub fn supersede(&self) {
-        drop(warm::lock(&self.0.tree).take());
+        warm::drop_tree(&self.0);
     }
 
     /// Shares with a sibling, an object of the same controller that was made or read lately, what is equal in both trees:
     /// siblings are made of one template.
     pub fn share(resource: Resource, tree: &mut Value) {
-        let owners = tree["metadata"]["ownerReferences"].items();
-        if let Some(owner) = owners.iter().find(|owner| owner["controller"].is_true()) {
+        if let Some(owner) = controller_of(tree) {
             let owner = Str::from(owner["uid"].text());
             warm::share(resource, &owner, tree);
         }
@@ -343,12 +347,23 @@ mod warm {
         new: usize,
     }
 
-    pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
         mutex.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A number for the objects of a resource that are alike: those of one controller, or of one namespace.
+    fn kin(resource: Resource, alike: &str) -> u64 {
+        hash64(resource.0.as_bytes()) ^ hash64(alike.as_bytes()).rotate_left(17)
+    }
+
+    /// Takes the tree from an object, and drops it when its lock is free again.
+    pub fn drop_tree(inner: &Inner) {
+        let tree = lock(&inner.tree).take();
+        drop(tree);
+    }
+
     pub fn share(resource: Resource, owner: &str, tree: &mut Value) {
-        let family = hash64(resource.0.as_bytes()) ^ hash64(owner.as_bytes()).rotate_left(17);
+        let family = kin(resource, owner);
         let slot = &FAMILY[usize::try_from(family).unwrap_or(0) % FAMILIES];
         let sibling = lock(slot).as_ref().filter(|(known, _)| *known == family).map(|(_, tree)| tree.clone());
         if let Some(sibling) = sibling {
@@ -413,8 +428,7 @@ mod warm {
     /// To be called without the lock: the last hold of an object may be among them.
     fn give_up(cooled: Vec<Arc<Inner>>) {
         for inner in cooled {
-            let tree = lock(&inner.tree).take();
-            drop(tree);
+            drop_tree(&inner);
             if inner.kept.swap(false, Ordering::Relaxed) {
                 forget(inner.body.len());
             }
@@ -435,10 +449,8 @@ mod warm {
 
     fn pack_one(inner: &Inner, form: Form, blob: &Blob) {
         let facts = &inner.facts;
-        // Whose texts are alike: those of one controller, or else those of one namespace.
         let alike = facts.controller().map_or(&facts.namespace, |owner| &owner.uid);
-        let form = form as u64;
-        let place = hash64(facts.resource.0.as_bytes()) ^ hash64(alike.as_bytes()).rotate_left(17) ^ form;
+        let place = kin(facts.resource, alike) ^ form as u64;
         let slot = usize::try_from(place).unwrap_or(0) % DICTIONARIES;
         blob.pack(&mut lock(&SLOTS[slot]));
     }

@@ -46,8 +46,7 @@ impl Rules for ControllerRevision {
     }
 
     fn cells(&self, object: &Value, now: Time) -> Vec<Value> {
-        let owners = object.at(&["metadata", "ownerReferences"]).items();
-        let controller = match owners.iter().find(|owner| owner["controller"].is_true()) {
+        let controller = match meta::object::controller_of(object) {
             Some(owner) => {
                 let group = owner["apiVersion"].text().split_once('/').map_or("", |(group, _)| group);
                 let kind = owner["kind"].text().to_lowercase();

@@ -60,9 +60,7 @@ impl Admission for ServiceAccount {
 
 /// The volumes of siblings have one name, so that their specs differ by their nodes only and take the room of one.
 fn name_seed(pod: &Value) -> u64 {
-    let owners = pod["metadata"]["ownerReferences"].items();
-    let controller = owners.iter().find(|owner| owner["controller"].is_true());
-    controller.map_or_else(crate::uid::seed, |owner| base::hash64(owner["uid"].text().as_bytes()))
+    meta::object::controller_of(pod).map_or_else(crate::uid::seed, |owner| base::hash64(owner["uid"].text().as_bytes()))
 }
 
 /// Mounts the token where no container has something of its own at its place.

@@ -72,7 +72,7 @@ impl Incomer {
         }
     }
 
-    fn user_agent(&self) -> &str {
+    pub fn user_agent(&self) -> &str {
         self.header(header::USER_AGENT).unwrap_or("unknown")
     }
 }

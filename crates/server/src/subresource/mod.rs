@@ -71,17 +71,16 @@ async fn part(
         let bytes = crate::dispatch::show(server, kind, accept, &object);
         return Ok(body::answer(200, content_type(accept.media), bytes));
     }
-    let agent = incomer.header(header::USER_AGENT).unwrap_or("unknown").to_owned();
     let outcome = if verb == Verb::Patch {
         let patch_kind = patch_type(incomer.header(header::CONTENT_TYPE), kind)?;
         let is_apply = patch_kind == client::PatchType::Apply;
-        let options = WriteOptions::of(&incomer.query, "PatchOptions", &agent, is_apply)?;
+        let options = WriteOptions::of(&incomer.query, "PatchOptions", incomer.user_agent(), is_apply)?;
         let call = Call { auth, kind, options: &options, now };
         let bytes = incomer.body().await?;
         let value = codec::read_patch(&bytes, is_apply)?;
         change(server, &call, &Patch { kind: patch_kind, patch: value }).await?
     } else {
-        let options = WriteOptions::of(&incomer.query, "UpdateOptions", &agent, false)?;
+        let options = WriteOptions::of(&incomer.query, "UpdateOptions", incomer.user_agent(), false)?;
         let call = Call { auth, kind, options: &options, now };
         let media = content(incomer.header(header::CONTENT_TYPE))?;
         let bytes = incomer.body().await?;
@@ -99,8 +98,7 @@ async fn post(
     mut incomer: Incomer,
 ) -> Result<Response, Status> {
     let accept = accept_of(&incomer, false, false)?;
-    let agent = incomer.header(header::USER_AGENT).unwrap_or("unknown").to_owned();
-    let options = WriteOptions::of(&incomer.query, "CreateOptions", &agent, false)?;
+    let options = WriteOptions::of(&incomer.query, "CreateOptions", incomer.user_agent(), false)?;
     let call = Call { auth, kind, options: &options, now: server.now() };
     let media = content(incomer.header(header::CONTENT_TYPE))?;
     let bytes = incomer.body().await?;

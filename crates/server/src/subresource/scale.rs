@@ -144,18 +144,17 @@ pub async fn handle(
             .ok_or_else(|| Status::not_found(&kind.names.group, &kind.names.plural, &auth.info.name))?;
         return Ok(respond(&scale_of(kind, &object.value())));
     }
-    let agent = incomer.header(header::USER_AGENT).unwrap_or("unknown").to_owned();
     let (body, options) = if verb == Verb::Patch {
         let patch_kind = patch_type(incomer.header(header::CONTENT_TYPE), kind)?;
         let is_apply = patch_kind == client::PatchType::Apply;
-        let options = WriteOptions::of(&incomer.query, "PatchOptions", &agent, is_apply)?;
+        let options = WriteOptions::of(&incomer.query, "PatchOptions", incomer.user_agent(), is_apply)?;
         let bytes = incomer.body().await?;
         let patch = codec::read_patch(&bytes, is_apply)?;
         // Applying a scale is merging it: it has no lists.
         let patch_kind = if is_apply { client::PatchType::Merge } else { patch_kind };
         (Body::Patch(patch_kind, patch), options)
     } else {
-        let options = WriteOptions::of(&incomer.query, "UpdateOptions", &agent, false)?;
+        let options = WriteOptions::of(&incomer.query, "UpdateOptions", incomer.user_agent(), false)?;
         let media = content(incomer.header(header::CONTENT_TYPE))?;
         let bytes = incomer.body().await?;
         let (scale, _) = codec::decode_as(of, "autoscaling/v1", "Scale", media, &bytes, options.validation)?;
