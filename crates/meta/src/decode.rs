@@ -117,10 +117,24 @@ pub fn read(
     expected: TypeRef<'_>,
     duplicates: &mut Vec<String>,
 ) -> Result<Value, DecodeError> {
+    read_like(bytes, media, expected, &Value::Null, duplicates)
+}
+
+/// Like [`read`], where `like` is at hand, which the value is likely to equal in much: of JSON it is not read again.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_like(
+    bytes: &[u8],
+    media: Media,
+    expected: TypeRef<'_>,
+    like: &Value,
+    duplicates: &mut Vec<String>,
+) -> Result<Value, DecodeError> {
     match media {
         Media::Json => {
             let error = |error| DecodeError::Syntax(format!("couldn't get version/kind; json parse error: {error}"));
-            Value::parse_noting(bytes, duplicates).map_err(error)
+            Value::parse_like(bytes, like, duplicates).map_err(error)
         }
         Media::Yaml => yaml(bytes, duplicates),
         Media::Protobuf => proto::decode(bytes, expected).map_err(|error| DecodeError::Syntax(error.to_string())),

@@ -4,10 +4,12 @@
 //! two equal values have equal text and a pod parses in a fraction of the time. Maps and lists are one allocation each and
 //! shared by their clones, so a change of an object copies only what changes.
 
+mod read;
+
 use std::ops::Index;
 
 use ecow::EcoVec;
-use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer};
 use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 
 /// A string of an object; up to 24 bytes are stored inline.
@@ -208,16 +210,21 @@ impl Value {
 
     /// Like [`Value::parse`]; the path of each key that stood twice is added to `duplicates` (`spec.a`, `items[0].b`).
     pub fn parse_noting(text: &[u8], duplicates: &mut Vec<String>) -> Result<Value, serde_json::Error> {
+        Self::parse_like(text, &NULL, duplicates)
+    }
+
+    /// The same; what is equal in `like` and stands at the same place is shared with it instead of being made.
+    pub fn parse_like(text: &[u8], like: &Value, duplicates: &mut Vec<String>) -> Result<Value, serde_json::Error> {
         let mut reader = serde_json::Deserializer::from_slice(text);
-        let value = Self::read(&mut reader, duplicates)?;
+        let value = read::Seed::begin(like, &mut read::Heap::new(duplicates)).deserialize(&mut reader)?;
         reader.end()?;
-        Ok(value)
+        Ok(value.unwrap_or_else(|| like.clone()))
     }
 
     /// Reads a value from any serde format (the YAML reader comes in here).
     pub fn read<'de, D: Deserializer<'de>>(reader: D, duplicates: &mut Vec<String>) -> Result<Value, D::Error> {
-        let mut heap = Heap { rows: Vec::new(), items: Vec::new(), duplicates };
-        Seed { path: &Step::Root, heap: &mut heap }.deserialize(reader)
+        let value = read::Seed::begin(&NULL, &mut read::Heap::new(duplicates)).deserialize(reader)?;
+        Ok(value.unwrap_or_default())
     }
 
     /// The value as compact JSON.
@@ -557,190 +564,55 @@ pub fn write_str(text: &mut Vec<u8>, string: &str) {
     text.push(b'"');
     let bytes = string.as_bytes();
     let mut done = 0;
-    for (at, byte) in bytes.iter().enumerate() {
+    while let Some(at) = escaped(bytes, done) {
+        text.extend_from_slice(&bytes[done..at]);
+        done = at + 1;
+        let byte = bytes[at];
         let escape: &[u8] = match byte {
             b'"' => b"\\\"",
             b'\\' => b"\\\\",
             b'\n' => b"\\n",
             b'\r' => b"\\r",
             b'\t' => b"\\t",
-            0..0x20 => b"",
-            _ => continue,
+            0x08 => b"\\b",
+            0x0c => b"\\f",
+            _ => {
+                const HEX: &[u8; 16] = b"0123456789abcdef";
+                text.extend_from_slice(b"\\u00");
+                &[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]
+            }
         };
-        text.extend_from_slice(&bytes[done..at]);
-        done = at + 1;
-        if escape.is_empty() {
-            const HEX: &[u8; 16] = b"0123456789abcdef";
-            text.extend_from_slice(b"\\u00");
-            text.extend_from_slice(&[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
-        } else {
-            text.extend_from_slice(escape);
-        }
+        text.extend_from_slice(escape);
     }
     text.extend_from_slice(&bytes[done..]);
     text.push(b'"');
 }
 
+/// The first place from `start` on whose byte cannot stand in a JSON string as it is. Eight bytes are looked at together.
+fn escaped(bytes: &[u8], start: usize) -> Option<usize> {
+    const WORD: usize = size_of::<u64>();
+    const ONES: u64 = u64::MAX / 255;
+    const HIGHS: u64 = ONES << 7;
+    // The high bit of each byte that is zero; a false one can only stand above a true one.
+    let zeros = |word: u64| word.wrapping_sub(ONES) & !word & HIGHS;
+    let must = |byte: u8| byte < 0x20 || byte == b'"' || byte == b'\\';
+    let rest = bytes.get(start..)?;
+    let mut words = rest.chunks_exact(WORD);
+    for (at, word) in words.by_ref().enumerate() {
+        let word = u64::from_le_bytes(word.try_into().unwrap_or_default());
+        let low = word.wrapping_sub(ONES * 0x20) & !word & HIGHS;
+        let found = low | zeros(word ^ (ONES * u64::from(b'"'))) | zeros(word ^ (ONES * u64::from(b'\\')));
+        if found != 0 {
+            return Some(start + at * WORD + found.trailing_zeros() as usize / 8);
+        }
+    }
+    let tail = words.remainder();
+    tail.iter().position(|byte| must(*byte)).map(|at| start + rest.len() - tail.len() + at)
+}
+
 /// The value as JSON for people: two spaces of indentation.
 pub fn pretty(value: &Value) -> Vec<u8> {
     serde_json::to_vec_pretty(value).expect("a value has string keys only, so it can be written")
-}
-
-/// Where the reader is, for the paths of duplicate keys; lives on the stack and costs nothing until it is printed.
-enum Step<'a> {
-    Root,
-    Key(&'a Step<'a>, &'a str),
-    Item(&'a Step<'a>, usize),
-}
-
-impl Step<'_> {
-    fn print(&self, out: &mut String) {
-        match self {
-            Step::Root => {}
-            Step::Key(parent, key) => {
-                parent.print(out);
-                if !out.is_empty() {
-                    out.push('.');
-                }
-                out.push_str(key);
-            }
-            Step::Item(parent, at) => {
-                parent.print(out);
-                out.push_str(&format!("[{at}]"));
-            }
-        }
-    }
-}
-
-/// Where members and items gather while their number is not known, so that each map and list is allocated once. Those of
-/// what is not finished yet lie below those of what is in it.
-struct Heap<'a> {
-    rows: Vec<Row>,
-    items: Vec<Value>,
-    duplicates: &'a mut Vec<String>,
-}
-
-struct Seed<'a, 'h> {
-    path: &'a Step<'a>,
-    heap: &'a mut Heap<'h>,
-}
-
-impl<'de> DeserializeSeed<'de> for Seed<'_, '_> {
-    type Value = Value;
-
-    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<Value, D::Error> {
-        reader.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Seed<'_, '_> {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("a JSON value")
-    }
-
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_none<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_some<D: Deserializer<'de>>(self, reader: D) -> Result<Value, D::Error> {
-        reader.deserialize_any(self)
-    }
-
-    fn visit_bool<E>(self, bool: bool) -> Result<Value, E> {
-        Ok(Value::Bool(bool))
-    }
-
-    fn visit_i64<E>(self, number: i64) -> Result<Value, E> {
-        Ok(Value::Int(number))
-    }
-
-    fn visit_u64<E>(self, number: u64) -> Result<Value, E> {
-        Ok(i64::try_from(number).map_or(Value::Float(number as f64), Value::Int))
-    }
-
-    fn visit_f64<E>(self, number: f64) -> Result<Value, E> {
-        Ok(Value::Float(number))
-    }
-
-    fn visit_str<E>(self, string: &str) -> Result<Value, E> {
-        Ok(Value::Str(string.into()))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
-        let start = self.heap.items.len();
-        loop {
-            let path = Step::Item(self.path, self.heap.items.len() - start);
-            match seq.next_element_seed(Seed { path: &path, heap: self.heap })? {
-                Some(item) => self.heap.items.push(item),
-                None => return Ok(Value::List(self.heap.items.drain(start..).collect())),
-            }
-        }
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
-        let start = self.heap.rows.len();
-        while let Some(key) = entries.next_key::<Key>()? {
-            let Key(key) = key;
-            let path = Step::Key(self.path, &key);
-            let value = entries.next_value_seed(Seed { path: &path, heap: self.heap })?;
-            let rows = &mut self.heap.rows;
-            let place = match rows[start..].last() {
-                Some((last, _)) if *last >= key => find(&rows[start..], &key),
-                _ => Err(rows.len() - start),
-            };
-            match place {
-                Err(at) => rows.insert(start + at, (key, value)),
-                Ok(at) => {
-                    let mut text = String::new();
-                    path.print(&mut text);
-                    self.heap.duplicates.push(text);
-                    let first = std::mem::replace(&mut rows[start + at].1, value);
-                    merge_repeated(first, &mut rows[start + at].1);
-                }
-            }
-        }
-        Ok(Value::Map(Map(self.heap.rows.drain(start..).collect())))
-    }
-}
-
-/// A member that stands twice: the later one counts, but of two objects both do, as Go's decoder fills one struct twice.
-fn merge_repeated(first: Value, second: &mut Value) {
-    let (Value::Map(first), Value::Map(second)) = (first, second) else { return };
-    for (key, value) in first {
-        match second.get_mut(&key) {
-            Some(later) => merge_repeated(value, later),
-            None => {
-                second.insert(key, value);
-            }
-        }
-    }
-}
-
-/// A key as text, whatever scalar a YAML writer used for it.
-struct Key(Str);
-
-impl<'de> serde::Deserialize<'de> for Key {
-    fn deserialize<D: Deserializer<'de>>(reader: D) -> Result<Key, D::Error> {
-        struct KeyVisitor;
-        impl Visitor<'_> for KeyVisitor {
-            type Value = Key;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a string key")
-            }
-
-            fn visit_str<E>(self, key: &str) -> Result<Key, E> {
-                Ok(Key(key.into()))
-            }
-        }
-        reader.deserialize_str(KeyVisitor)
-    }
 }
 
 /// Builds a [`Value`] from JSON-like syntax: `json!({"a": [1, "b", x]})`; `x` is any expression that converts.
@@ -775,10 +647,51 @@ mod tests {
     }
 
     #[test]
+    fn escapes_are_found_wherever_they_stand() {
+        for byte in 0..128_u8 {
+            for at in 0..20 {
+                let mut string = "x\u{e9}".repeat(7);
+                string.truncate(18);
+                string.insert(if string.is_char_boundary(at.min(18)) { at.min(18) } else { 0 }, char::from(byte));
+                let value = Value::from(string.clone());
+                assert_eq!(Value::parse(&value.to_json()).unwrap(), value);
+                assert_eq!(value.to_json(), serde_json::to_vec(&string).unwrap());
+            }
+        }
+    }
+
+    #[test]
     fn duplicates_are_noted_with_their_path() {
         let mut duplicates = Vec::new();
         Value::parse_noting(br#"{"a":{"b":1,"b":2},"l":[{"x":1},{"x":1,"x":2}]}"#, &mut duplicates).unwrap();
         assert_eq!(duplicates, ["a.b", "l[1].x"]);
+    }
+
+    #[test]
+    fn what_is_read_again_is_shared() {
+        let like =
+            json!({"a": {"b": [{"c": 1}, {"d": "x"}], "e": {}}, "f": {"g": 1.5, "h": (Value::Null)}, "i": "y", "j": 2});
+        for text in [
+            r#"{"a":{"b":[{"c":1},{"d":"x"}],"e":{}},"f":{"g":1.5,"h":null},"i":"y","j":2}"#,
+            r#"{"a":{"b":[{"c":1},{"d":"z"}],"e":{}},"i":"y"}"#,
+            r#"{"j":2,"i":"y","f":{"h":null,"g":1.5},"a":{"e":{},"b":[{"c":1},{"d":"x"}]}}"#,
+            r#"{"a":{"b":[{"c":1}],"b":[{"c":1},{"d":"x"},null]},"a":{"e":{}},"z":null}"#,
+            r#"{"a":{"b":[{"c":1},{"d":"x"},{"c":1}]},"f":[],"i":{},"j":2.0}"#,
+            r#"[{"c":1}]"#,
+            "2",
+            "null",
+        ] {
+            let (mut noted, mut duplicates) = (Vec::new(), Vec::new());
+            let value = Value::parse_like(text.as_bytes(), &like, &mut noted).unwrap();
+            let plain = Value::parse_noting(text.as_bytes(), &mut duplicates).unwrap();
+            assert_eq!((format!("{value:?}"), noted), (format!("{plain:?}"), duplicates), "{text}");
+        }
+        let parsed = |text: &str| Value::parse_like(text.as_bytes(), &like, &mut Vec::new()).unwrap();
+        let same = parsed(r#"{"a":{"b":[{"c":1},{"d":"x"}],"e":{}},"f":{"h":null,"g":1.5},"i":"y","j":2}"#);
+        assert!(same["a"].is_shared_with(&like["a"]) && same == like);
+        let other = parsed(r#"{"i":"n","a":{"e":{"f":1},"b":[{"c":1},{"d":"x"}]}}"#);
+        assert!(other["a"]["b"].is_shared_with(&like["a"]["b"]));
+        assert!(Value::parse_like(br#"{"a":{"b":[{"c":1},"#, &like, &mut Vec::new()).is_err());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use base::Time;
 use bytes::Bytes;
 use client::PatchType;
 use http::header;
-use meta::decode::{FieldValidation, Media, conform, conform_change, read};
+use meta::decode::{FieldValidation, Media, conform, conform_change, read, read_like};
 use meta::proto::{Encoder, envelope};
 use meta::schema::TypeRef;
 use meta::{Kind, Object, Reason, Status, Value};
@@ -14,16 +14,20 @@ use crate::http::{Response, body};
 use crate::table;
 use crate::verbs::{Call, Outcome};
 
-/// Reads a body that must be an object of `kind`, and fills its defaults.
+/// Reads a body that must be an object of `kind`, and fills its defaults. What it has in common with `standing` (null:
+/// nothing), a complete object of that kind, is shared with it.
 pub fn decode(
     kind: &Kind,
     media: Media,
     bytes: &[u8],
+    standing: &Value,
     validation: FieldValidation,
 ) -> Result<(Value, Vec<String>), Status> {
     let names = &kind.names;
-    let (mut value, warnings) = decode_as(kind.of(), &names.api_version(), &names.kind, media, bytes, validation)?;
+    let (of, version) = (kind.of(), names.api_version());
+    let (mut value, warnings) = decode_like(of, &version, &names.kind, media, bytes, standing, validation)?;
     kind.rules.defaults(&mut value);
+    value.graft(standing);
     Ok((value, warnings))
 }
 
@@ -36,9 +40,21 @@ pub fn decode_as(
     bytes: &[u8],
     validation: FieldValidation,
 ) -> Result<(Value, Vec<String>), Status> {
+    decode_like(of, api_version, kind, media, bytes, &Value::Null, validation)
+}
+
+fn decode_like(
+    of: TypeRef<'_>,
+    api_version: &str,
+    kind: &str,
+    media: Media,
+    bytes: &[u8],
+    like: &Value,
+    validation: FieldValidation,
+) -> Result<(Value, Vec<String>), Status> {
     let version = api_version.rsplit('/').next().unwrap_or(api_version);
     let mut duplicates = Vec::new();
-    let mut value = read(bytes, media, of, &mut duplicates).map_err(|error| error.status(version, kind))?;
+    let mut value = read_like(bytes, media, of, like, &mut duplicates).map_err(|error| error.status(version, kind))?;
     if value.is_null() {
         value = Value::map();
     }
@@ -48,23 +64,26 @@ pub fn decode_as(
         )));
     }
     check_type(&mut value, api_version, kind)?;
-    let warnings = conform(&mut value, of, validation, &duplicates).map_err(|error| error.status(version, kind))?;
-    Ok((value, warnings))
+    let warnings = conform_change(&mut value, settled(like, of), of, validation, &duplicates);
+    Ok((value, warnings.map_err(|error| error.status(version, kind))?))
+}
+
+/// What of a standing object need not be looked at again: what a definition makes of an object changes with it.
+fn settled<'a>(standing: &'a Value, of: TypeRef<'_>) -> &'a Value {
+    if of.schema.is_custom() { &Value::Null } else { standing }
 }
 
 /// The body's own type must be the one that the URL stands for; what it leaves out is filled in.
 fn check_type(value: &mut Value, api_version: &str, kind: &str) -> Result<(), Status> {
-    let found_version = value["apiVersion"].text().to_owned();
-    let found_kind = value["kind"].text().to_owned();
+    let (found_version, found_kind) = (value["apiVersion"].text(), value["kind"].text());
     if (!found_version.is_empty() && found_version != api_version) || (!found_kind.is_empty() && found_kind != kind) {
         return Err(Status::bad_request(format!(
             "the object provided is a {found_kind:?} of {found_version:?}, but the URL stands for a {kind:?} of \
              {api_version:?}"
         )));
     }
-    let map = value.make_map();
-    map.insert("apiVersion", api_version);
-    map.insert("kind", kind);
+    value.set(&["apiVersion"], api_version);
+    value.set(&["kind"], kind);
     Ok(())
 }
 
@@ -78,9 +97,7 @@ pub fn complete(call: &Call<'_>, old: &Value, mut value: Value) -> Result<(Value
         return Err(meta::patch::misfit(&value, status.message()));
     }
     let of = call.kind.of();
-    // What a definition makes of an object changes with it.
-    let settled = if of.schema.is_custom() { &Value::Null } else { old };
-    let warnings = conform_change(&mut value, settled, of, call.options.validation, &[]);
+    let warnings = conform_change(&mut value, settled(old, of), of, call.options.validation, &[]);
     let warnings = match warnings {
         Ok(warnings) => warnings,
         // As upstream: a patch that leads to a wrong type is unprocessable, not malformed.

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use client::Mirror;
 use http::{HeaderMap, Method, Request, header};
 use hyper::body::Incoming;
-use meta::{Kind, Object, Reason, Status, Str, Verb, json};
+use meta::{Kind, Object, Reason, Status, Str, Value, Verb, json};
 
 use crate::Server;
 use crate::authn::Certified;
@@ -29,7 +29,7 @@ use crate::table;
 use crate::verbs::list::{Filter, Wanted, page, too_new};
 use crate::verbs::options::{DeleteOptions, WriteOptions};
 use crate::verbs::patch::{Patch, patch, patch_type};
-use crate::verbs::update::{Replace, change};
+use crate::verbs::update::{Replace, change, standing};
 use crate::verbs::{Call, delete};
 
 pub use list::is_built_in;
@@ -377,13 +377,16 @@ async fn write(
         None => {
             let media = content(incomer.header(header::CONTENT_TYPE))?;
             let bytes = incomer.body().await?;
-            let (value, warnings) = codec::decode(kind, media, &bytes, options.validation)?;
-            let mut outcome = match verb {
-                Verb::Create => subresource::create_or_review(server, &call, value).await?,
-                _ => change(server, &call, &Replace::by(server, &call, value, Vec::new())).await?,
-            };
-            outcome.warnings.splice(0..0, warnings);
-            outcome
+            let creates = verb == Verb::Create;
+            let standing = if creates { Value::Null } else { standing(server, &call) };
+            let (value, warnings) = codec::decode(kind, media, &bytes, &standing, options.validation)?;
+            if creates {
+                let mut outcome = subresource::create_or_review(server, &call, value).await?;
+                outcome.warnings.splice(0..0, warnings);
+                outcome
+            } else {
+                change(server, &call, &Replace { value, warnings }).await?
+            }
         }
     };
     Ok(codec::respond(kind, accept, &outcome, now))

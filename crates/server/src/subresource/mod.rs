@@ -22,7 +22,7 @@ use crate::http::negotiate::{content, content_type};
 use crate::http::{Response, body};
 use crate::verbs::options::WriteOptions;
 use crate::verbs::patch::{Patch, patch_type};
-use crate::verbs::update::{Replace, change};
+use crate::verbs::update::{Replace, change, standing};
 use crate::verbs::{Call, Outcome, create};
 
 /// Answers a request to a subresource.
@@ -84,8 +84,9 @@ async fn part(
         let call = Call { auth, kind, options: &options, now };
         let media = content(incomer.header(header::CONTENT_TYPE))?;
         let bytes = incomer.body().await?;
-        let (value, warnings) = codec::decode(kind, media, &bytes, options.validation)?;
-        change(server, &call, &Replace::by(server, &call, value, warnings)).await?
+        let standing = standing(server, &call);
+        let (value, warnings) = codec::decode(kind, media, &bytes, &standing, options.validation)?;
+        change(server, &call, &Replace { value, warnings }).await?
     };
     Ok(codec::respond(kind, accept, &outcome, now))
 }
