@@ -12,6 +12,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use base::Revision;
+use ecow::EcoString;
 use meta::Str;
 
 use crate::history::{Event, History};
@@ -82,9 +83,9 @@ pub(crate) struct Lanes {
     all: Bells,
     /// The bells of `all` wait to be rung.
     all_rung: bool,
-    namespaces: HashMap<Str, Lane>,
-    names: HashMap<Str, Lane>,
-    indexed: Vec<(&'static str, HashMap<Str, Lane>)>,
+    namespaces: HashMap<EcoString, Lane>,
+    names: HashMap<EcoString, Lane>,
+    indexed: Vec<(&'static str, HashMap<EcoString, Lane>)>,
 }
 
 impl Lanes {
@@ -92,17 +93,17 @@ impl Lanes {
     pub fn listen(&mut self, part: &Part, id: u64, bell: Bell, at: Revision) {
         let (lanes, value) = match part {
             Part::All => return self.all.hang(id, bell),
-            Part::Namespace(namespace) => (&mut self.namespaces, namespace),
-            Part::Named(key) => (&mut self.names, &key.0),
+            Part::Namespace(namespace) => (&mut self.namespaces, namespace.as_str()),
+            Part::Named(key) => (&mut self.names, key.0.as_str()),
             Part::Indexed(index, value) => {
                 let known = self.indexed.iter().position(|(name, _)| name == index).unwrap_or_else(|| {
                     self.indexed.push((index, HashMap::new()));
                     self.indexed.len() - 1
                 });
-                (&mut self.indexed[known].1, value)
+                (&mut self.indexed[known].1, value.as_str())
             }
         };
-        let lane = lanes.entry(value.clone()).or_insert_with(|| Lane { complete_after: at, ..Lane::default() });
+        let lane = lanes.entry(value.into()).or_insert_with(|| Lane { complete_after: at, ..Lane::default() });
         lane.bells.hang(id, bell);
     }
 
@@ -110,10 +111,10 @@ impl Lanes {
     pub fn unlisten(&mut self, part: &Part, id: u64) {
         let (lanes, value) = match part {
             Part::All => return self.all.take_down(id),
-            Part::Namespace(namespace) => (&mut self.namespaces, namespace),
-            Part::Named(key) => (&mut self.names, &key.0),
+            Part::Namespace(namespace) => (&mut self.namespaces, namespace.as_str()),
+            Part::Named(key) => (&mut self.names, key.0.as_str()),
             Part::Indexed(index, value) => match self.indexed.iter_mut().find(|(name, _)| name == index) {
-                Some((_, lanes)) => (lanes, value),
+                Some((_, lanes)) => (lanes, value.as_str()),
                 None => return,
             },
         };
@@ -170,7 +171,7 @@ impl Lanes {
             values.clear();
             [&event.old, &event.new].into_iter().flatten().for_each(|object| (index.of)(object, &mut values));
             for value in &values {
-                if let Some(lane) = lanes.get_mut(value) {
+                if let Some(lane) = lanes.get_mut(value.as_str()) {
                     lane.note(place, first, rung);
                 }
             }
@@ -182,10 +183,10 @@ impl Lanes {
     pub fn since(&self, part: &Part, since: Revision, max: usize, history: &History) -> Option<Vec<Event>> {
         let lane = match part {
             Part::All => return None,
-            Part::Namespace(namespace) => self.namespaces.get(namespace),
+            Part::Namespace(namespace) => self.namespaces.get(namespace.as_str()),
             Part::Named(key) => self.names.get(&key.0),
             Part::Indexed(index, value) => {
-                self.indexed.iter().find(|(name, _)| name == index).and_then(|(_, lanes)| lanes.get(value))
+                self.indexed.iter().find(|(name, _)| name == index).and_then(|(_, lanes)| lanes.get(value.as_str()))
             }
         }?;
         if since < lane.complete_after || since < history.complete_after() {

@@ -6,20 +6,22 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use base::{Revision, Tree};
-use meta::{Object, Resource, Str};
+use ecow::EcoString;
+use meta::{Object, Resource};
 
 use crate::Index;
 
-/// `namespace/name`, or `name` for cluster-scoped objects: the order in which lists are paged.
+/// `namespace/name`, or `name` for cluster-scoped objects: the order in which lists are paged. Its text is shared by
+/// clones: a change of a tree copies the keys that stand beside it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key(pub Str);
+pub struct Key(pub EcoString);
 
 impl Key {
     pub fn of(namespace: &str, name: &str) -> Key {
         if namespace.is_empty() {
             return Key(name.into());
         }
-        let mut key = Str::with_capacity(namespace.len() + 1 + name.len());
+        let mut key = EcoString::with_capacity(namespace.len() + 1 + name.len());
         key.push_str(namespace);
         key.push('/');
         key.push_str(name);
@@ -38,7 +40,7 @@ impl Borrow<str> for Key {
 pub(crate) struct Shelf {
     objects: Tree<Key, Object>,
     /// By index name; entries are keyed `value NUL key`.
-    indexes: Vec<(&'static str, Tree<Str, Object>)>,
+    indexes: Vec<(&'static str, Tree<EcoString, Object>)>,
 }
 
 /// Objects by key, ascending.
@@ -53,7 +55,7 @@ pub struct View {
     /// A tree, too: who holds a view must not make the next change copy all shelves.
     shelves: Tree<Resource, Arc<Shelf>>,
     /// Over all resources, keyed `owner uid NUL resource NUL key`.
-    owned: Tree<Str, Object>,
+    owned: Tree<EcoString, Object>,
 }
 
 impl View {
@@ -194,14 +196,14 @@ impl View {
                 shelf.indexes.push((index.name, Tree::new()));
                 shelf.indexes.len() - 1
             });
-            let entries_of = |object: &Option<Object>| -> Vec<Str> {
+            let entries_of = |object: &Option<Object>| -> Vec<EcoString> {
                 let mut values = Vec::new();
                 object.iter().for_each(|object| (index.of)(object, &mut values));
                 values.iter().map(|value| joined(&[value, &key.0])).collect()
             };
             file(&mut shelf.indexes[at].1, &entries_of(&old), entries_of(&new), new.as_ref());
         }
-        let owners_of = |object: &Option<Object>| -> Vec<Str> {
+        let owners_of = |object: &Option<Object>| -> Vec<EcoString> {
             let owners = object.iter().flat_map(|object| object.facts().owners.iter());
             owners.map(|owner| joined(&[&owner.uid, resource.0, &key.0])).collect()
         };
@@ -210,7 +212,7 @@ impl View {
     }
 }
 
-fn file(tree: &mut Tree<Str, Object>, before: &[Str], after: Vec<Str>, object: Option<&Object>) {
+fn file(tree: &mut Tree<EcoString, Object>, before: &[EcoString], after: Vec<EcoString>, object: Option<&Object>) {
     for entry in before.iter().filter(|entry| !after.contains(entry)) {
         tree.remove(entry);
     }
@@ -219,8 +221,8 @@ fn file(tree: &mut Tree<Str, Object>, before: &[Str], after: Vec<Str>, object: O
     }
 }
 
-fn joined(parts: &[&str]) -> Str {
-    let mut text = Str::with_capacity(parts.iter().map(|part| part.len() + 1).sum());
+fn joined(parts: &[&str]) -> EcoString {
+    let mut text = EcoString::with_capacity(parts.iter().map(|part| part.len() + 1).sum());
     for (at, part) in parts.iter().enumerate() {
         if at > 0 {
             text.push('\0');
@@ -230,8 +232,10 @@ fn joined(parts: &[&str]) -> Str {
     text
 }
 
-fn prefixed<'a>(tree: Option<&'a Tree<Str, Object>>, prefix: String) -> impl Iterator<Item = &'a Object> + use<'a> {
-    let start = Str::from(prefix.as_str());
-    let range = tree.map(|tree| tree.from::<Str>(Bound::Included(&start)));
+fn prefixed<'a>(
+    tree: Option<&'a Tree<EcoString, Object>>,
+    prefix: String,
+) -> impl Iterator<Item = &'a Object> + use<'a> {
+    let range = tree.map(|tree| tree.from::<str>(Bound::Included(&prefix)));
     range.into_iter().flatten().take_while(move |(key, _)| key.starts_with(&prefix)).map(|(_, object)| object)
 }

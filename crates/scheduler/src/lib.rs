@@ -469,7 +469,7 @@ impl Scheduler {
 }
 
 fn key_of(pod: &Object) -> Str {
-    cache::Key::of(pod.namespace(), pod.name()).0
+    cache::Key::of(pod.namespace(), pod.name()).0.as_str().into()
 }
 
 #[cfg(test)]

@@ -55,7 +55,7 @@ pub fn node_net(view: &View, node: &str, options: &PlanOptions) -> NodeNet {
 
 /// The key of the service that a slice is of.
 fn service_key(slice: &Object, out: &mut Vec<Str>) {
-    out.extend(slice.labels().get(SERVICE_NAME).map(|name| Key::of(slice.namespace(), name).0));
+    out.extend(slice.labels().get(SERVICE_NAME).map(|name| Key::of(slice.namespace(), name).0.as_str().into()));
 }
 
 /// How packets get to the pods of another node.

@@ -44,7 +44,7 @@ impl Touched {
             SLICES => {
                 let mut keys = Vec::new();
                 service_key(object, &mut keys);
-                services.extend(keys.into_iter().map(Key));
+                services.extend(keys.iter().map(|key| Key(key.as_str().into())));
             }
             NODES => _ = nodes.insert(key),
             PODS => _ = pods.insert(key),
