@@ -53,6 +53,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const LOOK_EVERY: Duration = Duration::from_secs(20);
 /// How often it is told that connections cannot be accepted.
 const TELL_EVERY: Duration = Duration::from_secs(10);
+/// The name of the protocol in which requests share a connection.
+const HTTP_TWO: &[u8] = b"h2";
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long answers that are under way may take to end when the server stops.
@@ -80,7 +82,7 @@ pub fn tls_with(certificate: Arc<Current>, ca_pem: &str) -> Result<Arc<ServerCon
         .map_err(|error| bad(&error))?
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(certificate);
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![HTTP_TWO.to_vec(), b"http/1.1".to_vec()];
     config.max_early_data_size = 0;
     Ok(Arc::new(config))
 }
@@ -169,13 +171,14 @@ where
             let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(socket)).await else { return };
             let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
             let certified = certificate.and_then(|der| user_of_certificate(der));
+            let is_shared = stream.get_ref().1.alpn_protocol() == Some(HTTP_TWO);
             // Whoever listens may be gone before it has told anybody to close: then the connection lasts as long as it does.
             let closing = async move {
                 if closing.wait_for(|closing| *closing).await.is_err() {
                     std::future::pending::<()>().await;
                 }
             };
-            connection(stream, certified, handler, gone, closing).await;
+            connection(stream, is_shared, certified, handler, gone, closing).await;
         });
     }
     // Whoever comes now is refused, and looks for another server.
@@ -204,10 +207,26 @@ async fn gone(socket: RawFd, look_every: Duration) {
     }
 }
 
+/// Polls `served` after whatever else is ready by then: answers that are made meanwhile go with one write to the socket,
+/// which costs more than many an answer.
+async fn after_others<F: Future>(mut served: std::pin::Pin<&mut F>) -> F::Output {
+    let mut waited = false;
+    std::future::poll_fn(move |context| {
+        waited = !waited;
+        if waited {
+            context.waker().wake_by_ref();
+            return std::task::Poll::Pending;
+        }
+        served.as_mut().poll(context)
+    })
+    .await
+}
+
 /// Serves one connection, of whoever `certified` is, to its end, or until its client is `gone`. Once `closing` resolves it
-/// takes no further request and ends with the last answer.
+/// takes no further request and ends with the last answer. `is_shared` says that it may have several requests at once.
 pub async fn connection<S, H, F>(
     stream: S,
+    is_shared: bool,
     certified: Option<Certified>,
     handler: H,
     gone: impl Future<Output = ()> + Send,
@@ -246,8 +265,9 @@ pub async fn connection<S, H, F>(
     let mut served = std::pin::pin!(server.serve_connection_with_upgrades(TokioIo::new(stream), service));
     let (mut gone, mut closing, mut closes) = (std::pin::pin!(gone), std::pin::pin!(closing), false);
     loop {
+        let serves = async { if is_shared { after_others(served.as_mut()).await } else { served.as_mut().await } };
         tokio::select! {
-            ended = &mut served => {
+            ended = serves => {
                 if let Err(error) = ended {
                     tracing::debug!("a connection ended: {error}");
                 }
