@@ -207,8 +207,16 @@ mod tests {
                 kind.rules.defaults(&mut twice);
                 assert_eq!(once, twice, "{}", kind.names.kind);
                 for (old, subresource) in [(None, ""), (Some(&twice), ""), (Some(&twice), "status")] {
-                    let change =
-                        Change { old, subresource, now: Time::ZERO, user: "a", groups: &[], uid: "", extra: &[] };
+                    let change = Change {
+                        old,
+                        sibling: None,
+                        subresource,
+                        now: Time::ZERO,
+                        user: "a",
+                        groups: &[],
+                        uid: "",
+                        extra: &[],
+                    };
                     kind.rules.check(&change, &At::root(&once), &mut Errors::default());
                 }
                 let (cells, columns) = (kind.rules.cells(&once, Time::ZERO).len(), kind.rules.columns().len());

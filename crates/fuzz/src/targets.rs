@@ -160,7 +160,16 @@ fn kinds(input: &[u8]) {
     let old = objects::make(&kind.schema, kind.of().node, &rng.next_u64().to_le_bytes());
     for old in [None, Some(&value), Some(&old)] {
         for subresource in ["", "status"] {
-            let change = Change { old, subresource, now, user: "system:node:a", groups: &[], uid: "", extra: &[] };
+            let change = Change {
+                old,
+                sibling: None,
+                subresource,
+                now,
+                user: "system:node:a",
+                groups: &[],
+                uid: "",
+                extra: &[],
+            };
             let mut errors = Errors::default();
             kind.rules.check(&change, &At::root(&value), &mut errors);
             kind.rules.warnings(&change, &value);
@@ -282,7 +291,16 @@ fn definition(input: &[u8]) {
         return;
     }
     kind.rules.defaults(&mut definition);
-    let change = Change { old: None, subresource: "", now: Time::ZERO, user: "", groups: &[], uid: "", extra: &[] };
+    let change = Change {
+        old: None,
+        sibling: None,
+        subresource: "",
+        now: Time::ZERO,
+        user: "",
+        groups: &[],
+        uid: "",
+        extra: &[],
+    };
     let mut errors = Errors::default();
     kind.rules.check(&change, &At::root(&definition), &mut errors);
     if !errors.is_empty() {

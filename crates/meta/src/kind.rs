@@ -100,6 +100,8 @@ pub struct Subresource {
 pub struct Change<'a> {
     /// The stored object before the change; `None` on create.
     pub old: Option<&'a Value>,
+    /// On create an object of the kind that was created, and checked, before; what is shared with it was checked.
+    pub sibling: Option<&'a Value>,
     /// `""` for the object itself, else `status`, `scale` …
     pub subresource: &'a str,
     pub now: Time,

@@ -104,6 +104,7 @@ pub struct Server {
     pub authn: Arc<authn::Authenticator>,
     pub clock: Arc<dyn Clock>,
     pub snapshots: Snapshots,
+    pub creations: ownership::Creations,
     pub audit: audit::Audit,
     pub flows: Arc<flow::Flows>,
     /// Places for watches, and for streams to nodes.
@@ -193,6 +194,7 @@ impl Server {
             authn: keys.authn,
             clock,
             snapshots: Snapshots::default(),
+            creations: ownership::Creations::default(),
             flows: Arc::default(),
             watches: Places::new("watches", places::WATCHES_MAX, places::WATCHES_OF_USER_MAX),
             streams: Places::new("streams to nodes", places::STREAMS_MAX, places::STREAMS_OF_USER_MAX),

@@ -101,6 +101,7 @@ impl Rules for Pod {
             (_, "binding") => {}
             // What was stored was checked.
             (Some(old), _) if spec.value.is_shared_with(&old["spec"]) => {}
+            (None, _) if change.sibling.is_some_and(|other| is_checked(spec.value, &other["spec"])) => {}
             (old, subresource) => {
                 let cx = Context::pod(spec.value, name.text());
                 pod_spec::check_spec(&spec, &cx, errors);
@@ -171,6 +172,13 @@ impl Rules for Pod {
     fn has_generation(&self) -> bool {
         true
     }
+}
+
+/// Whether what can be wrong with a new pod's spec would have been with another that was checked.
+fn is_checked(spec: &Value, other: &Value) -> bool {
+    // The claims of ephemeral volumes are named after the pod.
+    let depends_on_name = |volume: &Value| volume.get("ephemeral").is_some();
+    spec.is_shared_with(other) && !spec["volumes"].items().iter().any(depends_on_name)
 }
 
 /// The old spec with the resources of the new one; all else that was asked for is left out. A resize that adds or

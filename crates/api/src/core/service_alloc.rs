@@ -290,7 +290,8 @@ mod tests {
         let mut companions = Vec::new();
         let mut rng = base::Rng::new(1);
         let now = base::Time::ZERO;
-        let change = Change { old: None, subresource: "", now, user: "", groups: &[], uid: "", extra: &[] };
+        let change =
+            Change { old: None, sibling: None, subresource: "", now, user: "", groups: &[], uid: "", extra: &[] };
         let mut cx = Prepare { change, lookup: &Nothing, dry_run: false, companions: &mut companions, rng: &mut rng };
         families(&mut object);
         allocate(&mut cx, &mut object).unwrap();

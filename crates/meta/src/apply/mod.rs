@@ -330,6 +330,19 @@ pub fn track_update(old: Option<&Value>, new: &mut Value, of: TypeRef<'_>, write
     write_managers(new, managers);
 }
 
+/// Whether [`track_update`] of a creation of `one` makes its writer own the same fields as one of `other`. May say no
+/// where it does.
+pub fn is_alike(one: &Value, other: &Value, of: TypeRef<'_>) -> bool {
+    walk::is_alike(one, other, Some(of))
+}
+
+/// Records the creation of `new`, which brings no managers, as `writer`'s, where the fields that it owns are known.
+pub fn own_created(new: &mut Value, fields: &Value, writer: &Writer<'_>) {
+    let time = Some(Time::from_seconds(writer.now.seconds()));
+    let owned = Owned { fields: Fields::Text(fields.clone()), api_version: writer.api_version.into(), time };
+    write_managers(new, Managers::from([(Id::of(writer, false), owned)]));
+}
+
 /// What a new object is compared with: what Go writes for the type's zero.
 fn empty_object(of: TypeRef<'_>) -> Value {
     let mut zero = Value::map();

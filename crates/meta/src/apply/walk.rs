@@ -124,6 +124,55 @@ pub(super) fn fields_of(value: &Value, of: Of<'_>) -> (bool, Set) {
     (false, set)
 }
 
+/// Whether whoever makes one of two values, of one type, owns the same fields as with the other: they differ at most in
+/// what stands in the fields. May say no where they do.
+pub(super) fn is_alike(one: &Value, other: &Value, of: Of<'_>) -> bool {
+    if one.is_shared_with(other) {
+        return true;
+    }
+    match (atom(of, Some(one)), atom(of, Some(other))) {
+        // What is empty may be what a field has that nobody set.
+        (Atom::Leaf, Atom::Leaf) => one == other || !is_zero(one) && !is_zero(other),
+        (Atom::Members(inner), Atom::Members(_)) => match (one, other) {
+            (Value::Map(one), Value::Map(other)) => {
+                let mut pairs = one.iter().zip(other.iter());
+                let alike = |(name, one): (&str, &Value), (key, other): (&str, &Value)| {
+                    name == key && is_alike(one, other, member(inner, key).0)
+                };
+                one.len() == other.len() && pairs.all(|(one, other)| alike(one, other))
+            }
+            _ => one == other,
+        },
+        (Atom::Items(of, kind), Atom::Items(..)) => match (one, other) {
+            (Value::List(one), Value::List(other)) => {
+                let mut pairs = one.iter().zip(other);
+                let alike = |one, other| is_same_item(one, other, kind) && is_alike(one, other, Some(of));
+                one.len() == other.len() && pairs.all(|(one, other)| alike(one, other))
+            }
+            _ => one == other,
+        },
+        _ => false,
+    }
+}
+
+fn is_zero(value: &Value) -> bool {
+    match value {
+        Value::Bool(bool) => !bool,
+        Value::Int(number) => *number == 0,
+        Value::Float(number) => *number == 0.0,
+        Value::Str(text) => text.is_empty(),
+        other => is_void(Some(other)),
+    }
+}
+
+/// Whether the step to two items is one.
+fn is_same_item(one: &Value, other: &Value, kind: &ListKind) -> bool {
+    match kind {
+        ListKind::Map(names) => names.iter().all(|name| one.get(name) == other.get(name)),
+        ListKind::Set | ListKind::Atomic => one == other,
+    }
+}
+
 /// What differs between two values.
 #[derive(Debug, Default)]
 pub(super) struct Changes {

@@ -58,9 +58,12 @@ impl Admission for ServiceAccount {
     }
 }
 
-/// The volumes of siblings have one name, so that their specs differ by their nodes only and take the room of one.
+/// The volumes of siblings have one name, so that their specs differ by their nodes only and take the room of one; pods
+/// without a controller are siblings of those of their namespace.
 fn name_seed(pod: &Value) -> u64 {
-    meta::object::controller_of(pod).map_or_else(crate::uid::seed, |owner| base::hash64(owner["uid"].text().as_bytes()))
+    let namespace = &pod["metadata"]["namespace"];
+    let alike = meta::object::controller_of(pod).map_or(namespace, |owner| &owner["uid"]);
+    base::hash64(alike.text().as_bytes())
 }
 
 /// Mounts the token where no container has something of its own at its place.

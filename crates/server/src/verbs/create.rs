@@ -7,7 +7,7 @@ use meta::{At, Errors, Object, Reason, Status, Value};
 use super::{Call, Outcome, metadata};
 use crate::Server;
 use crate::admission::{self, Review};
-use crate::ownership;
+use crate::ownership::Created;
 use crate::storage::{Write, WriteError};
 
 /// Tries of a create whose generated name is taken, or whose free choices (addresses, ports) collide.
@@ -51,9 +51,7 @@ async fn attempt(server: &Server, call: &Call<'_>, mut value: Value, applied: bo
     let mut rng = base::Rng::new(crate::uid::seed());
     check_place(call, &value)?;
     metadata::fill_new(&mut value, call.namespace(), call.now, &mut rng)?;
-    if !applied {
-        ownership::track(call, None, &mut value);
-    }
+    let created = if applied { Created::default() } else { server.creations.track(call, &mut value) };
     let kind = call.kind;
     let view = server.storage.mirror().view();
     let mut review = Review::new(server, call, &view, None, value);
@@ -62,6 +60,7 @@ async fn attempt(server: &Server, call: &Call<'_>, mut value: Value, applied: bo
 
     let change = Change {
         old: None,
+        sibling: created.sibling(),
         subresource: "",
         now: call.now,
         user: &call.auth.user.name,
@@ -82,6 +81,9 @@ async fn attempt(server: &Server, call: &Call<'_>, mut value: Value, applied: bo
         value.set(&["metadata", "generation"], generation);
     }
 
+    if let Some(sibling) = created.sibling() {
+        value.graft(sibling);
+    }
     let mut errors = Errors::default();
     let at = At::root(&value);
     metadata::check(kind, &at, None, &mut errors);
@@ -98,6 +100,8 @@ async fn attempt(server: &Server, call: &Call<'_>, mut value: Value, applied: bo
     let Review { object: mut value, companions, warnings: more, .. } = review;
     warnings.extend(more);
 
+    // Whoever holds a view while it waits makes the next commit copy what it changes.
+    drop(view);
     let name: meta::Str = value.at(&["metadata", "name"]).text().into();
     if server.storage.mirror().one(kind.resource, call.namespace(), &name).is_some() {
         return Err(Retry::Taken(Status::already_exists(call.group(), call.plural(), &name)));
@@ -106,6 +110,7 @@ async fn attempt(server: &Server, call: &Call<'_>, mut value: Value, applied: bo
         return Ok(Outcome { code: 201, value, stored: None, warnings });
     }
     Object::share(kind.resource, &mut value);
+    server.creations.note(created, &value);
     let mut stored = value.clone();
     kind.rules.to_stored(&mut stored);
     let lease = match kind.rules.ttl_seconds() {

@@ -98,6 +98,7 @@ async fn attempt(
     let mut review = Review::new(server, call, &view, Some(&old), Value::Null);
     admission::validate(&mut review)?;
     let companions = review.companions;
+    drop(view);
 
     let mut value = old.clone();
     let finalizers = finalizers_after(call, &old, options);

@@ -89,14 +89,6 @@ pub struct Replace {
     pub warnings: Vec<String>,
 }
 
-impl Replace {
-    /// By what was read just now; it is complete.
-    pub fn by(server: &Server, call: &Call<'_>, mut value: Value, warnings: Vec<String>) -> Replace {
-        value.graft(&standing(server, call));
-        Replace { value, warnings }
-    }
-}
-
 /// The object that the call names as it is now, in the version asked for; null when there is none.
 pub fn standing(server: &Server, call: &Call<'_>) -> Value {
     let found = server.storage.mirror().one(call.kind.resource, call.namespace(), &call.auth.info.name);
@@ -151,7 +143,7 @@ async fn attempt(
     keep_other_part(call, subresource, &mut value, &old);
 
     if !owned {
-        ownership::track(call, Some(&old), &mut value);
+        ownership::track(call, &old, &mut value);
     }
     let view = server.storage.mirror().view();
     let mut review = Review::new(server, call, &view, Some(&old), value);
@@ -160,6 +152,7 @@ async fn attempt(
     warnings.extend(more);
     let change = Change {
         old: Some(&old),
+        sibling: None,
         subresource,
         now: call.now,
         user: &call.auth.user.name,
@@ -192,6 +185,8 @@ async fn attempt(
     admission::validate(&mut review)?;
     let Review { object: mut value, companions, warnings: more, .. } = review;
     warnings.extend(more);
+    // Whoever holds a view while it waits makes the next commit copy what it changes.
+    drop(view);
     value.set(&["metadata", "resourceVersion"], current.revision().to_string());
 
     ownership::settle(&old, &mut value);
