@@ -102,6 +102,9 @@ impl Shell for Reign {
     }
 }
 
+/// Keys on which something stands that no server put there, and that none is shown: its revision, as a refusal told it.
+type Hidden = BTreeMap<Bytes, Revision>;
+
 /// Where this server stands: what it saw of the keys, and since when they are so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Seen {
@@ -112,8 +115,12 @@ struct Seen {
 
 impl Seen {
     /// Takes in what the keys are now. What has not changed is as old as before.
-    fn of(side: &Side, before: Option<Seen>, now_ms: u64) -> Seen {
-        let (leader, beat) = (revision_of(side, LEADER), revision_of(side, BEAT_KEY));
+    fn of(side: &Side, hidden: &Hidden, before: Option<Seen>, now_ms: u64) -> Seen {
+        let at = |key: &[u8]| match revision_of(side, key) {
+            Revision::ZERO => hidden.get(key).copied().unwrap_or(Revision::ZERO),
+            shown => shown,
+        };
+        let (leader, beat) = (at(LEADER), at(BEAT_KEY));
         match before {
             Some(before) if (before.leader, before.beat) == (leader, beat) => before,
             _ => Seen { leader, beat, since_ms: now_ms },
@@ -149,10 +156,10 @@ impl Candidate {
     /// Stands for election until `stop` says so. `begin` starts the parts of each reign.
     pub async fn run(mut self, mut stop: watch::Receiver<bool>, begin: impl Fn(&Reign)) {
         let stop = &mut stop;
-        let mut seen: Option<Seen> = None;
+        let (mut seen, mut hidden): (Option<Seen>, Hidden) = Default::default();
         let patience_ms = if self.shared { PATIENCE_MS } else { 0 };
         loop {
-            let now = Seen::of(&self.side.borrow_and_update(), seen, self.shell.steady_ms());
+            let now = Seen::of(&self.side.borrow_and_update(), &hidden, seen, self.shell.steady_ms());
             seen = Some(now);
             let wait_ms = now.wait_ms(patience_ms, self.shell.steady_ms());
             if wait_ms > 0 {
@@ -164,8 +171,9 @@ impl Candidate {
                 }
                 continue;
             }
-            match self.take(now).await {
+            match self.take(now, &mut hidden).await {
                 Some(epoch) => {
+                    hidden.clear();
                     self.reign(epoch, stop, &begin).await;
                     if *stop.borrow() {
                         return;
@@ -184,8 +192,8 @@ impl Candidate {
         }
     }
 
-    /// Tries to become the leader after the one that was seen.
-    async fn take(&self, seen: Seen) -> Option<Revision> {
+    /// Tries to become the leader after the one that was seen, or in the place of what is `hidden`.
+    async fn take(&self, seen: Seen, hidden: &mut Hidden) -> Option<Revision> {
         let txn = Txn::new()
             .when(LEADER, seen.leader)
             .when(BEAT_KEY, seen.beat)
@@ -196,7 +204,15 @@ impl Candidate {
                 tracing::info!("{} leads from revision {} on", self.name, commit.revision);
                 Some(commit.revision)
             }
-            Err(store::Error::Refused(_)) => None,
+            Err(store::Error::Refused(refused)) => {
+                let store::Refused { key, found, value, .. } = *refused;
+                // A revision without a value: others can write below our prefix, too, but they cannot lead.
+                match value {
+                    None if found > Revision::ZERO => drop(hidden.insert(key, found)),
+                    _ => drop(hidden.remove(&key)),
+                }
+                None
+            }
             Err(error) => {
                 tracing::warn!("{} cannot take the lead yet: {error}", self.name);
                 None
@@ -311,14 +327,20 @@ mod tests {
             let all = [(LEADER, leader), (BEAT_KEY, beat)].into_iter().filter(|(_, revision)| *revision > 0);
             Arc::new(all.map(|(key, at)| (key.into(), Arc::new(version(at)))).collect::<BTreeMap<_, _>>())
         };
-        let first = Seen::of(&side(5, 6), None, 0);
+        let mut hidden = Hidden::new();
+        let first = Seen::of(&side(5, 6), &hidden, None, 0);
         assert_eq!(first.wait_ms(PATIENCE_MS, 100), PATIENCE_MS - 100);
-        let same = Seen::of(&side(5, 6), Some(first), 200);
+        let same = Seen::of(&side(5, 6), &hidden, Some(first), 200);
         assert_eq!(same, first);
         assert_eq!(same.wait_ms(PATIENCE_MS, 400), 0);
-        let beaten = Seen::of(&side(5, 7), Some(same), 300);
+        let beaten = Seen::of(&side(5, 7), &hidden, Some(same), 300);
         assert_eq!(beaten.wait_ms(PATIENCE_MS, 300), PATIENCE_MS);
         // Who resigned is not waited for.
-        assert_eq!(Seen::of(&side(0, 7), Some(beaten), 301).wait_ms(PATIENCE_MS, 301), 0);
+        assert_eq!(Seen::of(&side(0, 7), &hidden, Some(beaten), 301).wait_ms(PATIENCE_MS, 301), 0);
+        // What somebody else put in the leader's place is taken for a leader who says nothing.
+        hidden.insert(LEADER.into(), Revision(9));
+        let hides = Seen::of(&side(0, 7), &hidden, Some(beaten), 400);
+        assert_eq!((hides.leader, hides.wait_ms(PATIENCE_MS, 500)), (Revision(9), PATIENCE_MS - 100));
+        assert_eq!(Seen::of(&side(10, 7), &hidden, Some(hides), 500).leader, Revision(10));
     }
 }
