@@ -239,6 +239,8 @@ struct Agents {
     words: mpsc::UnboundedSender<Word>,
     counts: Arc<Counts>,
     dead: Arc<Mutex<HashSet<usize>>>,
+    /// The pod that was read last.
+    like: Value,
     _watch: Task,
 }
 
@@ -262,7 +264,8 @@ impl Agents {
         };
         let watch = watch(Some(door.two().await?), "/api/v1/pods?watch=true", take).await?;
         let (pods, wakes) = (HashMap::new(), BTreeSet::new());
-        Ok(Agents { pods, wakes, lines, turn: 0, addresses: 0, words, counts, dead, _watch: watch })
+        let like = Value::Null;
+        Ok(Agents { pods, wakes, lines, turn: 0, addresses: 0, words, counts, dead, like, _watch: watch })
     }
 
     async fn run(mut self, mut words: mpsc::UnboundedReceiver<Word>) {
@@ -327,7 +330,9 @@ impl Agents {
     /// Takes one event of the watch.
     fn see(&mut self, line: &Bytes) {
         let Some((deleted, text)) = event_of(line) else { return };
-        let Ok(value) = Value::parse(&text) else { return };
+        // Pods are much like those before them.
+        let Ok(value) = Value::parse_like(&text, &self.like, &mut Vec::new()) else { return };
+        self.like = value.clone();
         if number_of(&value).is_none_or(|number| lock(&self.dead).contains(&number)) {
             return;
         }
