@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use client::{Action, Answer, Api, Reply, Request};
 use meta::decode::FieldValidation;
-use meta::{Facts, Object, Status, Value};
+use meta::{Facts, Object, Status};
 use store::Compare;
 
 use crate::Server;
@@ -97,8 +97,13 @@ pub async fn call(server: &Arc<Server>, user: &User, request: Request) -> Result
             let object = view.one(resource, &request.namespace, &request.name).cloned();
             return Ok(Answer { object: object.ok_or_else(|| call.not_found(&request.name))?, revision: view.at() });
         }
-        Action::Create(value) if request.subresource.is_empty() => {
-            let (value, _) = codec::complete(&call, &Value::Null, value)?;
+        Action::Create(given) if request.subresource.is_empty() => {
+            let like = server.creations.like(&call, &given);
+            let (mut value, _) = codec::complete(&call, &like, given.clone())?;
+            if like.is_null() {
+                // The next one, made of the same template, is then seen to be complete.
+                value.graft(&given);
+            }
             subresource::create_or_review(server, &call, value).await?
         }
         Action::Create(value) => subresource::post_value(server, &call, value).await?,

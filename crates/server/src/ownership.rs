@@ -69,6 +69,14 @@ impl Creations {
         self.0[usize::try_from(family).unwrap_or(0) % FAMILIES].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What was asked for last in the family of `value`, in its complete form; null when there is none.
+    pub fn like(&self, call: &Call<'_>, value: &Value) -> Value {
+        let api_version = call.kind.names.api_version();
+        let family = family(call, &writer(call, &api_version), value);
+        let last = self.slot(family).clone().filter(|last| last.family == family);
+        last.map_or(Value::Null, |last| last.asked.clone())
+    }
+
     /// Records the creation of `value`, which is not through admission yet, as the caller's; returns what was created
     /// like it before.
     pub fn track(&self, call: &Call<'_>, value: &mut Value) -> Created {

@@ -139,6 +139,8 @@ struct Owned {
     fields: Fields,
     api_version: Str,
     time: Option<Time>,
+    /// The entry that says this, as far as its fields are still these; null when it has to be written anew.
+    entry: Value,
 }
 
 /// What is owned. Most writes touch little of it, and the text is changed where they do.
@@ -244,7 +246,9 @@ fn read_managers(entries: &Value, stored: &Value) -> Result<Managers, FieldsErro
             api_version: if applied { Str::default() } else { api_version.into() },
             subresource: entry["subresource"].text().into(),
         };
-        managers.insert(id, Owned { fields, api_version: api_version.into(), time: Time::parse(entry["time"].text()) });
+        let time = Time::parse(entry["time"].text());
+        let entry = if is_known { entry.clone() } else { Value::Null };
+        managers.insert(id, Owned { fields, api_version: api_version.into(), time, entry });
     }
     Ok(managers)
 }
@@ -260,19 +264,20 @@ fn write_managers(object: &mut Value, managers: Managers) {
         operation.then(time).then_with(|| names.cmp(&(&b.manager, &owned_b.api_version, &b.subresource)))
     });
     let entries = sorted.into_iter().map(|(id, owned)| {
-        let mut entry = Map::new();
-        entry.insert("apiVersion", owned.api_version);
-        entry.insert("fieldsType", "FieldsV1");
-        entry.insert("fieldsV1", owned.fields.to_fields());
-        entry.insert("manager", id.manager);
-        entry.insert("operation", if id.applied { "Apply" } else { "Update" });
-        if !id.subresource.is_empty() {
-            entry.insert("subresource", id.subresource);
+        let fields = owned.fields.to_fields();
+        if fields.is_shared_with(&owned.entry["fieldsV1"]) {
+            return owned.entry;
         }
-        if let Some(time) = owned.time {
-            entry.insert("time", time.rfc3339());
-        }
-        Value::Map(entry)
+        let subresource = (!id.subresource.is_empty()).then(|| ("subresource", Value::from(id.subresource)));
+        let time = owned.time.map(|time| ("time", Value::from(time.rfc3339())));
+        let always = [
+            ("apiVersion", owned.api_version.into()),
+            ("fieldsType", "FieldsV1".into()),
+            ("fieldsV1", fields),
+            ("manager", id.manager.into()),
+            ("operation", if id.applied { "Apply" } else { "Update" }.into()),
+        ];
+        Value::Map(always.into_iter().chain(subresource).chain(time).collect())
     });
     let entries: Vec<Value> = entries.collect();
     if entries.is_empty() {
@@ -339,7 +344,8 @@ pub fn is_alike(one: &Value, other: &Value, of: TypeRef<'_>) -> bool {
 /// Records the creation of `new`, which brings no managers, as `writer`'s, where the fields that it owns are known.
 pub fn own_created(new: &mut Value, fields: &Value, writer: &Writer<'_>) {
     let time = Some(Time::from_seconds(writer.now.seconds()));
-    let owned = Owned { fields: Fields::Text(fields.clone()), api_version: writer.api_version.into(), time };
+    let (fields, api_version) = (Fields::Text(fields.clone()), writer.api_version.into());
+    let owned = Owned { fields, api_version, time, entry: Value::Null };
     write_managers(new, Managers::from([(Id::of(writer, false), owned)]));
 }
 
@@ -368,8 +374,10 @@ fn update(old: &Value, new: &Value, of: TypeRef<'_>, writer: &Writer<'_>, manage
         fields: Fields::Set(Set::new()),
         api_version: writer.api_version.into(),
         time: None,
+        entry: Value::Null,
     });
     owned.fields.add(set);
+    owned.entry = Value::Null;
     owned.time = Some(Time::from_seconds(writer.now.seconds()));
 }
 
@@ -429,7 +437,7 @@ fn cap(managers: &mut Managers) {
             && let Some(into) = managers.get_mut(&bucket)
         {
             into.fields.add(owned.fields.set().into_owned());
-            into.time = owned.time;
+            (into.time, into.entry) = (owned.time, Value::Null);
         }
         count -= 1;
     }
@@ -464,7 +472,8 @@ pub fn apply(
     let own = walk::fields_of(applied, Some(of)).1.without(writer.reset);
     let last = managers.get(&id).cloned();
     let time = last.as_ref().and_then(|owned| owned.time);
-    managers.insert(id.clone(), Owned { fields: Fields::Set(own), api_version: writer.api_version.into(), time });
+    let (fields, api_version) = (Fields::Set(own), writer.api_version.into());
+    managers.insert(id.clone(), Owned { fields, api_version, time, entry: Value::Null });
     let result = match &last {
         Some(last) if !last.fields.is_empty() => prune(merged, &managers, &last.fields.set(), of),
         _ => merged,
@@ -481,7 +490,7 @@ pub fn apply(
         owned.fields.remove(&STRIPPED);
         // Removed fields are nobody's, not even the applier's.
         if result != *bare {
-            owned.time = Some(Time::from_seconds(writer.now.seconds()));
+            (owned.time, owned.entry) = (Some(Time::from_seconds(writer.now.seconds())), Value::Null);
         }
     }
     managers.retain(|_, owned| !owned.fields.is_empty());
