@@ -70,11 +70,8 @@ impl fmt::Display for OpenError {
                 damage.file, damage.offset, damage.what, damage.saved
             ),
             OpenError::Version { file, found } => {
-                write!(
-                    f,
-                    "{file} has format version {found}, this program reads version {}",
-                    crate::log::FORMAT_VERSION
-                )
+                let known = crate::log::FORMAT_VERSION.max(crate::snapshot::SNAPSHOT_VERSION);
+                write!(f, "{file} has format version {found}, this program reads versions up to {known}")
             }
             OpenError::NotAStore { place } => write!(f, "{place} holds no store"),
             OpenError::NotEmpty { place } => write!(f, "{place} already holds a store: restore into an empty folder"),

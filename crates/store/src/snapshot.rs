@@ -7,14 +7,21 @@ use crate::crc::crc32c;
 use crate::disk::{Disk, DiskFile, SYNC_BYTES};
 use crate::error::{Damage, OpenError, io_error};
 use crate::lease::Leases;
-use crate::log::{FORMAT_VERSION, parse_name};
+use crate::log::parse_name;
 use crate::record::{Entry, Malformed, Reader, put_entry};
 use crate::stage::{Keys, Lsn, entry};
 use base::Revision;
+use lz4_flex::block::{compress_into, decompress, get_maximum_output_size};
 use std::io;
 
+/// The first version has no packed blocks.
+pub(crate) const SNAPSHOT_VERSION: u32 = 2;
+const SNAPSHOT_VERSION_OLDEST: u32 = 1;
 const SNAPSHOT_MAGIC: [u8; 8] = *b"GANTRYSN";
 const BLOCK_MAGIC: [u8; 4] = *b"GBk1";
+/// A block whose body is the length of the plain one and its LZ4: objects that stand together are mostly much alike, and
+/// bytes that are not written need no place in the cache of the disk.
+const PACKED_MAGIC: [u8; 4] = *b"GBz1";
 const HEADER_BYTES: usize = 96;
 const BLOCK_HEADER_BYTES: usize = 16;
 /// A block is closed when it has this many bytes.
@@ -57,7 +64,8 @@ pub struct SnapshotJob {
 }
 
 impl SnapshotJob {
-    /// Writes the snapshot, makes it durable and gives it its name. Returns its size in bytes.
+    /// Writes the snapshot, makes it durable and gives it its name. Returns how many bytes there were to write, before they
+    /// were packed.
     ///
     /// # Errors
     /// Any error of the disk; there is no snapshot then, and none of its bytes remain.
@@ -92,9 +100,9 @@ impl SnapshotJob {
         writer.block.push(TAG_END);
         writer.block.extend_from_slice(&count.to_le_bytes());
         writer.flush()?;
-        let size = writer.at;
+        let plain = writer.plain;
         file.sync()?;
-        Ok(size)
+        Ok(plain)
     }
 }
 
@@ -112,30 +120,53 @@ struct BlockWriter<'a> {
     store_id: u64,
     /// Begins with room for the block's header.
     block: Vec<u8>,
+    /// The same, of the packed block.
+    packed: Vec<u8>,
     index: u32,
     at: u64,
     synced: u64,
+    /// What was written, before it was packed.
+    plain: u64,
 }
 
 impl<'a> BlockWriter<'a> {
     fn new(file: &'a mut dyn DiskFile, store_id: u64) -> BlockWriter<'a> {
         let at = HEADER_BYTES as u64;
-        BlockWriter { file, store_id, block: vec![0; BLOCK_HEADER_BYTES], index: 0, at, synced: at }
+        let (block, packed) = (vec![0; BLOCK_HEADER_BYTES], Vec::new());
+        BlockWriter { file, store_id, block, packed, index: 0, at, synced: at, plain: at }
     }
 
     fn flush_if_full(&mut self) -> io::Result<()> {
         if self.block.len() >= BLOCK_BYTES { self.flush() } else { Ok(()) }
     }
 
+    /// Puts the packed block into its place; says whether that is much shorter.
+    fn pack(&mut self) -> bool {
+        const START: usize = BLOCK_HEADER_BYTES + size_of::<u32>();
+        let body = &self.block[BLOCK_HEADER_BYTES..];
+        self.packed.resize(START + get_maximum_output_size(body.len()), 0);
+        self.packed[BLOCK_HEADER_BYTES..START].copy_from_slice(&(body.len() as u32).to_le_bytes());
+        // The place is as long as it can get.
+        let Ok(len) = compress_into(body, &mut self.packed[START..]) else { return false };
+        self.packed.truncate(START + len);
+        // A little less to read is not worth unpacking it.
+        self.packed.len() < self.block.len() / 8 * 7
+    }
+
     fn flush(&mut self) -> io::Result<()> {
-        let (header, body) = self.block.split_at_mut(BLOCK_HEADER_BYTES);
-        header[..4].copy_from_slice(&BLOCK_MAGIC);
+        let (magic, block) = match self.pack() {
+            true => (PACKED_MAGIC, &mut self.packed),
+            false => (BLOCK_MAGIC, &mut self.block),
+        };
+        let (header, body) = block.split_at_mut(BLOCK_HEADER_BYTES);
+        header[..4].copy_from_slice(&magic);
         header[4..8].copy_from_slice(&(body.len() as u32).to_le_bytes());
         header[8..12].copy_from_slice(&self.index.to_le_bytes());
         let crc = block_crc(self.store_id, header, body);
         header[12..].copy_from_slice(&crc.to_le_bytes());
-        self.file.write_at(self.at, &self.block)?;
-        self.at += self.block.len() as u64;
+        self.file.write_at(self.at, block)?;
+        self.at += block.len() as u64;
+        self.plain += self.block.len() as u64;
         self.index += 1;
         self.block.truncate(BLOCK_HEADER_BYTES);
         if self.at - self.synced >= SYNC_BYTES {
@@ -153,7 +184,7 @@ fn block_crc(store_id: u64, header: &[u8], body: &[u8]) -> u32 {
 fn encode_head(head: &SnapshotHead) -> [u8; HEADER_BYTES] {
     let mut out = [0; HEADER_BYTES];
     out[..8].copy_from_slice(&SNAPSHOT_MAGIC);
-    out[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+    out[8..12].copy_from_slice(&SNAPSHOT_VERSION.to_le_bytes());
     out[12..16].copy_from_slice(&u32::from(head.ephemeral_used).to_le_bytes());
     let numbers = [head.store_id, head.lsn.0, head.revision.0, head.reserved.0, head.next_lease];
     for (at, number) in numbers.into_iter().enumerate() {
@@ -180,7 +211,7 @@ fn decode_head(bytes: &[u8; HEADER_BYTES]) -> Result<Result<SnapshotHead, u32>, 
     if crc32c(0, &bytes[..HEADER_BYTES - 4]) != crc {
         return Err("the header's checksum does not match");
     }
-    if version != FORMAT_VERSION {
+    if !(SNAPSHOT_VERSION_OLDEST..=SNAPSHOT_VERSION).contains(&version) {
         return Ok(Err(version));
     }
     Ok(Ok(SnapshotHead {
@@ -226,7 +257,8 @@ pub(crate) fn read(
         let len = u32::from_le_bytes([header[4], header[5], header[6], header[7]]) as usize;
         let crc = u32::from_le_bytes([header[12], header[13], header[14], header[15]]);
         let saved = |entries: u64| format!("{entries} keys in the blocks before, and intact blocks after");
-        if header[..4] != BLOCK_MAGIC || len > MAX_BLOCK_BYTES || header[8..12] != index.to_le_bytes() {
+        let is_packed = header[..4] == PACKED_MAGIC;
+        if !(is_packed || header[..4] == BLOCK_MAGIC) || len > MAX_BLOCK_BYTES || header[8..12] != index.to_le_bytes() {
             damages.push(damage(at, "a block's header is damaged", saved(entries)));
             match next_block(&*file, at + 1, size).map_err(io_error(disk, "read", name))? {
                 Some((offset, next)) => (at, index) = (offset, next),
@@ -238,9 +270,14 @@ pub(crate) fn read(
         let read = file.read_at(at + BLOCK_HEADER_BYTES as u64, &mut body).map_err(io_error(disk, "read", name))?;
         if read < len || block_crc(head.store_id, &header, &body) != crc {
             damages.push(damage(at, "a block's checksum does not match", saved(entries)));
-        } else if let Err(malformed) = read_block(&body, &mut entries, &mut ended, &mut damages, &damage, at, visit) {
-            let offset = at + (BLOCK_HEADER_BYTES + malformed.offset) as u64;
-            damages.push(damage(offset, malformed.what, saved(entries)));
+        } else {
+            let plain = if is_packed { unpack(&body) } else { Ok(body) };
+            let visited =
+                plain.and_then(|body| read_block(&body, &mut entries, &mut ended, &mut damages, &damage, at, visit));
+            if let Err(malformed) = visited {
+                let inside = if is_packed { 0 } else { BLOCK_HEADER_BYTES + malformed.offset };
+                damages.push(damage(at + inside as u64, malformed.what, saved(entries)));
+            }
         }
         at += (BLOCK_HEADER_BYTES + len) as u64;
         index += 1;
@@ -249,6 +286,17 @@ pub(crate) fn read(
         damages.push(damage(size, "the file ends too early", format!("{entries} keys before")));
     }
     Ok((head, damages))
+}
+
+/// The plain body of a packed block.
+fn unpack(body: &[u8]) -> Result<Vec<u8>, Malformed> {
+    let mut reader = Reader::new(body);
+    let len = reader.u32("length")? as usize;
+    let plain = if len <= MAX_BLOCK_BYTES { decompress(&body[size_of::<u32>()..], len).ok() } else { None };
+    match plain.filter(|plain| plain.len() == len) {
+        Some(plain) => Ok(plain),
+        None => reader.wrong("a block cannot be unpacked"),
+    }
 }
 
 fn read_block(
@@ -288,6 +336,68 @@ fn next_block(file: &dyn DiskFile, from: u64, size: u64) -> io::Result<Option<(u
     Ok(rest
         .windows(BLOCK_HEADER_BYTES)
         .enumerate()
-        .find(|(_, window)| window[..4] == BLOCK_MAGIC)
+        .find(|(_, window)| window[..4] == BLOCK_MAGIC || window[..4] == PACKED_MAGIC)
         .map(|(at, window)| (from + at as u64, u32::from_le_bytes([window[8], window[9], window[10], window[11]]))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simdisk::SimDisk;
+    use crate::store::{Command, Options, Store};
+    use crate::types::{Put, Txn};
+    use base::{Rng, Time};
+    use std::sync::Arc;
+
+    /// The snapshot of a store with this under some keys.
+    fn snapshot_of(values: &[Vec<u8>]) -> (SimDisk, String) {
+        let disk = SimDisk::new();
+        let (mut store, _) = Store::open(Arc::new(disk.clone()), Options::default(), 7, Time::ZERO).unwrap();
+        let puts = values.iter().enumerate().map(|(at, value)| {
+            let txn = Txn::new().put(Put::new(format!("key-{at:04}"), value.clone()));
+            Command::Txn { txn, done: Box::new(|outcome| assert!(outcome.is_ok())) }
+        });
+        store.run(puts, Time::ZERO);
+        store.snapshot().write(&disk).unwrap();
+        let name = newest(&disk).unwrap().unwrap();
+        (disk, name)
+    }
+
+    fn values_in(disk: &SimDisk, name: &str) -> Vec<Vec<u8>> {
+        let mut values = Vec::new();
+        let (_, damages) = read(disk, name, &mut |stored| {
+            if let Stored::Entry(entry) = stored {
+                values.push(entry.value.to_vec());
+            }
+        })
+        .unwrap();
+        assert!(damages.is_empty(), "{damages:?}");
+        values
+    }
+
+    #[test]
+    fn what_is_alike_is_packed_and_what_is_not_stays_plain() {
+        let mut rng = Rng::new(1);
+        let alike: Vec<Vec<u8>> = (0..900).map(|at| format!("{at} {}", "word ".repeat(400)).into_bytes()).collect();
+        let noise: Vec<Vec<u8>> =
+            (0..900).map(|_| (0..250).flat_map(|_| rng.next_u64().to_le_bytes()).collect()).collect();
+        for (values, magic, most) in [(&alike, PACKED_MAGIC, 200_000), (&noise, BLOCK_MAGIC, 2_000_000)] {
+            let (disk, name) = snapshot_of(values);
+            assert_eq!(&values_in(&disk, &name), values);
+            let file = disk.open(&name).unwrap();
+            let mut found = [0; 4];
+            file.read_at(HEADER_BYTES as u64, &mut found).unwrap();
+            assert_eq!((found, file.bytes().unwrap() < most), (magic, true));
+        }
+        // As the first version wrote it.
+        let (disk, name) = snapshot_of(&noise);
+        let mut header = [0; HEADER_BYTES];
+        disk.open(&name).unwrap().read_at(0, &mut header).unwrap();
+        header[8..12].copy_from_slice(&SNAPSHOT_VERSION_OLDEST.to_le_bytes());
+        let crc = crc32c(0, &header[..HEADER_BYTES - 4]);
+        header[HEADER_BYTES - 4..].copy_from_slice(&crc.to_le_bytes());
+        disk.open(&name).unwrap().write_at(0, &header).unwrap();
+        assert_eq!(values_in(&disk, &name), noise);
+        assert!(unpack(&[255, 255, 255, 255, 0]).is_err() && unpack(&[5, 0, 0, 0, 1]).is_err() && unpack(&[]).is_err());
+    }
 }
