@@ -5,8 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use base::{Backoff, Time};
 use meta::Str;
 
-/// Pauses of a pod that was refused.
-pub const BACKOFF: Backoff = Backoff::new(1_000, 10_000);
+/// Pauses of a pod that was refused. The first is short: a node comes with a taint that is taken away some milliseconds
+/// later, and whoever was refused in between is placed as soon as that is known. Six refusals later they are as long as
+/// those of Kubernetes, so a pod that nothing helps is not looked at more often.
+pub const BACKOFF: Backoff = Backoff::new(20, 10_000);
 /// A refused pod is looked at again after this long, even if nothing seems to have changed.
 pub const FORGOTTEN_MS: u64 = 5 * 60 * 1000;
 
@@ -183,5 +185,9 @@ mod tests {
         assert_eq!(queue.pop(at(400)), None);
         queue.wake(Wake::Node, at(400));
         assert_eq!(queue.pop(at(400)).as_deref(), Some("high"), "the first node came");
+        queue.park("high", ["TaintToleration"].into(), at(400));
+        queue.wake(Wake::Node, at(400).plus_ms(3));
+        assert_eq!(queue.pop(at(400).plus_ms(19)), None);
+        assert_eq!(queue.pop(at(400).plus_ms(20)).as_deref(), Some("high"), "the node lost the taint that it came with");
     }
 }
