@@ -55,7 +55,10 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
     let _folder = Folder::take(&data, "gantry agent")?;
     let state = absolute(&settings.path("state").expect("the flag has a default"))?;
     let _state = Folder::take(&state, "gantry agent")?;
-    machine::check(&data)?;
+    if !settings.flag("shared-machine") {
+        // Whoever made this node in a part of the machine has tried the machine.
+        machine::check(&data)?;
+    }
     machine::all_files();
     let place = Place::find(settings, data, state)?;
     let started = |error| Error::doing("start the threads", error);
@@ -140,13 +143,18 @@ async fn serve(settings: &Settings, place: Place) -> Result<(), Error> {
         .await
         .map_err(|error| crate::server::busy(own, "--kubelet-port or --address", &error))?;
     let runtime = Arc::new(open_runtime(settings, &place)?);
-    let member = patiently(|| join(settings, &place)).await?;
-    let told = patiently(|| join::settings(&member.http)).await?;
+    let joined = async {
+        let member = patiently(|| join(settings, &place)).await?;
+        let told = patiently(|| join::settings(&member.http)).await?;
+        Ok::<_, Error>((member, told))
+    };
+    // To join is mostly to wait for others; what is loaded meanwhile is there before the first pod comes.
+    let (joined, ()) = tokio::join!(joined, load_images(settings, &*runtime));
+    let (member, told) = joined?;
     let rows = api::INDEXES.iter().chain(net::plan::INDEXES);
     let indexes: Vec<Index> = rows.map(|(resource, name, of)| Index { resource: *resource, name, of: *of }).collect();
     let mirror = Arc::new(Mirror::new(Cache::new(indexes).with_history(HISTORY_EVENTS)));
     tokio::spawn(follow(member.http.clone(), mirror.clone(), wishes(&place.node)));
-    load_images(settings, &*runtime).await;
 
     let netns = Netns::current()?;
     let thread = NetnsThread::start(&netns)?;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use base::Backoff;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use client::{Api, HttpApi, Identity as Proof, Request};
@@ -29,7 +30,8 @@ const CONTACT_TIMEOUT: Duration = Duration::from_secs(10);
 const AUTHORITY_MAX_BYTES: usize = 64 * 1024;
 /// How long the controllers may take to approve and sign.
 const SIGNING_TIMEOUT: Duration = Duration::from_secs(60);
-const SIGNING_POLL: Duration = Duration::from_millis(50);
+/// Between looks whether a request is signed: soon at first, since a cluster that has nothing else to do signs at once.
+const SIGNING_POLL: Backoff = Backoff::new(4, 500);
 /// Between tries to renew a certificate.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -266,12 +268,14 @@ async fn request(http: &HttpApi, node: &str, names: &[String], part: Part) -> Re
     let made = http.call(Request::create(REQUESTS, object)).await?;
     let name = made.object.name().to_owned();
     let signed = async {
+        let mut looks = 0;
         loop {
             let value = http.call(Request::get(REQUESTS, "", &name)).await?.object.value();
             if let Some(cert_pem) = answer(&value)? {
                 return Ok(Identity { cert_pem, key_pem: key.serialize_pem() });
             }
-            tokio::time::sleep(SIGNING_POLL).await;
+            looks += 1;
+            tokio::time::sleep(Duration::from_millis(SIGNING_POLL.delay_ms(looks))).await;
         }
     };
     let late =

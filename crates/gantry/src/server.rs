@@ -142,14 +142,46 @@ fn reachable(listener: SocketAddr) -> SocketAddr {
 /// Starts a control plane and returns when it answers. The caller holds the data folder.
 pub async fn start(settings: &Settings) -> Result<Running, Error> {
     check_ranges(settings)?;
-    let (data, also) = (settings.data(), settings.sockets("also"));
     let mut listeners = vec![bind(settings.must("listen"), "--listen").await?];
-    let address = listeners[0].local_addr().map_err(|error| Error::doing("listen", error))?;
-    for also in &also {
-        listeners.push(bind(*also, "--also").await?);
+    bind_also(settings, &mut listeners).await?;
+    let own = addresses(settings, &listeners[0])?;
+    serve(settings, open(settings, own[1]).await?, listeners, own).await
+}
+
+/// The same, while `beside` makes what the further addresses to listen on (`--also`) belong to: to open the state takes as
+/// long.
+pub async fn start_beside<T>(
+    settings: &Settings,
+    beside: impl Future<Output = Result<T, Error>>,
+) -> Result<(Running, T), Error> {
+    check_ranges(settings)?;
+    let mut listeners = vec![bind(settings.must("listen"), "--listen").await?];
+    let own = addresses(settings, &listeners[0])?;
+    // Both have ended before a failure is told: whoever then cleans up meets nobody who is still at work.
+    let (opened, made) = tokio::join!(open(settings, own[1]), beside);
+    let made = made?;
+    let opened = opened?;
+    bind_also(settings, &mut listeners).await?;
+    Ok((serve(settings, opened, listeners, own).await?, made))
+}
+
+async fn bind_also(settings: &Settings, listeners: &mut Vec<TcpListener>) -> Result<(), Error> {
+    for also in settings.sockets("also") {
+        listeners.push(bind(also, "--also").await?);
     }
+    Ok(())
+}
+
+/// The server's own address, and the one under which others reach it.
+fn addresses(settings: &Settings, listener: &TcpListener) -> Result<[SocketAddr; 2], Error> {
+    let own = listener.local_addr().map_err(|error| Error::doing("listen", error))?;
+    Ok([own, settings.sockets("also").first().copied().unwrap_or_else(|| reachable(own))])
+}
+
+/// Opens the state, and writes what every cluster has. Says whether other servers share it.
+async fn open(settings: &Settings, inside: SocketAddr) -> Result<(Arc<Server>, bool), Error> {
     let opened = backend::open(settings).await?;
-    let inside = also.first().copied().unwrap_or_else(|| reachable(address));
+    let data = settings.data();
     let options = Options {
         dir: data.join("keys"),
         advertise: inside.to_string(),
@@ -161,18 +193,29 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
         knows: settings.read("data-version").map_or(server::pack::NEWEST, store::Format),
     };
     let server = Server::open(options, opened.backend, Arc::new(SystemClock)).await?;
+    Ok((server, opened.shared))
+}
+
+/// Answers on all listeners.
+async fn serve(
+    settings: &Settings,
+    (server, shared): (Arc<Server>, bool),
+    listeners: Vec<TcpListener>,
+    own: [SocketAddr; 2],
+) -> Result<Running, Error> {
+    let (data, also, [address, inside]) = (settings.data(), settings.sockets("also"), own);
     let token = Token::new(server.ca.pem(), &server.authn.join_token)?;
     write_private(&data.join(TOKEN_FILE), format!("{token}\n").as_bytes())?;
-    let certificates = Certificates::new(&server, settings, &[address, inside], &also)?;
+    let certificates = Certificates::new(&server, settings, &own, &also)?;
     let tls = server::http::serve::tls_with(certificates.serving.clone(), server.ca.pem())?;
     tokio::spawn(certificates.keep());
-    if opened.shared {
+    if shared {
         let backend = server.storage.backend().clone();
         tokio::spawn(servers::register(backend, Arc::new(Tokio), inside, server.storage.knows()));
     }
     // At once: the store puts them into few batches.
     let published = async {
-        if opened.shared {
+        if shared {
             return Ok(());
         }
         let api = Local { server: server.clone(), user: server::local::system() };
@@ -187,7 +230,7 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
     tokio::try_join!(published, welcomed, measured)?;
     let (stop, stopping) = tokio::sync::watch::channel(false);
     let (silence, hearing) = listen_to_nodes(&server, &listeners)?;
-    let candidate = stand(&server, settings, inside, opened.shared, silence, stopping);
+    let candidate = stand(&server, settings, inside, shared, silence, stopping);
     let listeners = listeners
         .into_iter()
         .map(|listener| {

@@ -13,7 +13,7 @@ use std::process::{Child, Command};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use net::{Cidr, Lan, Netns, NodeLink, pick_subnet};
+use net::{Cidr, Lan, LanConfig, Netns, NodeLink, pick_subnet};
 use rustix::mount::MountPropagationFlags;
 use rustix::process::Signal;
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
@@ -46,7 +46,6 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
     crate::server::check_ranges(settings)?;
     let data = absolute(&settings.data())?;
     let _folder = Folder::take(&data, "gantry up")?;
-    machine::check(&data)?;
     // Before any thread starts: mounts of nodes and containers are nobody else's.
     machine::own_mounts()?;
     machine::all_files();
@@ -61,12 +60,16 @@ async fn cluster(settings: &Settings, data: &Path, names: &Names) -> Result<(), 
     tokio::spawn(footprint::keep_small());
     tokio::spawn(footprint::cool_trees());
     tokio::spawn(footprint::huge_pages_when_large());
+    let tried = tokio::task::spawn_blocking({
+        let data = data.to_owned();
+        move || machine::check(&data)
+    });
     // What a cluster that was killed left behind.
     left::sweep(names)?;
     names.tell(data)?;
     let netns_dir = names.state.join("nodes");
     std::fs::create_dir_all(&netns_dir).map_err(Error::file("create the folder", &netns_dir))?;
-    let up = match Up::start(settings, data, names).await {
+    let up = match Up::start(settings, data, names, tried).await {
         Ok(up) => up,
         Err(error) => {
             // The first failure is the one to tell; what stays is swept at the next start.
@@ -88,27 +91,35 @@ struct Up<'a> {
 }
 
 impl<'a> Up<'a> {
-    async fn start(settings: &'a Settings, data: &'a Path, names: &'a Names) -> Result<Up<'a>, Error> {
-        let lan = Lan::create(names.lan(subnet(settings, data, names)?)).map_err(no_links)?;
-        if let Err(error) = lan.allow_outside(false) {
-            tracing::warn!("nodes will not reach the outside: {error}");
-        }
+    /// `tried` tells whether the machine can do what nodes need.
+    async fn start(
+        settings: &'a Settings,
+        data: &'a Path,
+        names: &'a Names,
+        tried: tokio::task::JoinHandle<Result<(), Error>>,
+    ) -> Result<Up<'a>, Error> {
+        let config = names.lan(subnet(settings, data, names)?);
         let listen: SocketAddr = settings.must("listen");
         if listen.port() == 0 {
             return Err(settings.complain("listen", "nodes must know the port; give one, like 127.0.0.1:6443"));
         }
-        let inside = SocketAddr::new(lan.machine_address(), listen.port());
-        let server = crate::server::start(&settings.handed_to("server").with("also", inside)).await?;
+        let inside = SocketAddr::new(config.machine_address(), listen.port());
+        let count = settings.must::<u32>("nodes");
+        let linked = tokio::task::spawn_blocking(move || link(config, count));
+        let linked = async {
+            let (tried, linked) = tokio::join!(tried, linked);
+            let broke_off = |error| Error::doing("make the nodes", error);
+            tried.map_err(broke_off)??;
+            linked.map_err(broke_off)?
+        };
+        let server_settings = settings.handed_to("server").with("also", inside);
+        let (server, (lan, nodes)) = crate::server::start_beside(&server_settings, linked).await?;
         println!("The API answers on https://{listen}");
         let images = data.join("images");
         std::fs::create_dir_all(&images).map_err(Error::file("create the folder", &images))?;
+        tokio::spawn(tell_ready(server.server.clone(), count as usize));
         let mut up = Up { settings, data, names, url: format!("https://{inside}"), server, lan, nodes: Vec::new() };
-        let count = settings.must::<u32>("nodes");
-        tokio::spawn(tell_ready(up.server.server.clone(), count as usize));
-        for number in 0..count {
-            let name = format!("node-{}", number + 1);
-            let link = up.lan.add_node(&name, number)?;
-            let mut node = Node { name, link, mounts: new_mounts()?, child: None, started: Instant::now() };
+        for mut node in nodes {
             node.start(&up)?;
             up.nodes.push(node);
         }
@@ -158,6 +169,21 @@ impl<'a> Up<'a> {
         drop(self.lan);
         left::sweep(self.names).and(outcome)
     }
+}
+
+/// Makes the nodes' network, and the nodes without their agents.
+fn link(config: LanConfig, count: u32) -> Result<(Lan, Vec<Node>), Error> {
+    let lan = Lan::create(config).map_err(no_links)?;
+    if let Err(error) = lan.allow_outside(false) {
+        tracing::warn!("nodes will not reach the outside: {error}");
+    }
+    let make = |number: u32| {
+        let name = format!("node-{}", number + 1);
+        let link = lan.add_node(&name, number)?;
+        Ok(Node { name, link, mounts: new_mounts()?, child: None, started: Instant::now() })
+    };
+    let nodes = (0..count).map(make).collect::<Result<Vec<Node>, Error>>()?;
+    Ok((lan, nodes))
 }
 
 /// Nodes need a switch and links to it, which are modules of the kernel.

@@ -188,6 +188,10 @@ mod tests {
         queue.park("high", ["TaintToleration"].into(), at(400));
         queue.wake(Wake::Node, at(400).plus_ms(3));
         assert_eq!(queue.pop(at(400).plus_ms(19)), None);
-        assert_eq!(queue.pop(at(400).plus_ms(20)).as_deref(), Some("high"), "the node lost the taint that it came with");
+        assert_eq!(
+            queue.pop(at(400).plus_ms(20)).as_deref(),
+            Some("high"),
+            "the node lost the taint that it came with"
+        );
     }
 }

@@ -278,6 +278,8 @@ impl Committer {
     fn run(mut self) -> Result<(), Error> {
         let _farewell = Farewell(self.shared.clone());
         let mut snapshot: Option<JoinHandle<()>> = None;
+        // Whoever opened the store goes on meanwhile. What fails here fails for the first batch again, and is told then.
+        let _ = self.store.begin();
         while self.take_batch() {
             let mut batch = std::mem::take(&mut self.batch);
             self.store.run(batch.drain(..), self.clock.now());

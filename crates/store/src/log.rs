@@ -162,6 +162,11 @@ impl SegmentLog {
         Ok(())
     }
 
+    /// Makes the first segment where there is none. That takes some milliseconds, for which the first writer need not wait.
+    pub fn begin(&mut self) -> io::Result<()> {
+        if self.segments.is_empty() { self.rotate(0) } else { Ok(()) }
+    }
+
     /// Begins a new segment with room for at least one record of `needed` bytes.
     fn rotate(&mut self, needed: u64) -> io::Result<()> {
         let first = Lsn(self.last.0 + 1);

@@ -183,6 +183,14 @@ impl Store {
         self.visible.clone()
     }
 
+    /// Makes the file that the first batch goes into, ahead of it.
+    ///
+    /// # Errors
+    /// What the first batch will be told, too, if it still holds then.
+    pub fn begin(&mut self) -> io::Result<()> {
+        self.log.begin()
+    }
+
     /// Does one batch: ends leases whose time is over, then the commands in order, then one write and one sync.
     pub fn run(&mut self, commands: impl IntoIterator<Item = Command>, now: Time) {
         self.stage.expire(now);

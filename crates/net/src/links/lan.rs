@@ -285,7 +285,8 @@ impl LanConfig {
         format!("{}0", self.prefix)
     }
 
-    fn machine_address(&self) -> IpAddr {
+    /// The machine's address on the switch: where nodes reach it.
+    pub fn machine_address(&self) -> IpAddr {
         self.subnet.nth(1)
     }
 
