@@ -8,10 +8,14 @@ use crate::packet::{Keys, Packet, Signer};
 pub const EVERY_MS: u64 = 250;
 /// A node that was not heard for so long is silent. Three datagrams may get lost, and one be late.
 pub const PATIENCE_MS: u64 = 900;
-/// How often the listener should be asked.
+/// How often the listener should be asked while somebody is late, or when there are many.
 pub const LOOK_MS: u64 = 50;
-/// A look that comes later than this after the last one means that the listener was held up.
-const HELD_UP_MS: u64 = 2 * LOOK_MS;
+/// A look that comes this much later than it should means that the listener was held up.
+const HELD_UP_MS: u64 = LOOK_MS;
+/// Up to so many nodes each datagram is worth a look of its own.
+const FEW: usize = 4;
+/// When nobody is expected, it is looked this often all the same.
+const REST_MS: u64 = 60_000;
 /// When so many nodes, in percent of all, would fall silent within the patience, the way to them is more likely at fault
 /// than they are, and they get [`CROWD_PATIENCE_MS`].
 const CROWD_PERCENT: usize = 40;
@@ -30,16 +34,30 @@ struct Node {
 pub struct Listener {
     keys: Keys,
     nodes: BTreeMap<Box<str>, Node>,
-    looked_ms: Option<u64>,
+    /// When the next look should be.
+    due_ms: Option<u64>,
+    /// Datagrams of any sort since a time that is at most [`LOOK_MS`] ago.
+    came: (u64, usize),
+}
+
+/// Until when, or what, a listener may rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rest {
+    /// This long, whatever comes.
+    For(u64),
+    /// This long, or until a datagram comes.
+    UntilHeard(u64),
 }
 
 impl Listener {
     pub fn new(keys: Keys) -> Listener {
-        Listener { keys, nodes: BTreeMap::new(), looked_ms: None }
+        Listener { keys, nodes: BTreeMap::new(), due_ms: None, came: (0, 0) }
     }
 
     /// Takes a datagram. Returns whether it was a sign of life: proven, and newer than the last one.
     pub fn hear(&mut self, bytes: &[u8], now_ms: u64) -> bool {
+        let (since_ms, came) = self.came;
+        self.came = if now_ms.saturating_sub(since_ms) < LOOK_MS { (since_ms, came + 1) } else { (now_ms, 1) };
         let Some(packet) = Packet::read(bytes) else { return false };
         if let Some(node) = self.nodes.get_mut(packet.node) {
             let good = packet.sequence > node.sequence && node.signer.proves(&packet);
@@ -59,10 +77,9 @@ impl Listener {
 
     /// Looks who is silent by now; whatever came before `now_ms` must have been heard. Returns whether anything changed.
     pub fn look(&mut self, now_ms: u64) -> bool {
-        let since = self.looked_ms.replace(now_ms).map_or(0, |looked| now_ms.saturating_sub(looked));
-        if since > HELD_UP_MS {
+        let late = self.due_ms.map_or(0, |due| now_ms.saturating_sub(due));
+        if late > HELD_UP_MS {
             // What was sent to one who could not listen may be lost.
-            let late = since - LOOK_MS;
             for node in self.nodes.values_mut() {
                 node.heard_ms = now_ms.min(node.heard_ms + late);
             }
@@ -82,7 +99,22 @@ impl Listener {
             changed |= silent != node.silent;
             node.silent = silent;
         }
+        let (Rest::For(rest_ms) | Rest::UntilHeard(rest_ms)) = self.rest(now_ms);
+        self.due_ms = Some(now_ms + rest_ms);
         changed
+    }
+
+    /// How long the listener may rest after a look. Who is heard as often as he should be wakes it himself; it looks by the
+    /// clock for those who are late, so that one who was held up meanwhile notices it.
+    pub fn rest(&self, now_ms: u64) -> Rest {
+        // Strangers, too, must not wake it all the time.
+        let crowded = now_ms.saturating_sub(self.came.0) < LOOK_MS && self.came.1 > FEW;
+        if crowded || self.nodes.len() > FEW {
+            return Rest::For(LOOK_MS);
+        }
+        let expected = self.nodes.values().filter(|node| !node.silent).map(|node| node.heard_ms + EVERY_MS + LOOK_MS);
+        let rest_ms = expected.min().map_or(REST_MS, |first| first.saturating_sub(now_ms));
+        Rest::UntilHeard(rest_ms.clamp(LOOK_MS, REST_MS))
     }
 
     /// Those who are silent.
@@ -155,6 +187,26 @@ mod tests {
         assert!(world.listener.silent().is_empty());
         assert!(world.pass(2_000, &all).is_empty());
         assert_eq!(world.pass(2_000, &all[..2]).len(), 1, "it still listens");
+    }
+
+    #[test]
+    fn few_nodes_wake_the_listener_and_many_do_not() {
+        let mut world = World::new();
+        let all = names(0..FEW + 1);
+        assert_eq!(world.listener.rest(world.now_ms), Rest::UntilHeard(REST_MS));
+        world.pass(EVERY_MS, &all[..1]);
+        assert_eq!(world.listener.rest(world.now_ms), Rest::UntilHeard(EVERY_MS + LOOK_MS));
+        world.pass(2 * EVERY_MS, &[]);
+        assert_eq!(world.listener.rest(world.now_ms), Rest::UntilHeard(LOOK_MS), "it is late");
+        world.pass(4 * EVERY_MS, &[]);
+        assert_eq!(world.listener.rest(world.now_ms), Rest::UntilHeard(REST_MS), "it is silent");
+        for _ in 0..=FEW {
+            world.listener.hear(b"of a stranger", world.now_ms);
+        }
+        assert_eq!(world.listener.rest(world.now_ms), Rest::For(LOOK_MS));
+        assert_eq!(world.listener.rest(world.now_ms + LOOK_MS), Rest::UntilHeard(REST_MS));
+        world.pass(EVERY_MS, &all);
+        assert_eq!(world.listener.rest(world.now_ms), Rest::For(LOOK_MS));
     }
 
     #[test]

@@ -4,12 +4,14 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::listener::{EVERY_MS, LOOK_MS, Listener};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+
+use crate::listener::{EVERY_MS, Listener, Rest};
 use crate::packet::{Keys, MAX_BYTES, Signer};
 
 /// The kernel keeps so much of what comes between two looks: a second of 5,000 nodes.
@@ -18,20 +20,34 @@ const STACK_BYTES: usize = 128 * 1024;
 
 /// A thread that runs until this is dropped.
 struct Running {
-    stop: Arc<AtomicBool>,
+    stop: Arc<OwnedFd>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Running {
-    /// Runs `work` again and again, with `pause` in between.
-    fn start(name: &str, pause: Duration, mut work: impl FnMut() + Send + 'static) -> io::Result<Running> {
-        let stop = Arc::new(AtomicBool::new(false));
+    /// Runs `work` again and again; it says how long to rest in between.
+    fn start(
+        name: &str,
+        sockets: Vec<UdpSocket>,
+        mut work: impl FnMut(&[UdpSocket]) -> Rest + Send + 'static,
+    ) -> io::Result<Running> {
+        let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
         let stopped = stop.clone();
         let run = move || {
             hurry();
-            while !stopped.load(Ordering::Relaxed) {
-                work();
-                std::thread::park_timeout(pause);
+            loop {
+                let (rest_ms, sockets) = match work(&sockets) {
+                    Rest::For(ms) => (ms, &[][..]),
+                    Rest::UntilHeard(ms) => (ms, &sockets[..]),
+                };
+                let mut awaited = vec![PollFd::new(&stopped, PollFlags::IN)];
+                awaited.extend(sockets.iter().map(|socket| PollFd::new(socket, PollFlags::IN)));
+                let rest = Timespec::try_from(Duration::from_millis(rest_ms)).ok();
+                // A wait that a signal breaks off is a short one.
+                let _ = poll(&mut awaited, rest.as_ref());
+                if awaited[0].revents().contains(PollFlags::IN) {
+                    return;
+                }
             }
         };
         let thread = std::thread::Builder::new().name(name.into()).stack_size(STACK_BYTES).spawn(run)?;
@@ -41,9 +57,9 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        // A counter that is full has told it already.
+        let _ = rustix::io::write(&self.stop, &1_u64.to_ne_bytes());
         if let Some(thread) = self.thread.take() {
-            thread.thread().unpark();
             // One that panicked does no more, either.
             let _ = thread.join();
         }
@@ -70,17 +86,18 @@ pub fn hear(
         let _ = rustix::net::sockopt::set_socket_recv_buffer_size_force(socket, BUFFER_BYTES);
     }
     let (began, mut listener, mut bytes) = (Instant::now(), Listener::new(keys), [0; MAX_BYTES + 1]);
-    let look = move || {
+    let look = move |sockets: &[UdpSocket]| {
         // What comes from here on is heard at the next look, so nobody is silent for it.
         let now_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        for socket in &sockets {
+        for socket in sockets {
             drain(socket, &mut bytes, |bytes| _ = listener.hear(bytes, now_ms));
         }
         if listener.look(now_ms) {
             tell(listener.silent());
         }
+        listener.rest(now_ms)
     };
-    Ok(Hearing { _running: Running::start("beats", Duration::from_millis(LOOK_MS), look)? })
+    Ok(Hearing { _running: Running::start("beats", sockets, look)? })
 }
 
 /// Takes all that has come; errors of a socket (an earlier answer that nobody wanted) are no datagrams.
@@ -115,8 +132,11 @@ impl Sender {
     /// The thread cannot be had.
     pub fn start(node: String, key: &[u8], servers: Vec<(String, u16)>) -> io::Result<Sender> {
         let (mut way, signer) = (Way::default(), Signer::new(key));
-        let send = move || way.send(&node, &signer, &servers);
-        Ok(Sender { _running: Running::start("beat", Duration::from_millis(EVERY_MS), send)? })
+        let send = move |_: &[UdpSocket]| {
+            way.send(&node, &signer, &servers);
+            Rest::For(EVERY_MS)
+        };
+        Ok(Sender { _running: Running::start("beat", Vec::new(), send)? })
     }
 }
 
