@@ -5,7 +5,6 @@
 //! What is not answered, or not bound, by the end counts as having waited until then.
 
 use std::process::Stdio;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -135,7 +134,7 @@ struct Api {
     /// Of those that were answered.
     latencies_us: Arc<Mutex<Vec<u32>>>,
     sent: usize,
-    failed: u64,
+    failed: usize,
 }
 
 /// Sends requests and makes and deletes pods, all at their rates; when each pod was sent, on the clock of `bound`.
@@ -148,8 +147,8 @@ async fn offered(run: &Run, up: &Up, bound: &Pods, seconds: f64) -> Result<(Api,
     for _ in 0..8 {
         lines.push(door.two().await?);
     }
-    let (latencies, failed) = (Arc::<Mutex<Vec<u32>>>::default(), Arc::new(AtomicU64::new(0)));
-    let (path, mut sent, mut turn) = (pods_path(NAMESPACE), Vec::new(), 0_usize);
+    let (latencies, failed) = (Arc::<Mutex<Vec<u32>>>::default(), Arc::<Mutex<Vec<String>>>::default());
+    let (path, mut sent, mut asked, mut changes) = (pods_path(NAMESPACE), Vec::new(), 0_usize, 0_usize);
     let send = |ask: Ask, turn: usize| {
         let Some(mut line) = lines[turn % lines.len()].share() else { return };
         let (latencies, failed) = (latencies.clone(), failed.clone());
@@ -157,32 +156,40 @@ async fn offered(run: &Run, up: &Up, bound: &Pods, seconds: f64) -> Result<(Api,
             let sent = Instant::now();
             match line.pass(&ask).await {
                 Ok(_) => lock(&latencies).push(micros(sent.elapsed())),
-                Err(_) => drop(failed.fetch_add(1, Ordering::Relaxed)),
+                Err(error) => lock(&failed).push(error.to_string()),
             }
         });
     };
     // Of each round of ticks so many are churn: rates are whole numbers of a second.
     let whole = requests + 2 * churn as u64;
     load::paced(whole, seconds, |number| {
-        turn += 1;
         let slot = number as u64 * 2 * churn as u64 % whole;
-        if slot < 2 * churn as u64 {
+        let ask = if slot < 2 * churn as u64 {
+            changes += 1;
             let pod = sent.len();
-            if turn.is_multiple_of(2) || pod < LIFE_S * churn {
+            if changes.is_multiple_of(2) {
                 sent.push(bound.now_us());
-                send(Ask::post(&path, &base_pod(&pod_name("m", pod))), turn);
-            } else {
+                Ask::post(&path, &base_pod(&pod_name("m", pod)))
+            } else if pod >= LIFE_S * churn {
                 let old = pod_name("m", pod - LIFE_S * churn);
-                send(Ask::delete(&format!("{path}/{old}?gracePeriodSeconds=0")), turn);
+                Ask::delete(&format!("{path}/{old}?gracePeriodSeconds=0"))
+            } else {
+                return;
             }
         } else {
             let service = number % services;
-            send(Ask::get(&format!("/api/v1/namespaces/{NAMESPACE}/services/service-{service}")), turn);
-        }
+            Ask::get(&format!("/api/v1/namespaces/{NAMESPACE}/services/service-{service}"))
+        };
+        asked += 1;
+        send(ask, asked);
     })
     .await;
-    let failed = failed.load(Ordering::Relaxed);
-    Ok((Api { latencies_us: latencies, sent: turn, failed }, sent))
+    let failed = std::mem::take(&mut *lock(&failed));
+    if let Some(first) = failed.first() {
+        run.say(format!("{} requests failed, the first: {first}", failed.len()));
+    }
+    let failed = failed.len();
+    Ok((Api { latencies_us: latencies, sent: asked, failed }, sent))
 }
 
 /// Questions one by one; microseconds of each.
