@@ -201,8 +201,12 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What stands before the revision from which a watch is to begin.
+const SINCE: &str = "&resourceVersion=";
+
 /// Opens a watch and gives each line of it to `take`, until the task is dropped. When the stream ends, or the watch fell
-/// behind the server's history, it begins anew with everything that exists, as every client of the API must.
+/// behind the server's history, it begins anew with everything that exists (without the revision in which `path` ends, if
+/// it does), as every client of the API must.
 ///
 /// # Errors
 /// The watch is refused.
@@ -212,8 +216,8 @@ pub async fn watch(
     mut take: impl FnMut(&[u8]) + Send + 'static,
 ) -> Result<Task, Error> {
     let Some(mut line) = line else { return Err(Error::doing("watch", "the connection cannot be shared")) };
-    let ask = Ask::get(path);
-    let response = line.open(&ask).await?;
+    let response = line.open(&Ask::get(path)).await?;
+    let anew = Ask::get(path.split(SINCE).next().unwrap_or(path));
     if !response.status().is_success() {
         return Err(Error::doing("watch", response.status()));
     }
@@ -232,7 +236,7 @@ pub async fn watch(
                 }
             }
             // Without a server the bench ends by its own patience.
-            let Ok(again) = line.open(&ask).await else { return };
+            let Ok(again) = line.open(&anew).await else { return };
             body = again.into_body();
         }
     }))
@@ -301,7 +305,7 @@ pub struct Pods {
 }
 
 impl Pods {
-    /// Watches all pods until the task is dropped.
+    /// Watches all pods until the task is dropped, from now on: those that are there would take seconds to be told.
     ///
     /// # Errors
     /// The watch is refused.
@@ -318,7 +322,10 @@ impl Pods {
         let (name, node) = (Finder::new(br#""name":""#), Finder::new(br#""nodeName":""#));
         let namespace = Finder::new(br#""namespace":""#);
         let take = move |line: &[u8]| seen.take(line, (&name, &node, &namespace));
-        let task = watch(Some(server.door.two().await?), "/api/v1/pods?watch=true", take).await?;
+        let mut line = server.door.two().await?;
+        let list = Value::parse(&line.ask(&Ask::get("/api/v1/pods?limit=1")).await?).unwrap_or_default();
+        let since = list.at(&["metadata", "resourceVersion"]).text();
+        let task = watch(Some(line), &format!("/api/v1/pods?watch=true{SINCE}{since}"), take).await?;
         Ok((pods, task))
     }
 
