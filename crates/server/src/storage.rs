@@ -10,6 +10,7 @@
 //! Writes may be fenced ([`fenced`]): a condition that every transaction of a task carries. It is how a leader's epoch
 //! gets into all that its parts write, so that the store refuses what a leader of the past still sends.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -344,29 +345,49 @@ impl Storage {
     }
 }
 
+thread_local! {
+    /// Where texts are written until their length is known: a buffer that grows with each text costs more than the copy.
+    static DRAFT: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Bytes of a text whose draft is kept for the next one.
+const DRAFT_MAX_BYTES: usize = 64 << 10;
+
 /// The object's text, and where in it the revision's digits go: between the quotes of `metadata.resourceVersion`.
 fn encode(object: &Value) -> Option<(Bytes, u32)> {
-    let mut text = Vec::with_capacity(2048);
+    DRAFT.with_borrow_mut(|text| {
+        text.clear();
+        let place = write(object, text);
+        let bytes = Bytes::copy_from_slice(text);
+        if text.capacity() > DRAFT_MAX_BYTES {
+            *text = Vec::new();
+        }
+        Some((bytes, place?))
+    })
+}
+
+/// Writes an object's text and says where the revision's digits go.
+fn write(object: &Value, text: &mut Vec<u8>) -> Option<u32> {
     let mut place = None;
     text.push(b'{');
     for (at, (key, value)) in object.entries().iter().enumerate() {
-        write_key(&mut text, at, key);
+        write_key(text, at, key);
         if key != "metadata" {
-            value.write_json(&mut text);
+            value.write_json(text);
             continue;
         }
         text.push(b'{');
         for (at, (key, value)) in value.entries().iter().enumerate() {
-            write_key(&mut text, at, key);
+            write_key(text, at, key);
             if key == "resourceVersion" {
                 place = u32::try_from(text.len() + 1).ok();
             }
-            value.write_json(&mut text);
+            value.write_json(text);
         }
         text.push(b'}');
     }
     text.push(b'}');
-    Some((text.into(), place?))
+    place
 }
 
 fn write_key(text: &mut Vec<u8>, at: usize, key: &str) {
