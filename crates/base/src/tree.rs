@@ -7,7 +7,7 @@
 //! [`MAX`] entries. Nodes are not merged before they are empty: removals come with later inserts in the same ranges.
 
 use std::borrow::Borrow;
-use std::collections::BTreeSet;
+use std::cmp::Ordering;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -156,30 +156,68 @@ impl<K, V> Tree<K, V> {
     pub fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.root, &other.root)
     }
+}
 
+impl<K: Ord, V> Tree<K, V> {
     /// The entries of this map, and those of `other`, that are not known to be in both because the two share the node:
-    /// all differences between the two maps, and some entries that happen to be equal. Both ascend.
+    /// all differences between the two maps, and some entries that happen to be equal. Both ascend. Costs what the two do
+    /// not share.
     pub fn unshared<'a>(&'a self, other: &'a Self) -> (Entries<'a, K, V>, Entries<'a, K, V>) {
-        let (own, others) = (leaves(&self.root), leaves(&other.root));
-        let only = |leaves: &[&'a Arc<Node<K, V>>], without: &[&'a Arc<Node<K, V>>]| {
-            let known: BTreeSet<*const Node<K, V>> = without.iter().map(|leaf| Arc::as_ptr(leaf)).collect();
-            let rest = leaves.iter().filter(|leaf| !known.contains(&Arc::as_ptr(leaf)));
-            let entries = rest.filter_map(|leaf| if let Node::Leaf(entries) = &***leaf { Some(entries) } else { None });
-            entries.flatten().collect()
-        };
-        (only(&own, &others), only(&others, &own))
+        let (mut own, mut others) = (Nodes(vec![&self.root]), Nodes(vec![&other.root]));
+        let (mut new, mut old) = (Vec::new(), Vec::new());
+        loop {
+            let (one, two) = match (own.0.last().copied(), others.0.last().copied()) {
+                (None, None) => return (new, old),
+                (Some(_), None) => {
+                    own.step(&mut new);
+                    continue;
+                }
+                (None, Some(_)) => {
+                    others.step(&mut old);
+                    continue;
+                }
+                (Some(one), Some(two)) => (one, two),
+            };
+            if Arc::ptr_eq(one, two) {
+                own.0.pop();
+                others.0.pop();
+                continue;
+            }
+            // A node that both share begins with the same key, which is not below that of any node it lies in: whatever
+            // begins first is not met again on the other side, and of two that begin together the higher may hold the
+            // lower one.
+            match (lowest(one).cmp(&lowest(two)), &**one, &**two) {
+                (Ordering::Less, ..) | (Ordering::Equal, Node::Branch(_), Node::Leaf(_)) => own.step(&mut new),
+                (Ordering::Greater, ..) | (Ordering::Equal, Node::Leaf(_), Node::Branch(_)) => others.step(&mut old),
+                (Ordering::Equal, ..) => {
+                    own.step(&mut new);
+                    others.step(&mut old);
+                }
+            }
+        }
     }
 }
 
-fn leaves<K, V>(root: &Arc<Node<K, V>>) -> Vec<&Arc<Node<K, V>>> {
-    let (mut rest, mut leaves) = (vec![root], Vec::new());
-    while let Some(node) = rest.pop() {
-        match &**node {
-            Node::Leaf(_) => leaves.push(node),
-            Node::Branch(children) => rest.extend(children.iter().rev().map(|(_, child)| child)),
+/// Nodes that are yet to be looked at, the first one last.
+struct Nodes<'a, K, V>(Vec<&'a Arc<Node<K, V>>>);
+
+impl<'a, K, V> Nodes<'a, K, V> {
+    /// Puts a branch's children in its place, or tells a leaf's entries.
+    fn step(&mut self, told: &mut Entries<'a, K, V>) {
+        match self.0.pop().map(|node| &**node) {
+            Some(Node::Branch(children)) => self.0.extend(children.iter().rev().map(|(_, child)| child)),
+            Some(Node::Leaf(entries)) => told.extend(entries),
+            None => {}
         }
     }
-    leaves
+}
+
+/// A key that none below the node is less than; `None` where there is none.
+fn lowest<K, V>(node: &Node<K, V>) -> Option<&K> {
+    match node {
+        Node::Leaf(entries) => entries.first().map(|(key, _)| key),
+        Node::Branch(children) => children.first().map(|(key, _)| key),
+    }
 }
 
 impl<K: Ord + Clone, V: Clone> FromIterator<(K, V)> for Tree<K, V> {
