@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The unit in which a write reaches the medium.
 const SECTOR_BYTES: usize = 512;
+/// Pieces of memory that are kept for later files.
+const SPARE_MAX: usize = 12;
 
 #[derive(Clone, Default)]
 struct SimFile {
@@ -32,6 +34,8 @@ struct Inner {
     syncs: u64,
     /// Changes until the power fails.
     power: Option<u32>,
+    /// Memory of files that are gone, for the next ones: to have it anew costs more than to write it.
+    spare: Vec<Vec<u8>>,
 }
 
 /// Clones share one medium.
@@ -159,8 +163,22 @@ impl Inner {
 
     fn forget_unnamed(&mut self, id: u64) {
         if !self.names.values().any(|other| *other == id) && !self.durable_names.values().any(|other| *other == id) {
-            self.files.remove(&id);
+            let gone = self.files.remove(&id).map(|file| [file.durable, file.current]);
+            self.spare.extend(gone.into_iter().flatten());
+            self.spare.sort_unstable_by_key(|bytes| std::cmp::Reverse(bytes.capacity()));
+            self.spare.truncate(SPARE_MAX);
         }
+    }
+
+    /// So many zeros, in memory that has room for little more; for what is yet to grow, in the largest there is.
+    fn zeros(&mut self, len: usize) -> Vec<u8> {
+        let fits = |bytes: &Vec<u8>| bytes.capacity() >= len;
+        let place = if len == 0 { Some(0) } else { self.spare.iter().rposition(fits) };
+        let spare = place.filter(|place| *place < self.spare.len()).map(|place| self.spare.remove(place));
+        let mut bytes = spare.unwrap_or_default();
+        bytes.clear();
+        bytes.resize(len, 0);
+        bytes
     }
 }
 
@@ -179,8 +197,8 @@ impl Disk for SimDisk {
         inner.room(zeros)?;
         let id = inner.next;
         inner.next += 1;
-        let bytes = vec![0; zeros as usize];
-        inner.files.insert(id, SimFile { durable: bytes.clone(), current: bytes, pending: Vec::new() });
+        let (durable, current) = (inner.zeros(zeros as usize), inner.zeros(zeros as usize));
+        inner.files.insert(id, SimFile { durable, current, pending: Vec::new() });
         if let Some(old) = inner.names.insert(name.into(), id) {
             inner.forget_unnamed(old);
         }
