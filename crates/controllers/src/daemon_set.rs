@@ -1,9 +1,7 @@
 //! DaemonSets: one pod on every node that fits.
 
 use api::core::node_facts::NodeFacts;
-use std::collections::BTreeMap;
-
-use api::core::pod_facts::{Phase, PodFacts};
+use api::core::pod_facts::{self, Phase};
 use cache::{Event, View};
 use meta::quantity::int_or_percent;
 use meta::{Object, Resource, Selector, Str, Value, json};
@@ -30,9 +28,10 @@ const BORNE: &[(&str, &str)] = &[
 
 pub struct DaemonSets;
 
-struct Daemon {
-    pod: Object,
-    facts: PodFacts,
+struct Daemon<'a> {
+    pod: &'a Object,
+    phase: Phase,
+    ready: bool,
     available: bool,
     updated: bool,
 }
@@ -44,7 +43,7 @@ struct Place<'a> {
     runs: bool,
     /// A pod that is there may stay.
     stays: bool,
-    pods: Vec<Daemon>,
+    pods: Vec<Daemon<'a>>,
 }
 
 struct Look<'a> {
@@ -76,7 +75,7 @@ impl Reconciler for DaemonSets {
                     (Some(old), Some(new)) => {
                         old.labels() == new.labels()
                             && old.facts().generation == new.facts().generation
-                            && NodeFacts::read(old).spec == NodeFacts::read(new).spec
+                            && NodeFacts::seen(old).spec == NodeFacts::seen(new).spec
                     }
                     _ => false,
                 };
@@ -115,7 +114,7 @@ impl Reconciler for DaemonSets {
         let mut again = None;
         let template = with_tolerations(&value["spec"]["template"]);
         let mut places = places(view, &template);
-        let homeless = settle(&mut places, pods, &value, &update, cx, &mut again);
+        let homeless = settle(&mut places, &pods, &value, &update, cx, &mut again);
         let desired = i64::try_from(places.iter().filter(|place| place.runs).count()).unwrap_or(i64::MAX);
         let rolling = &value["spec"]["updateStrategy"]["rollingUpdate"];
         let look = Look {
@@ -160,7 +159,7 @@ fn places<'a>(view: &'a View, template: &Value) -> Vec<Place<'a>> {
     view.list(NODES, "")
         .map(|node| {
             let selected = choice.selects(node);
-            let facts = NodeFacts::read(node);
+            let facts = NodeFacts::seen(node);
             let taints = facts.taints.items();
             Place {
                 node,
@@ -172,34 +171,37 @@ fn places<'a>(view: &'a View, template: &Value) -> Vec<Place<'a>> {
         .collect()
 }
 
-/// Puts the pods to their nodes; returns those whose node is gone.
-fn settle(
-    places: &mut [Place],
-    pods: Vec<Object>,
+/// Puts the pods to their nodes, which stand in the order of their names; returns those whose node is gone.
+fn settle<'a>(
+    places: &mut [Place<'a>],
+    pods: &'a [Object],
     value: &Value,
     update: &Revision,
     cx: &mut Context,
     again: &mut Option<base::Time>,
-) -> Vec<Object> {
-    let at: BTreeMap<Str, usize> =
-        places.iter().enumerate().map(|(at, place)| (place.node.name().into(), at)).collect();
+) -> Vec<&'a Object> {
     let min_ready = value["spec"]["minReadySeconds"].as_int().unwrap_or(0);
     let mut homeless = Vec::new();
-    let mut pods = pods;
-    pods.sort_by(|a, b| (a.facts().created, a.name()).cmp(&(b.facts().created, b.name())));
     for pod in pods {
-        let facts = pod_facts(&pod);
-        let node = if facts.node.is_empty() { wanted_node(&pod.value()) } else { facts.node.clone() };
-        match at.get(&node) {
-            Some(at) => {
-                let available = is_available(&facts, min_ready, cx.now, again);
+        let facts = pod_facts::of(pod);
+        let wanted = facts.node.is_empty().then(|| wanted_node(&pod.value()));
+        let node = wanted.as_ref().unwrap_or(&facts.node);
+        match places.binary_search_by(|place| place.node.name().cmp(node)) {
+            Ok(at) => {
+                let available = is_available(facts, min_ready, cx.now, again);
                 let updated = pod.labels().get(HASH_LABEL) == Some(update.hash.as_str());
-                places[*at].pods.push(Daemon { pod, facts, available, updated });
+                let (phase, ready) = (facts.phase, facts.ready);
+                places[at].pods.push(Daemon { pod, phase, ready, available, updated });
             }
-            None if facts.node.is_empty() && !is_deleting(&pod) => homeless.push(pod),
-            None => {}
+            Err(_) if wanted.is_some() && !is_deleting(pod) => homeless.push(pod),
+            Err(_) => {}
         }
     }
+    let age = |pod: &Object| (pod.facts().created, pod.facts().name.clone());
+    for place in places.iter_mut().filter(|place| place.pods.len() > 1) {
+        place.pods.sort_by_key(|daemon| age(daemon.pod));
+    }
+    homeless.sort_by_key(|pod| age(pod));
     homeless
 }
 
@@ -247,30 +249,28 @@ impl Look<'_> {
     fn manage(&self, places: &[Place], cx: &mut Context) {
         let mut made = 0;
         for place in places {
-            let present: Vec<&Daemon> = place.pods.iter().filter(|daemon| !is_deleting(&daemon.pod)).collect();
+            let present = || place.pods.iter().filter(|daemon| !is_deleting(daemon.pod));
             if !place.stays {
-                present.iter().for_each(|daemon| self.remove(&daemon.pod, cx));
+                present().for_each(|daemon| self.remove(daemon.pod, cx));
                 continue;
             }
-            let (ended, alive): (Vec<&Daemon>, Vec<&Daemon>) =
-                present.into_iter().partition(|daemon| daemon.facts.phase.is_final());
-            for daemon in &ended {
-                let (of_type, reason) = match daemon.facts.phase {
+            for daemon in present().filter(|daemon| daemon.phase.is_final()) {
+                let (of_type, reason) = match daemon.phase {
                     Phase::Failed => ("Warning", "FailedDaemonPod"),
                     _ => ("Normal", "SucceededDaemonPod"),
                 };
                 let message = format!("Pod {} on node {} ended and is removed", daemon.pod.name(), place.node.name());
                 record(cx, REPORTER, DAEMON_SET, self.object, of_type, reason, message);
-                self.remove(&daemon.pod, cx);
+                self.remove(daemon.pod, cx);
             }
             // A pod that goes is waited for, so that two never serve one node (unless they may).
             if place.pods.is_empty() && place.runs && made < BATCH_MAX {
                 made += 1;
                 self.make(place.node, cx);
             }
-            let mixed = alive.iter().any(|daemon| daemon.updated) && alive.iter().any(|daemon| !daemon.updated);
+            let mixed = alive(place).any(|daemon| daemon.updated) && alive(place).any(|daemon| !daemon.updated);
             let keep = if self.surge > 0 && mixed { 2 } else { 1 };
-            alive.iter().skip(keep).for_each(|daemon| self.remove(&daemon.pod, cx));
+            alive(place).skip(keep).for_each(|daemon| self.remove(daemon.pod, cx));
         }
     }
 
@@ -281,27 +281,25 @@ impl Look<'_> {
         }
         let (mut unavailable, mut useless, mut candidates) = (0, Vec::new(), Vec::new());
         for place in places.iter().filter(|place| place.runs) {
-            let (new, old): (Vec<&Daemon>, Vec<&Daemon>) = alive(place).partition(|daemon| daemon.updated);
-            match (new.first(), old.first()) {
+            match oldest(place) {
                 (Some(new), None) => unavailable += i64::from(!new.available),
-                (None, Some(old)) if old.available => candidates.push(*old),
+                (None, Some(old)) if old.available => candidates.push(old),
                 (None, Some(old)) => {
                     unavailable += 1;
-                    useless.push(*old);
+                    useless.push(old);
                 }
                 _ => unavailable += 1,
             }
         }
         let room = usize::try_from(self.unavailable - unavailable).unwrap_or(0);
-        useless.into_iter().chain(candidates.into_iter().take(room)).for_each(|daemon| self.remove(&daemon.pod, cx));
+        useless.into_iter().chain(candidates.into_iter().take(room)).for_each(|daemon| self.remove(daemon.pod, cx));
     }
 
     fn roll_with_surge(&self, places: &[Place], cx: &mut Context) {
         let (mut surging, mut useless, mut candidates) = (0, Vec::new(), Vec::new());
         for place in places.iter().filter(|place| place.runs) {
-            let (new, old): (Vec<&Daemon>, Vec<&Daemon>) = alive(place).partition(|daemon| daemon.updated);
-            match (new.first(), old.first()) {
-                (Some(new), Some(old)) if new.available => self.remove(&old.pod, cx),
+            match oldest(place) {
+                (Some(new), Some(old)) if new.available => self.remove(old.pod, cx),
                 (Some(_), Some(_)) => surging += 1,
                 (None, Some(old)) if old.available => candidates.push(place.node),
                 (None, Some(_)) => useless.push(place.node),
@@ -327,9 +325,9 @@ impl Look<'_> {
             }
             current += 1;
             // The oldest ready pod speaks for the node.
-            let speaker = place.pods.iter().find(|daemon| daemon.facts.ready).or(place.pods.first());
+            let speaker = place.pods.iter().find(|daemon| daemon.ready).or(place.pods.first());
             if let Some(daemon) = speaker {
-                ready += i64::from(daemon.facts.ready);
+                ready += i64::from(daemon.ready);
                 available += i64::from(daemon.available);
             }
             updated += i64::from(place.pods.iter().any(|daemon| daemon.updated));
@@ -351,6 +349,11 @@ impl Look<'_> {
     }
 }
 
-fn alive<'a>(place: &'a Place) -> impl Iterator<Item = &'a Daemon> + use<'a> {
-    place.pods.iter().filter(|daemon| !is_deleting(&daemon.pod) && !daemon.facts.phase.is_final())
+fn alive<'a>(place: &'a Place<'a>) -> impl Iterator<Item = &'a Daemon<'a>> {
+    place.pods.iter().filter(|daemon| !is_deleting(daemon.pod) && !daemon.phase.is_final())
+}
+
+/// Of those that live the oldest of the newest template, and the oldest of others.
+fn oldest<'a>(place: &'a Place<'a>) -> (Option<&'a Daemon<'a>>, Option<&'a Daemon<'a>>) {
+    (alive(place).find(|daemon| daemon.updated), alive(place).find(|daemon| !daemon.updated))
 }

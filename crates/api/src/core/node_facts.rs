@@ -1,6 +1,7 @@
 //! What is read of every node once: whether it is well, and what keeps pods away.
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use meta::{Object, Str, Value};
@@ -41,8 +42,13 @@ impl NodeFacts {
     }
 
     /// The facts of a node object, read anew where its mirror keeps none.
+    pub fn seen(node: &Object) -> Cow<'_, NodeFacts> {
+        node.own().map_or_else(|| Cow::Owned(NodeFacts::of(&node.value())), Cow::Borrowed)
+    }
+
+    /// The same to be kept.
     pub fn read(node: &Object) -> NodeFacts {
-        node.own::<NodeFacts>().cloned().unwrap_or_else(|| NodeFacts::of(&node.value()))
+        NodeFacts::seen(node).into_owned()
     }
 }
 
