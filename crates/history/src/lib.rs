@@ -194,15 +194,15 @@ impl Judge {
         since.ok_or(Broken::Stale { key: key.to_owned(), saw: None, superseded, known: floor })
     }
 
-    /// The changes of keys with this prefix after one revision up to another, in order.
-    pub(crate) fn changes(&self, prefix: &str, after: Revision, up_to: Revision) -> Vec<(Revision, &str, bool)> {
+    /// The changes of keys with one of these prefixes, or of any, after one revision up to another, in order.
+    pub(crate) fn changes(&self, prefixes: &[String], after: Revision, up_to: Revision) -> Vec<(Revision, &str, bool)> {
         if after >= up_to {
             return Vec::new();
         }
         let range = self.order.range((Bound::Excluded(after), Bound::Included(up_to)));
         let mut all: Vec<(Revision, &str, bool)> = range
             .flat_map(|(revision, changes)| changes.iter().map(|(key, present)| (*revision, &**key, *present)))
-            .filter(|(_, key, _)| key.starts_with(prefix))
+            .filter(|(_, key, _)| prefixes.is_empty() || prefixes.iter().any(|prefix| key.starts_with(prefix)))
             .collect();
         all.sort_unstable();
         all

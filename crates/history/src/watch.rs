@@ -18,8 +18,8 @@ pub enum Heard {
 /// One stretch of a watch: from a list, or from where an earlier stretch ended, to its end.
 #[derive(Clone, Debug, Default)]
 pub struct Watched {
-    /// Keys begin with this.
-    pub prefix: String,
+    /// Keys begin with one of these; with any where none is named.
+    pub prefixes: Vec<String>,
     /// It was asked for everything after this revision.
     pub since: Revision,
     pub heard: Vec<Heard>,
@@ -56,7 +56,7 @@ impl Judge {
                 }
             }
         }
-        let happened = self.changes(&watched.prefix, watched.since, came);
+        let happened = self.changes(&watched.prefixes, watched.since, came);
         for row in &happened {
             let complete = whole || row.0 < came || row.0 <= marked;
             if !brought.remove(row) && complete {
@@ -89,7 +89,7 @@ mod tests {
                 present: !key.starts_with('-'),
             },
         });
-        judge.watched(&Watched { prefix: String::new(), since: Revision(since), heard: heard.collect() }, false)
+        judge.watched(&Watched { prefixes: Vec::new(), since: Revision(since), heard: heard.collect() }, false)
     }
 
     #[test]

@@ -26,9 +26,7 @@ pub const NODES: Resource = Resource("nodes");
 const ACCOUNTS: Resource = Resource("serviceaccounts");
 /// How often volumes of running pods are compared with what they come from.
 const REFRESH: Duration = Duration::from_secs(30);
-/// How long a step towards running may take before it is told that it is under way: a pod that starts at once is told of
-/// once, and not after every step.
-const GATHER: Duration = Duration::from_millis(100);
+const GATHER: Duration = Duration::from_millis(crate::pod::worker::GATHER_MS);
 /// A label under which a sandbox keeps its address.
 pub const ADDRESS: &str = "gantry/address";
 

@@ -7,10 +7,12 @@
 //! nothing else decides what comes next. What a killed process had under way never runs again; what a paused one has
 //! runs when it goes on, and it finds that time has passed.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
@@ -30,7 +32,7 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Author {
     /// The process, and within it the user: `controllers replicaset-controller`.
-    pub who: String,
+    pub who: Arc<str>,
     /// Verb and resource with its subresource: `create pods/eviction`.
     pub what: String,
     /// Which life of the process it was.
@@ -64,21 +66,123 @@ impl Skew {
     }
 }
 
+/// A task, and the number that says when it has its turn among others.
 struct Slot {
+    number: u64,
     process: u64,
     author: Arc<Author>,
+    /// Absent while it is polled.
     task: Option<Task>,
     waker: Waker,
+    bell: Arc<Bell>,
 }
 
+/// A timer that somebody waits for, or will.
+struct Timer {
+    number: u64,
+    waker: Option<Waker>,
+}
+
+/// Things that come and go, found by their places; a place is used again.
+struct Slab<T> {
+    places: Vec<Option<T>>,
+    free: Vec<usize>,
+}
+
+impl<T> Default for Slab<T> {
+    fn default() -> Slab<T> {
+        Slab { places: Vec::new(), free: Vec::new() }
+    }
+}
+
+impl<T> Slab<T> {
+    /// Puts what `make` makes for the place that it will have.
+    fn put<R>(&mut self, make: impl FnOnce(usize) -> (T, R)) -> R {
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.places.push(None);
+            self.places.len() - 1
+        });
+        let (thing, result) = make(place);
+        self.places[place] = Some(thing);
+        result
+    }
+
+    fn at(&mut self, place: usize) -> Option<&mut T> {
+        self.places.get_mut(place)?.as_mut()
+    }
+
+    fn take(&mut self, place: usize) -> Option<T> {
+        let taken = self.places.get_mut(place)?.take();
+        if taken.is_some() {
+            self.free.push(place);
+        }
+        taken
+    }
+}
+
+/// Timers by their times. Most are given up before their time: such a one is passed over when its time comes, or taken
+/// out with others when they are many.
+#[derive(Default)]
+struct Timers {
+    heap: BinaryHeap<Reverse<(Time, u64, usize)>>,
+    waiting: Slab<Timer>,
+    given_up: usize,
+}
+
+impl Timers {
+    /// Timers that may have been given up and still stand in the heap, beside as many as there are others.
+    const GIVEN_UP_MAX: usize = 256;
+
+    fn set(&mut self, at: Time, number: u64) -> usize {
+        let place = self.waiting.put(|place| (Timer { number, waker: None }, place));
+        self.heap.push(Reverse((at, number, place)));
+        place
+    }
+
+    fn find(&mut self, place: usize, number: u64) -> Option<&mut Timer> {
+        self.waiting.at(place).filter(|timer| timer.number == number)
+    }
+
+    /// Nobody waits for it any more; what it would have woken is given back, to be dropped elsewhere.
+    fn give_up(&mut self, place: usize, number: u64) -> Option<Waker> {
+        self.find(place, number)?;
+        let timer = self.waiting.take(place);
+        self.given_up += 1;
+        if self.given_up > Timers::GIVEN_UP_MAX.max(self.heap.len() / 2) {
+            let Timers { heap, waiting, .. } = self;
+            heap.retain(|Reverse((_, number, place))| waiting.at(*place).is_some_and(|timer| timer.number == *number));
+            self.given_up = 0;
+        }
+        timer?.waker
+    }
+
+    /// Takes the first timer out if its time is not after `end`.
+    fn next(&mut self, end: Time) -> Option<(Time, Option<Waker>)> {
+        loop {
+            let Reverse((at, number, place)) = *self.heap.peek()?;
+            if self.find(place, number).is_none() {
+                self.heap.pop();
+                self.given_up = self.given_up.saturating_sub(1);
+                continue;
+            }
+            if at > end {
+                return None;
+            }
+            self.heap.pop();
+            return Some((at, self.waiting.take(place).and_then(|timer| timer.waker)));
+        }
+    }
+}
+
+#[derive(Default)]
 struct Inner {
     now: Time,
-    timers: BTreeMap<(Time, u64), Option<Waker>>,
-    tasks: BTreeMap<u64, Slot>,
+    timers: Timers,
+    tasks: Slab<Slot>,
     /// Processes that live.
     alive: BTreeSet<u64>,
     /// Processes that stand still, and what of them is ready.
-    paused: BTreeMap<u64, BTreeSet<u64>>,
+    paused: BTreeMap<u64, BTreeMap<u64, Arc<Bell>>>,
     /// Clocks that are wrong, by host.
     skews: BTreeMap<Arc<str>, Skew>,
     numbers: u64,
@@ -91,16 +195,23 @@ struct Inner {
     failure: Option<String>,
 }
 
-/// The heap and its tasks. Clones share it.
-#[derive(Clone)]
-pub struct Exec {
-    inner: Arc<Mutex<Inner>>,
-    ready: Arc<Mutex<BTreeSet<u64>>>,
+#[derive(Default)]
+struct Shared {
+    inner: Mutex<Inner>,
+    /// What is ready, by number, and where each is.
+    ready: Mutex<BinaryHeap<Reverse<(u64, usize)>>>,
 }
 
+/// The heap and its tasks. Clones share it.
+#[derive(Clone)]
+pub struct Exec(Arc<Shared>);
+
 struct Bell {
-    task: u64,
-    ready: Arc<Mutex<BTreeSet<u64>>>,
+    number: u64,
+    place: usize,
+    /// It stands among what is ready.
+    rung: AtomicBool,
+    exec: Exec,
 }
 
 impl Wake for Bell {
@@ -109,34 +220,21 @@ impl Wake for Bell {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        lock(&self.ready).insert(self.task);
+        if !self.rung.swap(true, Ordering::Relaxed) {
+            lock(&self.exec.0.ready).push(Reverse((self.number, self.place)));
+        }
     }
 }
 
 impl Exec {
     /// A heap that begins at `start`; with `print` every line of the trace is printed.
     pub fn new(start: Time, print: bool) -> Exec {
-        let inner = Inner {
-            now: start,
-            timers: BTreeMap::new(),
-            tasks: BTreeMap::new(),
-            alive: BTreeSet::new(),
-            paused: BTreeMap::new(),
-            skews: BTreeMap::new(),
-            numbers: 0,
-            author: Arc::default(),
-            nobody: Arc::default(),
-            digest: 0,
-            events: 0,
-            lines: VecDeque::new(),
-            print,
-            failure: None,
-        };
-        Exec { inner: Arc::new(Mutex::new(inner)), ready: Arc::default() }
+        let inner = Inner { now: start, print, ..Inner::default() };
+        Exec(Arc::new(Shared { inner: Mutex::new(inner), ready: Mutex::default() }))
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        lock(&self.inner)
+        lock(&self.0.inner)
     }
 
     /// A new process on `host`: its tasks live until it is killed.
@@ -161,7 +259,7 @@ impl Exec {
     /// A paused process goes on, with everything that woke meanwhile.
     pub fn go_on(&self, process: &Process) {
         let ready = self.inner().paused.remove(&process.number).unwrap_or_default();
-        lock(&self.ready).extend(ready);
+        ready.values().for_each(Bell::wake_by_ref);
     }
 
     /// Sets the clock of a host wrong, or right again with the default.
@@ -175,7 +273,7 @@ impl Exec {
         inner.skews.clear();
         let ready = std::mem::take(&mut inner.paused);
         drop(inner);
-        lock(&self.ready).extend(ready.into_values().flatten());
+        ready.values().flat_map(BTreeMap::values).for_each(Bell::wake_by_ref);
     }
 
     /// Ends a process: nothing of it runs any more.
@@ -183,12 +281,14 @@ impl Exec {
         let mut inner = self.inner();
         inner.alive.remove(&process.number);
         inner.paused.remove(&process.number);
-        let gone: Vec<u64> =
-            inner.tasks.iter().filter(|(_, slot)| slot.process == process.number).map(|(id, _)| *id).collect();
-        let tasks: Vec<Slot> = gone.iter().filter_map(|id| inner.tasks.remove(id)).collect();
+        let tasks = &mut inner.tasks;
+        let own = |slot: &Option<Slot>| slot.as_ref().is_some_and(|slot| slot.process == process.number);
+        let gone: Vec<usize> = (0..tasks.places.len()).filter(|place| own(&tasks.places[*place])).collect();
+        let mut gone: Vec<Slot> = gone.into_iter().filter_map(|place| tasks.take(place)).collect();
         drop(inner);
+        gone.sort_unstable_by_key(|slot| slot.number);
         // What they held may wake others or take its timers out, which needs the heap.
-        drop(tasks);
+        drop(gone);
     }
 
     /// On whose behalf the task of this moment runs.
@@ -240,19 +340,14 @@ impl Exec {
                 return;
             }
             let mut inner = self.inner();
-            match inner.timers.first_key_value() {
-                Some((&(at, number), _)) if at <= end => {
-                    inner.now = inner.now.max(at);
-                    let waker = inner.timers.remove(&(at, number)).flatten();
-                    drop(inner);
-                    if let Some(waker) = waker {
-                        waker.wake();
-                    }
-                }
-                _ => {
-                    inner.now = inner.now.max(end);
-                    return;
-                }
+            let Some((at, waker)) = inner.timers.next(end) else {
+                inner.now = inner.now.max(end);
+                return;
+            };
+            inner.now = inner.now.max(at);
+            drop(inner);
+            if let Some(waker) = waker {
+                waker.wake();
             }
         }
     }
@@ -261,15 +356,19 @@ impl Exec {
     fn run_ready(&self) -> bool {
         let mut polls = 0;
         loop {
-            let Some(id) = lock(&self.ready).pop_first() else { return self.inner().failure.is_none() };
+            let Some(Reverse((number, place))) = lock(&self.0.ready).pop() else {
+                return self.inner().failure.is_none();
+            };
             let mut inner = self.inner();
             if inner.failure.is_some() {
                 return false;
             }
             let Inner { tasks, paused, author, .. } = &mut *inner;
-            let Some(slot) = tasks.get_mut(&id) else { continue };
+            let Some(slot) = tasks.at(place).filter(|slot| slot.number == number) else { continue };
+            // From here on a ring counts anew.
+            slot.bell.rung.store(false, Ordering::Relaxed);
             if let Some(waiting) = paused.get_mut(&slot.process) {
-                waiting.insert(id);
+                waiting.insert(number, slot.bell.clone());
                 continue;
             }
             let Some(mut task) = slot.task.take() else { continue };
@@ -280,12 +379,13 @@ impl Exec {
             let mut inner = self.inner();
             inner.author = inner.nobody.clone();
             // What a task held may wake others or take its timers out, which needs the heap: it is dropped without it.
-            let over = match inner.tasks.get_mut(&id) {
+            let over = match inner.tasks.at(place).filter(|slot| slot.number == number) {
                 Some(slot) if !done => {
                     slot.task = Some(task);
                     None
                 }
-                _ => Some((inner.tasks.remove(&id), task)),
+                Some(_) => Some((inner.tasks.take(place), task)),
+                None => Some((None, task)),
             };
             drop(inner);
             drop(over);
@@ -314,8 +414,8 @@ pub struct Process {
 
 impl Process {
     /// The same process, acting on behalf of `author`.
-    pub fn on_behalf_of(&self, author: Author) -> Process {
-        Process { author: Arc::new(author), ..self.clone() }
+    pub fn on_behalf_of(&self, author: &Arc<Author>) -> Process {
+        Process { exec: self.exec.clone(), number: self.number, host: self.host.clone(), author: author.clone() }
     }
 
     /// Which process this is; no two have the same number.
@@ -341,19 +441,24 @@ impl Shell for Process {
             return;
         }
         inner.numbers += 1;
-        let id = inner.numbers;
-        let waker = Waker::from(Arc::new(Bell { task: id, ready: self.exec.ready.clone() }));
-        inner.tasks.insert(id, Slot { process: self.number, author: self.author.clone(), task: Some(task), waker });
+        let number = inner.numbers;
+        let (process, author, exec) = (self.number, self.author.clone(), self.exec.clone());
+        let bell = |place| Arc::new(Bell { number, place, rung: AtomicBool::new(false), exec });
+        let bell = inner.tasks.put(|place| {
+            let bell = bell(place);
+            let (waker, own) = (Waker::from(bell.clone()), bell.clone());
+            (Slot { number, process, author, task: Some(task), waker, bell: own }, bell)
+        });
         drop(inner);
-        lock(&self.exec.ready).insert(id);
+        bell.wake_by_ref();
     }
 
     fn sleep(&self, ms: u64) -> Task {
         let mut inner = self.exec.inner();
         inner.numbers += 1;
-        let key = (inner.now.plus_ms(ms), inner.numbers);
-        inner.timers.insert(key, None);
-        Box::pin(Sleep { exec: self.exec.clone(), key })
+        let (at, number) = (inner.now.plus_ms(ms), inner.numbers);
+        let place = inner.timers.set(at, number);
+        Box::pin(Sleep { exec: self.exec.clone(), place, number })
     }
 
     /// Wrong clocks are the kind that is set; this one is right.
@@ -364,26 +469,28 @@ impl Shell for Process {
 
 struct Sleep {
     exec: Exec,
-    key: (Time, u64),
+    place: usize,
+    number: u64,
 }
 
 impl Future for Sleep {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        match self.exec.inner().timers.get_mut(&self.key) {
-            Some(waker) => {
-                *waker = Some(cx.waker().clone());
-                Poll::Pending
-            }
-            None => Poll::Ready(()),
+        let mut inner = self.exec.inner();
+        let Some(timer) = inner.timers.find(self.place, self.number) else { return Poll::Ready(()) };
+        // The task holds the waker that is dropped here, so that nothing else goes with it.
+        match &mut timer.waker {
+            Some(known) => known.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
         }
+        Poll::Pending
     }
 }
 
 impl Drop for Sleep {
     fn drop(&mut self) {
-        let waker = self.exec.inner().timers.remove(&self.key);
+        let waker = self.exec.inner().timers.give_up(self.place, self.number);
         drop(waker);
     }
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use base::{Revision, Rng};
-use cache::{Cache, Change, Part, Source, View};
+use cache::{Cache, Change, Event, Part, Source, View};
 use client::{Action, Answer, Api, Interest, Mirror, Reply, Request};
 use drive::Shell;
 use history::Outcome;
@@ -71,7 +71,7 @@ pub struct Net {
     cut: Mutex<BTreeMap<String, Cut>>,
     calls: Mutex<u64>,
     /// First answers, for a planted defect.
-    stale: Arc<Mutex<BTreeMap<String, Answer>>>,
+    stale: Mutex<BTreeMap<String, Answer>>,
 }
 
 /// Which ways of a link are broken: to the server, and from it.
@@ -92,7 +92,7 @@ impl Net {
         let (weather, rng) = (Mutex::default(), Mutex::new(rng));
         let seats = Mutex::new((0..servers).map(|_| Seat::default()).collect());
         let (homes, moves, cut) = (Mutex::default(), tokio::sync::watch::Sender::new(0), Mutex::default());
-        let (calls, stale) = (Mutex::default(), Arc::default());
+        let (calls, stale) = (Mutex::default(), Mutex::default());
         let (exec, truth) = (exec.clone(), truth.clone());
         Arc::new(Net { exec, truth, mutation, weather, rng, seats, homes, moves, cut, calls, stale })
     }
@@ -185,9 +185,11 @@ impl Net {
 pub struct LinkApi {
     pub net: Arc<Net>,
     /// The process, as links are cut by.
-    pub client: String,
-    pub user: User,
-    pub shell: Process,
+    client: Arc<str>,
+    user: Arc<User>,
+    /// Both, as authors are named.
+    who: Arc<str>,
+    shell: Process,
 }
 
 /// What a history keeps of a question.
@@ -265,6 +267,16 @@ impl Api for LinkApi {
 }
 
 impl LinkApi {
+    pub fn new(net: &Arc<Net>, client: &str, user: User, shell: &Process) -> LinkApi {
+        let who = format!("{client} {}", user.name).into();
+        LinkApi { net: net.clone(), client: client.into(), user: Arc::new(user), who, shell: shell.clone() }
+    }
+
+    /// The same door for another process.
+    pub fn from(&self, shell: &Process) -> LinkApi {
+        LinkApi { shell: shell.clone(), ..self.clone() }
+    }
+
     /// Brings a request to the server and its answer back, as far as the weather allows.
     async fn travel(self, home: usize, request: Request, tell: oneshot::Sender<Result<Answer, Status>>) {
         let net = &self.net;
@@ -291,8 +303,7 @@ impl LinkApi {
             return;
         };
         let Ok(mut answer) = answer.await else { return };
-        if let (Some(Mutation::ForgetOwnWrites), "controllers", Ok(answer)) =
-            (net.mutation, self.client.as_str(), &mut answer)
+        if let (Some(Mutation::ForgetOwnWrites), "controllers", Ok(answer)) = (net.mutation, &*self.client, &mut answer)
         {
             answer.revision = Revision::ZERO;
         }
@@ -309,24 +320,22 @@ impl LinkApi {
     /// The server takes the request in; its work goes on whatever becomes of the caller.
     fn arrive(&self, home: usize, request: Request) -> Option<oneshot::Receiver<Result<Answer, Status>>> {
         let (server, process) = self.net.server(home)?;
-        let author = Author {
-            who: format!("{} {}", self.client, self.user.name),
+        let author = Arc::new(Author {
+            who: self.who.clone(),
             what: what(&request),
             life: self.shell.number(),
             epoch: Revision::ZERO,
             decided_on: request.options.decided_on,
-        };
+        });
         let (tell, heard) = oneshot::channel();
-        let (user, exec, stale) = (self.user.clone(), self.net.exec.clone(), self.net.stale.clone());
-        let truth = self.net.truth.clone();
-        let shell = process.on_behalf_of(author.clone());
-        let mutation = self.net.mutation;
+        let (user, net, mutation) = (self.user.clone(), self.net.clone(), self.net.mutation);
+        let shell = process.on_behalf_of(&author);
         shell.spawn(Box::pin(async move {
             let request = match mutation {
                 Some(mutation) => mutation.request(request, &server.storage.mirror().view()),
                 None => request,
             };
-            let asked = matches!(request.action, Action::Get).then(|| what(&request));
+            let reads = mutation == Some(Mutation::StaleReads) && matches!(request.action, Action::Get);
             // Whoever names no revision is answered what is newest anywhere, as over HTTP.
             let fresh = match mutation {
                 Some(Mutation::StaleServers) => Ok(()),
@@ -336,18 +345,16 @@ impl LinkApi {
                 Ok(()) => server::local::call(&server, &user, request).await,
                 Err(status) => Err(status),
             };
-            let answer = match (asked, answer) {
-                (Some(asked), Ok(answer)) if mutation == Some(Mutation::StaleReads) => {
-                    Ok(lock(&stale).entry(asked).or_insert(answer).clone())
-                }
-                (_, answer) => answer,
+            let answer = match answer {
+                Ok(answer) if reads => Ok(lock(&net.stale).entry(author.what.clone()).or_insert(answer).clone()),
+                answer => answer,
             };
             match &answer {
                 Ok(_) => {
                     let (who, knows) = (&server_name(home), server.storage.knows());
-                    truth.show(&Seen::Served { who, knows, at: server.storage.mirror().revision() });
+                    net.truth.show(&Seen::Served { who, knows, at: server.storage.mirror().revision() });
                 }
-                Err(status) => exec.note(format!("{author} refused: {status}")),
+                Err(status) => net.exec.note(format!("{author} refused: {status}")),
             }
             // The caller may have given up.
             let _ = tell.send(answer);
@@ -379,9 +386,11 @@ pub fn empty_cache() -> Cache {
 #[derive(Clone)]
 pub struct Follower {
     pub net: Arc<Net>,
-    pub client: String,
+    pub client: Arc<str>,
     pub shell: Process,
     pub mirror: Arc<Mirror>,
+    /// What it is about; everything where nothing is named.
+    pub of: &'static [Resource],
 }
 
 impl Follower {
@@ -450,13 +459,13 @@ impl Follower {
         }
     }
 
-    /// Follows everything, in the order of revisions, as a process beside the server's cache does.
+    /// Follows all that it is about, in the order of revisions, as a process beside the server's cache does.
     pub async fn whole(self) {
         let mut listed = false;
         loop {
             let mut line = self.connect(!listed).await;
             let source = line.source.clone();
-            if listed && (self.net.mutation, self.client.as_str()) == (Some(Mutation::ForgetWhere), "controllers") {
+            if listed && (self.net.mutation, &*self.client) == (Some(Mutation::ForgetWhere), "controllers") {
                 self.mirror.feed(|cache| cache.advance(source.revision()));
             }
             if !listed {
@@ -467,10 +476,10 @@ impl Follower {
                 self.load(&view);
                 listed = true;
             }
-            let mut changed = source.subscribe();
+            let parts = self.of.iter().map(|resource| (*resource, Part::All)).collect();
+            let changed = source.listen(if self.of.is_empty() { Interest::Everything } else { Interest::Parts(parts) });
             loop {
-                changed.borrow_and_update();
-                let Some(batch) = pull_whole(&source, self.mirror.revision()) else {
+                let Some(batch) = pull_whole(&source, self.of, self.mirror.revision()) else {
                     listed = false;
                     break;
                 };
@@ -480,11 +489,7 @@ impl Follower {
                     }
                     self.take(batch);
                 }
-                let moved = async {
-                    // The server's mirror lives as long as this holds it.
-                    let _ = changed.changed().await;
-                };
-                if matches!(self.news(moved, &mut line).await, News::Broken) {
+                if matches!(self.news(changed.changed(), &mut line).await, News::Broken) {
                     self.shell.sleep(RECONNECT_MS).await;
                     break;
                 }
@@ -493,7 +498,10 @@ impl Follower {
     }
 
     fn load(&self, view: &View) {
-        let resources: Vec<Resource> = view.resources().collect();
+        let resources = match self.of {
+            [] => view.resources().collect(),
+            of => of.to_vec(),
+        };
         let objects: Vec<Object> =
             resources.iter().flat_map(|resource| view.list(*resource, "").cloned().collect::<Vec<_>>()).collect();
         let objects = match self.net.mutation {
@@ -503,11 +511,11 @@ impl Follower {
         self.mirror.feed(|cache| {
             cache.start_over(view.at(), objects);
         });
-        self.saw(true);
+        self.saw(Some(self.of));
     }
 
     fn take(&self, mut batch: Batch) {
-        if (self.net.mutation, self.client.as_str()) == (Some(Mutation::HastyBookmarks), "controllers") {
+        if (self.net.mutation, &*self.client) == (Some(Mutation::HastyBookmarks), "controllers") {
             batch.to = batch.to.next();
         }
         let changes = match self.net.mutation {
@@ -516,6 +524,7 @@ impl Follower {
         };
         self.net.truth.show(&Seen::Heard {
             client: &self.client,
+            of: self.of,
             since: self.mirror.revision(),
             changes: &changes,
             to: batch.to,
@@ -526,18 +535,18 @@ impl Follower {
             }
             cache.advance(batch.to);
         });
-        self.saw(true);
+        self.saw(Some(self.of));
     }
 
-    fn saw(&self, whole: bool) {
+    fn saw(&self, of: Option<&[Resource]>) {
         let (cache, life) = (self.mirror.read(), self.shell.number());
-        self.net.truth.show(&Seen::Mirror { client: &self.client, cache: &cache, life, whole });
+        self.net.truth.show(&Seen::Mirror { client: &self.client, cache: &cache, life, of });
     }
 
     /// Of the parts it is pods that are judged.
     fn saw_part(&self, resource: Resource) {
         if resource == PODS {
-            self.saw(false);
+            self.saw(None);
         }
     }
 
@@ -627,13 +636,21 @@ struct Batch {
     to: Revision,
 }
 
-/// Everything after `since`; `None` when the history does not reach back so far.
-fn pull_whole(source: &Mirror, since: Revision) -> Option<Batch> {
+/// Everything of these resources, or of all, after `since`; `None` when the history does not reach back so far.
+fn pull_whole(source: &Mirror, of: &[Resource], since: Revision) -> Option<Batch> {
     let cache = source.read();
     let mut changes = BTreeMap::<Revision, Vec<Change>>::new();
-    for (_, event) in cache.all_since(since).ok()? {
+    let mut note = |event: Event| {
         let change = Change { revision: event.revision, old: event.old, new: event.new };
         changes.entry(event.revision).or_default().push(change);
+    };
+    match of {
+        [] => cache.all_since(since).ok()?.into_iter().for_each(|(_, event)| note(event)),
+        of => {
+            for resource in of {
+                cache.since(*resource, since, usize::MAX).ok()?.into_iter().for_each(&mut note);
+            }
+        }
     }
     Some(Batch { changes, to: cache.revision() })
 }

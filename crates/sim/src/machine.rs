@@ -15,7 +15,7 @@ use meta::{Object, Reason, Resource, Str, Value, json};
 use node::node_object;
 use node::pod::{Command, Observed, Outcome, Seen, SeenState, StartFailure, Worker, decide::all_containers, worker};
 use server::identity::User;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::check;
 use crate::exec::{Process, lock};
@@ -69,7 +69,8 @@ pub struct Machine {
     ills: Mutex<Ills>,
     sandboxes: Mutex<BTreeMap<Str, Sandbox>>,
     hung: Mutex<BTreeMap<Str, Time>>,
-    changed: watch::Sender<u64>,
+    /// Rung when something of a pod changes here, by its uid.
+    bells: Mutex<BTreeMap<Str, Arc<Notify>>>,
     addresses: Mutex<u64>,
     number: u64,
     cpu_milli: i64,
@@ -85,7 +86,7 @@ impl Machine {
             ills: Mutex::default(),
             sandboxes: Mutex::default(),
             hung: Mutex::default(),
-            changed: watch::Sender::new(0),
+            bells: Mutex::default(),
             addresses: Mutex::default(),
             number,
             cpu_milli,
@@ -107,8 +108,8 @@ impl Machine {
                     self.show(uid, &sandbox.key, name, false);
                 }
             }
+            self.change(uid);
         }
-        self.change();
     }
 
     /// The time as this machine's clock shows it.
@@ -116,8 +117,16 @@ impl Machine {
         lock(&self.process).now()
     }
 
-    fn change(&self) {
-        self.changed.send_modify(|version| *version += 1);
+    /// Whoever looks after the pod is to look.
+    fn change(&self, uid: &str) {
+        if let Some(bell) = lock(&self.bells).get(uid) {
+            bell.notify_one();
+        }
+    }
+
+    /// What is rung when something of a pod changes.
+    fn bell(&self, uid: &Str) -> Arc<Notify> {
+        lock(&self.bells).entry(uid.clone()).or_default().clone()
     }
 
     fn show(&self, uid: &str, key: &str, container: &str, runs: bool) {
@@ -170,7 +179,7 @@ impl Machine {
         let sandbox = sandboxes.entry(uid.into()).or_default();
         (sandbox.key, sandbox.ready, sandbox.address) = (key.to_owned(), true, address.into());
         drop(sandboxes);
-        self.change();
+        self.change(uid);
     }
 
     /// Begins a container; what it does from here on happens on the machine.
@@ -225,7 +234,7 @@ impl Machine {
                 machine.exit(&uid, &id, code);
             }));
         }
-        self.change();
+        self.change(uid);
         Ok(())
     }
 
@@ -243,7 +252,7 @@ impl Machine {
         }
         if let Some((key, name)) = ended {
             self.show(uid, &key, &name, false);
-            self.change();
+            self.change(uid);
         }
     }
 
@@ -270,13 +279,13 @@ impl Machine {
         for id in running {
             self.exit(uid, &id, 137);
         }
-        self.change();
+        self.change(uid);
     }
 
     fn remove(&self, uid: &str) {
         self.end(uid);
         lock(&self.sandboxes).remove(uid);
-        self.change();
+        self.change(uid);
     }
 
     fn is_hung(&self, id: &str) -> bool {
@@ -310,11 +319,11 @@ impl Agent {
     pub fn start(machine: &Arc<Machine>) -> Process {
         let net = machine.net.clone();
         let process = net.exec.process(&machine.name);
-        let client = format!("agent {}", machine.name);
+        let client: Arc<str> = format!("agent {}", machine.name).into();
         let user = User::new(&format!("system:node:{}", machine.name), &["system:nodes"]);
-        let api = LinkApi { net: net.clone(), client: client.clone(), user, shell: process.clone() };
+        let api = LinkApi::new(&net, &client, user, &process);
         let mirror = Arc::new(Mirror::new(empty_cache()));
-        let follower = Follower { net: net.clone(), client, shell: process.clone(), mirror: mirror.clone() };
+        let follower = Follower { net: net.clone(), client, shell: process.clone(), mirror: mirror.clone(), of: &[] };
         let (name, greedy) = (machine.name.clone(), net.mutation == Some(Mutation::GreedyAgents));
         let part = format!("?spec.nodeName={name}");
         let of_node = move |pod: &Object| {
@@ -421,16 +430,17 @@ impl Agent {
     async fn work(self: Arc<Self>, uid: Str, mut pods: watch::Receiver<Option<Object>>) {
         let mut worker = Worker::default();
         let (done, mut results) = mpsc::unbounded_channel::<(Command, Outcome)>();
-        let mut changed = self.machine.changed.subscribe();
+        let changed = self.machine.bell(&uid);
         loop {
-            changed.borrow_and_update();
             worker.see(pods.borrow_and_update().as_ref(), self.shell.now());
             let observed = self.machine.observe(&uid);
             let now = self.shell.now();
             let Some(commands) = worker.decide(&observed, now) else {
                 lock(&self.workers).remove(&uid);
+                lock(&self.machine.bells).remove(&uid);
                 return;
             };
+            let step = commands.iter().any(Command::is_step);
             for command in commands {
                 let (agent, pod, done) = (self.clone(), worker.pod().clone(), done.clone());
                 self.shell.spawn(Box::pin(async move {
@@ -438,6 +448,20 @@ impl Agent {
                     // The receiver goes only with the pod's task.
                     let _ = done.send((command, outcome));
                 }));
+            }
+            if step {
+                tokio::select! {
+                    biased;
+                    Some((command, outcome)) = results.recv() => {
+                        worker.take(&command, outcome, self.shell.now());
+                        continue;
+                    }
+                    changed = pods.changed() => match changed {
+                        Ok(()) => continue,
+                        Err(_) => return,
+                    },
+                    () = self.shell.sleep(worker::GATHER_MS) => {}
+                }
             }
             if let Some(status) = worker.status(&observed, &["192.168.0.1".into()], now) {
                 let answer = self.api.call(worker.telling(&status)).await;
@@ -453,7 +477,7 @@ impl Agent {
                     }
                 }
                 changed = pods.changed() => if changed.is_err() { return },
-                _ = changed.changed() => {}
+                () = changed.notified() => {}
                 () = self.shell.sleep(wake_ms) => {}
             }
         }

@@ -68,22 +68,22 @@ struct Inside {
     api: Arc<dyn Api>,
     net: Arc<Net>,
     shell: Process,
-    who: String,
+    who: Arc<str>,
     epoch: Revision,
 }
 
 impl Api for Inside {
     fn call(&self, request: Request) -> Reply<'_, Answer> {
-        let author = Author {
+        let author = Arc::new(Author {
             who: self.who.clone(),
             what: what(&request),
             life: self.epoch.0,
             epoch: self.epoch,
             decided_on: request.options.decided_on,
-        };
+        });
         let (tell, heard) = oneshot::channel();
         let (api, net) = (self.api.clone(), self.net.clone());
-        self.shell.on_behalf_of(author.clone()).spawn(Box::pin(async move {
+        self.shell.on_behalf_of(&author).spawn(Box::pin(async move {
             let answer = api.call(request).await;
             if let Err(status) = &answer {
                 net.exec.note(format!("{author} refused: {status}"));
@@ -115,7 +115,7 @@ impl Parts {
             _ => Arc::new(Fenced { api: Arc::new(local), fence: reign.fence() }),
         };
         let (net, shell) = (self.net.clone(), self.shell.clone());
-        Arc::new(Inside { api, net, shell, who: format!("{} {user}", self.name), epoch: reign.epoch() })
+        Arc::new(Inside { api, net, shell, who: format!("{} {user}", self.name).into(), epoch: reign.epoch() })
     }
 
     fn begin(&self, reign: &Reign) {

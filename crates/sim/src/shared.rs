@@ -112,12 +112,12 @@ impl Remote {
     /// Asks once. The question travels on its own: whoever asked may have given up when it arrives.
     async fn once<T: Send + 'static>(
         &self,
-        author: &Author,
+        author: &Arc<Author>,
         ask: impl FnOnce(&Stepped) -> Ticket<T> + Send + 'static,
     ) -> Result<Result<T, Error>, Failure> {
         let (tell, heard) = oneshot::channel();
         let (own, author) = (self.clone(), author.clone());
-        self.shell.on_behalf_of(author.clone()).spawn(Box::pin(async move {
+        self.shell.on_behalf_of(&author).spawn(Box::pin(async move {
             let (net, name) = (&own.net, &*own.name);
             own.shell.sleep(net.travel_ms()).await;
             if net.cuts(name).up || net.chance(|weather| weather.lost) {
@@ -129,7 +129,7 @@ impl Remote {
                 return;
             };
             let (answer, answered) = oneshot::channel();
-            process.on_behalf_of(author).spawn(Box::pin(async move {
+            process.on_behalf_of(&author).spawn(Box::pin(async move {
                 let outcome = ask(&stepped).await;
                 // The connection may be gone.
                 let _ = answer.send((stepped.revision(), outcome));
@@ -168,7 +168,7 @@ impl Remote {
     /// Asks until there is an answer; what may have been done is asked again only when that is `harmless`.
     async fn ask<T: Send + 'static>(
         &self,
-        author: &Author,
+        author: &Arc<Author>,
         harmless: bool,
         ask: impl FnOnce(&Stepped) -> Ticket<T> + Clone + Send + 'static,
     ) -> Result<T, Error> {
@@ -184,15 +184,15 @@ impl Remote {
     }
 
     /// Works in a task of its own, on behalf of whoever asks.
-    fn spawn<T, F>(&self, work: impl FnOnce(Remote, Author) -> F) -> Ticket<T>
+    fn spawn<T, F>(&self, work: impl FnOnce(Remote, Arc<Author>) -> F) -> Ticket<T>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, Error>> + Send + 'static,
     {
-        let author = Author::clone(&self.net.exec.author());
+        let author = self.net.exec.author();
         let (done, ticket) = Ticket::new();
         let work = work(self.clone(), author.clone());
-        self.shell.on_behalf_of(author).spawn(Box::pin(async move { done(work.await) }));
+        self.shell.on_behalf_of(&author).spawn(Box::pin(async move { done(work.await) }));
         ticket
     }
 
@@ -202,7 +202,7 @@ impl Remote {
 
     /// The newest revision of the store.
     async fn quorum(&self) -> Result<Revision, Error> {
-        self.ask(&Author::default(), true, |stepped| Ticket::ready(Ok(stepped.revision()))).await
+        self.ask(&Arc::default(), true, |stepped| Ticket::ready(Ok(stepped.revision()))).await
     }
 
     /// Waits until the sink was given everything up to `revision`.
@@ -216,7 +216,7 @@ impl Remote {
         }
     }
 
-    async fn commit(self, author: Author, txn: Txn) -> Result<Commit, Error> {
+    async fn commit(self, author: Arc<Author>, txn: Txn) -> Result<Commit, Error> {
         let commit = self.ask(&author, false, move |stepped| stepped.txn(txn)).await?;
         if commit.changed > 0 {
             self.reach(commit.revision).await?;
@@ -285,9 +285,9 @@ impl Backend for Remote {
         if let Some(mutation) = self.net.mutation {
             mutation.txn(&mut txn);
         }
-        let author = Author::clone(&self.net.exec.author());
+        let author = self.net.exec.author();
         let work = self.clone().commit(author.clone(), txn);
-        self.shell.on_behalf_of(author).spawn(Box::pin(async move { done(work.await) }));
+        self.shell.on_behalf_of(&author).spawn(Box::pin(async move { done(work.await) }));
     }
 
     fn range(&self, range: Range, at: Option<Revision>, start_after: Option<Bytes>, limit: usize) -> Ticket<Page> {

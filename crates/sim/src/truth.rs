@@ -16,8 +16,10 @@ use store::{Event, Format, Range, Version, Visible};
 use crate::check::{Checker, Seen};
 use crate::exec::{Author, Exec, lock};
 
-/// Past views that are kept, to judge what others see late.
+/// Past views that are kept, to judge what others see late: so many at most, and for so long. Nobody is that late: the
+/// longest pause and the longest cut together are half of it.
 const VIEWS_KEPT: usize = 20_000;
+const VIEWS_KEPT_MS: u64 = 240_000;
 const PODS: Resource = Resource("pods");
 const PREFIX: &str = "/registry/";
 /// Sealed in the store; nothing of the worlds depends on them.
@@ -123,7 +125,7 @@ impl Truth {
 
     /// Takes in what a batch published.
     pub fn committed(&self, events: &[Event], authors: &BTreeMap<Revision, Arc<Author>>) {
-        let nobody = Arc::new(Author { who: "server".to_owned(), ..Author::default() });
+        let nobody = Arc::new(Author { who: "server".into(), ..Author::default() });
         let mut rest = events;
         while let Some(first) = rest.first() {
             let revision = first.revision;
@@ -184,10 +186,14 @@ impl Truth {
         if changes.iter().any(|change| !is_heartbeat(change)) {
             inner.stirred = self.exec.now();
         }
-        if inner.past.len() == VIEWS_KEPT {
+        let now = self.exec.now();
+        inner.past.push_back((revision, now, after.clone()));
+        // The last view before that time is what was seen when it came.
+        while inner.past.len() > VIEWS_KEPT
+            || inner.past.get(1).is_some_and(|past| now.ms_since(past.1) > VIEWS_KEPT_MS)
+        {
             inner.past.pop_front();
         }
-        inner.past.push_back((revision, self.exec.now(), after.clone()));
         drop(inner);
         self.show(&Seen::Commit { revision, changes: &changes, author, before: &before, after: &after });
     }

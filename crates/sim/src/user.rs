@@ -29,6 +29,9 @@ const NAMES: [&str; 3] = ["a", "b", "c"];
 /// The most pods that one workload asks for.
 const REPLICAS_MAX: u64 = 5;
 const MAPS: Resource = Resource("configmaps");
+/// What the user looks at.
+pub const WATCHES: &[Resource] =
+    &[DEPLOYMENTS, REPLICA_SETS, STATEFUL_SETS, DAEMON_SETS, JOBS, SERVICES, BUDGETS, NAMESPACES, PODS, NODES];
 /// About how long the text of a book is.
 const BOOK_BYTES: usize = 24 * 1024;
 const IMAGES: [&str; 4] = ["run", "run", "slow", "stubborn"];

@@ -8,6 +8,7 @@ use client::Mirror;
 use drive::Shell;
 use drive::controllers::nobody_listens;
 use drive::events::Recorder;
+use meta::Resource;
 use server::identity::{MASTERS, User as Identity};
 use server::{Keys, Options, Server, pack};
 use store::{Backend, Disk, Format, OpenError, SimDisk, Store};
@@ -23,7 +24,7 @@ use crate::mutation::Mutation;
 use crate::schedule::Schedule;
 use crate::servers::{Cluster, server_name};
 use crate::truth::{Truth, objects};
-use crate::user::User;
+use crate::user::{self, BUDGETS, NAMESPACES, NODES, PODS, User};
 
 /// Everything must have come to rest this long after the last fault.
 pub const REST_WITHIN_MS: u64 = 20 * 60 * 1000;
@@ -35,6 +36,8 @@ const ASK_MS: u64 = 5_000;
 const BOOT_MS: u64 = 8_000;
 /// After so long a server that could not start is started again.
 const RESTART_MS: u64 = 1_000;
+/// What the scheduler decides on, with the budgets that it asks when it preempts.
+const SCHEDULER: &[Resource] = &[NODES, NAMESPACES, PODS, BUDGETS];
 const CALM_DISK: DiskPace = DiskPace { sync_ms: 1, jitter_ms: 3 };
 /// The disk image is made this long before any world begins.
 const IMAGE_AGE_MS: u64 = 3_600_000;
@@ -290,7 +293,7 @@ impl World {
         }
         self.exec.kill(&self.user);
         self.user = self.exec.process("user");
-        let mirror = self.follower("user tidy", &self.user);
+        let mirror = self.follower("user tidy", &self.user, user::WATCHES);
         let user = self.user_of("user tidy", mirror, "tidy");
         self.user.spawn(Box::pin(user.tidy_up()));
     }
@@ -440,21 +443,16 @@ impl World {
         self.disk.crash(rng);
     }
 
-    fn follower(&self, client: &str, process: &Process) -> Arc<Mirror> {
+    fn follower(&self, client: &str, process: &Process, of: &'static [Resource]) -> Arc<Mirror> {
         let mirror = Arc::new(Mirror::new(empty_cache()));
-        let follower = Follower {
-            net: self.net.clone(),
-            client: client.to_owned(),
-            shell: process.clone(),
-            mirror: mirror.clone(),
-        };
+        let (net, client, shell) = (self.net.clone(), client.into(), process.clone());
+        let follower = Follower { net, client, shell, mirror: mirror.clone(), of };
         process.spawn(Box::pin(follower.whole()));
         mirror
     }
 
     fn door(&self, client: &str, user: &str, groups: &[&str], shell: &Process) -> LinkApi {
-        let (net, client) = (self.net.clone(), client.to_owned());
-        LinkApi { net, client, user: Identity::new(user, groups), shell: shell.clone() }
+        LinkApi::new(&self.net, client, Identity::new(user, groups), shell)
     }
 
     pub fn start_controllers(&mut self) {
@@ -462,7 +460,7 @@ impl World {
             return;
         }
         let process = self.exec.process("controllers");
-        let mirror = self.follower("controllers", &process);
+        let mirror = self.follower("controllers", &process, &[]);
         let settings = controllers::Settings { root_ca_pem: "PEM".to_owned(), ..controllers::Settings::default() };
         let shell: Arc<dyn Shell> = Arc::new(process.clone());
         for make in controllers::CONTROLLERS {
@@ -477,9 +475,7 @@ impl World {
             }
             let user = format!("system:serviceaccount:kube-system:{}", controller.name());
             let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system", "system:authenticated"];
-            let mut api = self.door("controllers", &user, &groups, &process);
-            api.user.name = user.into();
-            let api: Arc<dyn client::Api> = Arc::new(api);
+            let api: Arc<dyn client::Api> = Arc::new(self.door("controllers", &user, &groups, &process));
             let recorder = Recorder::new(api.clone(), Arc::new(process.clone()));
             let run =
                 drive::controllers::run(controller, mirror.clone(), api, shell.clone(), recorder, nobody_listens());
@@ -504,7 +500,7 @@ impl World {
             return;
         }
         let process = self.exec.process("scheduler");
-        let mirror = self.follower("scheduler", &process);
+        let mirror = self.follower("scheduler", &process, SCHEDULER);
         let api: Arc<dyn client::Api> = Arc::new(self.door("scheduler", "system:kube-scheduler", &[], &process));
         let recorder = Recorder::new(api.clone(), Arc::new(process.clone()));
         let run = drive::scheduler::run(mirror.clone(), api, Arc::new(process.clone()), recorder);
@@ -538,7 +534,7 @@ impl World {
 
     fn start_user(&mut self) {
         let profile = self.settings.profile;
-        let mirror = self.follower("user", &self.user);
+        let mirror = self.follower("user", &self.user, user::WATCHES);
         let user = self.user_of("user", mirror.clone(), "user");
         let (steps, pace_ms) =
             (profile.steps >> u32::from(self.settings.brief), profile.work_ms / profile.steps.max(1));
@@ -550,8 +546,7 @@ impl World {
         if self.settings.mutation == Some(Mutation::Chatter) {
             let api = self.door("user", "the-chatterer", &[MASTERS], &self.user);
             let process = self.exec.process("user");
-            let shell = process.clone();
-            process.spawn(Box::pin(crate::mutation::chatter(LinkApi { shell: process.clone(), ..api }, shell)));
+            process.spawn(Box::pin(crate::mutation::chatter(api.from(&process), process.clone())));
         }
     }
 }

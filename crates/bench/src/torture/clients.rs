@@ -347,7 +347,7 @@ async fn follow(doors: Vec<Door>, number: u64, notes: Arc<Mutex<Notes>>) {
                 }
             },
         };
-        let mut watched = Watched { prefix: String::new(), since, heard: Vec::new() };
+        let mut watched = Watched { prefixes: Vec::new(), since, heard: Vec::new() };
         let expired = stretch(door, since, &mut watched).await.is_none();
         cursor = (!expired).then(|| watched.reached());
         keep(&mut lock(&notes), watched, expired);
@@ -427,7 +427,7 @@ mod tests {
             if sign == "w" {
                 let (since, to) = first.split_once("..").unwrap();
                 let heard = parts.map(change).chain([Heard::Mark(number(to))]).collect();
-                keep(&mut notes, Watched { prefix: String::new(), since: number(since), heard }, false);
+                keep(&mut notes, Watched { prefixes: Vec::new(), since: number(since), heard }, false);
                 continue;
             }
             if sign == "[" {

@@ -13,6 +13,10 @@ const PODS: Resource = Resource("pods");
 pub const FAILED_MOUNT: &str = "FailedMount";
 pub const FAILED_SANDBOX: &str = "FailedCreatePodSandBox";
 
+/// How long a step towards running may take before it is told that it is under way: a pod that starts at once is told of
+/// once, and not after every step.
+pub const GATHER_MS: u64 = 100;
+
 /// How a command went.
 #[derive(Clone, Debug)]
 pub enum Outcome {

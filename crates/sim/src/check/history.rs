@@ -36,7 +36,13 @@ impl History {
         Ok(())
     }
 
-    fn heard(&self, since: Revision, changes: &BTreeMap<Revision, Vec<Change>>, to: Revision) -> Result<(), String> {
+    fn heard(
+        &self,
+        of: &[Resource],
+        since: Revision,
+        changes: &BTreeMap<Revision, Vec<Change>>,
+        to: Revision,
+    ) -> Result<(), String> {
         if self.since.is_none_or(|known| since < known) {
             return Ok(());
         }
@@ -51,7 +57,8 @@ impl History {
             }
         }
         heard.push(Heard::Mark(to));
-        let watched = Watched { prefix: String::new(), since, heard };
+        let prefixes = of.iter().map(|resource| format!("{resource}/")).collect();
+        let watched = Watched { prefixes, since, heard };
         self.judge.watched(&watched, true).map_err(|broken| broken.to_string())
     }
 }
@@ -82,8 +89,8 @@ impl Checker for History {
                 let began = self.open.remove(call).unwrap_or_default();
                 self.judge.end(key, began, *outcome).map_err(|broken| format!("{client}: {broken}"))
             }
-            Seen::Heard { client, since, changes, to } => {
-                self.heard(*since, changes, *to).map_err(|broken| format!("{client}: {broken}"))
+            Seen::Heard { client, of, since, changes, to } => {
+                self.heard(of, *since, changes, *to).map_err(|broken| format!("{client}: {broken}"))
             }
             _ => Ok(()),
         }

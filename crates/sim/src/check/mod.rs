@@ -25,6 +25,7 @@ use ::store::{Format, LeaseId};
 use base::{Revision, Time};
 use bytes::Bytes;
 use cache::{Cache, Change, View};
+use meta::Resource;
 
 use crate::exec::Author;
 use crate::truth::Past;
@@ -38,17 +39,24 @@ pub enum Seen<'a> {
     Recovered { found: Revision, acknowledged: Revision, stored: &'a BTreeMap<Bytes, Revision> },
     /// The disk will refuse a write, or did: revisions may be left out.
     DiskFails,
-    /// A client's mirror took something in. `whole`: it follows everything at one revision; `life`: a client that begins
-    /// anew has a new mirror.
-    Mirror { client: &'a str, cache: &'a Cache, life: u64, whole: bool },
+    /// A client's mirror took something in. `of`: it follows all of these resources, or of all where none is named, at one
+    /// revision; without, it follows parts. `life`: a client that begins anew has a new mirror.
+    Mirror { client: &'a str, cache: &'a Cache, life: u64, of: Option<&'a [Resource]> },
     /// A container began to run (`true`) or ended on a node.
     Container { node: &'a str, pod: &'a str, uid: &'a str, container: &'a str, runs: bool },
     /// A client asks something of the server.
     Asked { call: u64 },
     /// The answer came, or none will; with what it says of an object.
     Answered { call: u64, client: &'a str, key: &'a str, outcome: Outcome },
-    /// A client that follows everything is brought the changes after `since` up to `to`.
-    Heard { client: &'a str, since: Revision, changes: &'a BTreeMap<Revision, Vec<Change>>, to: Revision },
+    /// A client that follows all of these resources (of all where none is named) is brought the changes after `since` up
+    /// to `to`.
+    Heard {
+        client: &'a str,
+        of: &'a [Resource],
+        since: Revision,
+        changes: &'a BTreeMap<Revision, Vec<Change>>,
+        to: Revision,
+    },
     /// A lease was granted or renewed: it lives at least until then.
     Leased { lease: LeaseId, until: Time },
     /// A key went with its lease.

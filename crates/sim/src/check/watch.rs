@@ -55,7 +55,7 @@ impl Checker for Watch {
                 }
                 Ok(())
             }
-            Seen::Mirror { client, cache, life, whole: true } => self.check_whole(client, cache, *life, past),
+            Seen::Mirror { client, cache, life, of: Some(of) } => self.check_whole(client, of, cache, *life, past),
             Seen::Mirror { client, cache, .. } => self.check_pods(client, cache),
             _ => Ok(()),
         }
@@ -99,9 +99,17 @@ fn all(view: &View, resource: Resource) -> impl Iterator<Item = (&str, &str, &st
 
 impl Watch {
     /// Everything is compared once; from there on it is enough that the same has changed since.
-    fn check_whole(&mut self, client: &str, cache: &Cache, life: u64, past: &Past<'_>) -> Result<(), String> {
+    fn check_whole(
+        &mut self,
+        client: &str,
+        of: &[Resource],
+        cache: &Cache,
+        life: u64,
+        past: &Past<'_>,
+    ) -> Result<(), String> {
         let Some(truth) = past.at(cache.revision()) else { return Ok(()) };
         let view = cache.view();
+        let follows = |resource: &Resource| *resource != SECRETS && (of.is_empty() || of.contains(resource));
         let known = self.equal.get(client);
         let differs = |resource: Resource| {
             format!("{client}'s {resource} at revision {} are not those of the store", cache.revision())
@@ -119,7 +127,7 @@ impl Watch {
                 moved.extend(truth.moved(&known.truth));
                 moved.sort_unstable();
                 moved.dedup();
-                for resource in moved.into_iter().filter(|resource| *resource != SECRETS) {
+                for resource in moved.into_iter().filter(follows) {
                     let (seen, real) =
                         (changes(&view, &known.mirror, resource), changes(truth, &known.truth, resource));
                     if seen != real {
@@ -128,7 +136,7 @@ impl Watch {
                 }
             }
             None => {
-                for resource in truth.resources().chain(view.resources()).filter(|resource| *resource != SECRETS) {
+                for resource in truth.resources().chain(view.resources()).filter(follows) {
                     if !all(truth, resource).eq(all(&view, resource)) {
                         return Err(differs(resource));
                     }
