@@ -7,8 +7,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use api::core::node_facts::NodeFacts;
 use base::Revision;
-use cache::{Key, Part, View};
+use cache::{Event, Key, Part, View};
 use client::{Interest, Mirror};
 use meta::Resource;
 use net::dns::{Server, Sockets, Zone, upstreams_of};
@@ -21,7 +22,8 @@ const GATHER: Duration = Duration::from_millis(20);
 /// After an apply that failed.
 const RETRY: Duration = Duration::from_secs(1);
 const NAMES: &[Resource] = &[SERVICES, SLICES];
-const PLAN: &[Resource] = &[SERVICES, SLICES, NODES, PODS];
+/// What the plan of a node is made of.
+pub const PLAN: &[Resource] = &[SERVICES, SLICES, NODES, PODS];
 
 /// What the network of this node needs to know.
 pub struct NetworkOptions {
@@ -49,19 +51,25 @@ pub async fn network_loop(options: NetworkOptions, mirror: Arc<Mirror>, thread: 
 }
 
 /// What changed since the last look; at first everything did.
-struct Cursor {
+pub struct Cursor {
     resources: &'static [Resource],
     at: Option<Revision>,
 }
 
 impl Cursor {
-    fn touched(&mut self, mirror: &Mirror) -> (View, Touched) {
+    pub fn new(resources: &'static [Resource]) -> Cursor {
+        Cursor { resources, at: None }
+    }
+
+    /// What a mirror shows now, and what of it may be new.
+    pub fn touched(&mut self, mirror: &Mirror) -> (View, Touched) {
         let view = mirror.view();
         let mut touched = if self.at.is_some() { Touched::nothing() } else { Touched::All };
         for resource in self.resources {
             match mirror.since(*resource, self.at.unwrap_or_default(), usize::MAX) {
                 Ok(events) => {
-                    let objects = events.iter().flat_map(|event| event.new.iter().chain(event.old.iter()));
+                    let events = events.iter().filter(|event| !is_beat(*resource, event));
+                    let objects = events.flat_map(|event| event.new.iter().chain(event.old.iter()));
                     objects.for_each(|object| touched.note(*resource, object));
                 }
                 // More changed than is remembered.
@@ -73,7 +81,15 @@ impl Cursor {
     }
 }
 
-fn interest(resources: &[Resource]) -> Interest {
+/// Whether a node only said that it lives: every agent hears it of every node.
+fn is_beat(resource: Resource, event: &Event) -> bool {
+    let (NODES, Some(old), Some(new)) = (resource, &event.old, &event.new) else { return false };
+    let (old, new) = (NodeFacts::seen(old), NodeFacts::seen(new));
+    (old.spec, old.addresses) == (new.spec, new.addresses)
+}
+
+/// All changes of these resources.
+pub fn interest(resources: &[Resource]) -> Interest {
     Interest::Parts(resources.iter().map(|resource| (*resource, Part::All)).collect())
 }
 
@@ -83,7 +99,7 @@ async fn names(own: IpAddr, zone: Zone, sockets: Sockets, mirror: &Arc<Mirror>) 
     let hosts = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     let upstreams: Vec<SocketAddr> = upstreams_of(&hosts).into_iter().filter(|upstream| upstream.ip() != own).collect();
     let listener = mirror.listen(interest(NAMES));
-    let mut cursor = Cursor { resources: NAMES, at: None };
+    let mut cursor = Cursor::new(NAMES);
     let (view, touched) = cursor.touched(mirror);
     name_services(&view, touched, &zone);
     let _server = Server::start(vec![sockets], zone.clone(), &upstreams)?;
@@ -120,7 +136,7 @@ async fn services(
     thread: &NetnsThread,
 ) -> Result<(), Error> {
     let listener = mirror.listen(interest(PLAN));
-    let mut cursor = Cursor { resources: PLAN, at: None };
+    let mut cursor = Cursor::new(PLAN);
     let mut planner = Planner::new(&options.node, options.plan.clone());
     let mut plane = Some(plane);
     let mut waiting = Changed { rest: true, ..Changed::default() };

@@ -8,6 +8,7 @@ use cache::View;
 use meta::{Object, Resource, Selector, Str, Value};
 
 use crate::machine::{Machine, running};
+use crate::network;
 use crate::user::*;
 
 const SLICES: Resource = Resource("endpointslices.discovery.k8s.io");
@@ -20,7 +21,9 @@ const RULES: &[Rule] =
 
 /// What is missing to rest, if anything.
 pub fn missing(view: &View, machines: &[Arc<Machine>]) -> Option<String> {
-    RULES.iter().find_map(|rule| rule(view)).or_else(|| machines.iter().find_map(|machine| containers(view, machine)))
+    let rules = || RULES.iter().find_map(|rule| rule(view));
+    let run = || machines.iter().find_map(|machine| containers(view, machine));
+    rules().or_else(run).or_else(|| network::missing(view, machines))
 }
 
 pub fn facts(pod: &Object) -> PodFacts {

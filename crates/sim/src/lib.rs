@@ -18,6 +18,7 @@ pub mod machine;
 pub mod minimise;
 pub mod museum;
 pub mod mutation;
+pub mod network;
 pub mod schedule;
 pub mod servers;
 pub mod shared;

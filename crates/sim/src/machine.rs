@@ -12,15 +12,19 @@ use cache::{Part, Source};
 use client::{Api, Interest, Mirror, Request};
 use drive::Shell;
 use meta::{Object, Reason, Resource, Str, Value, json};
+use net::plan::{SLICES, cidrs_of};
+use net::{Addresses, Cidr, NodeNet};
 use node::node_object;
+use node::pod::worker::FAILED_SANDBOX;
 use node::pod::{Command, Observed, Outcome, Seen, SeenState, StartFailure, Worker, decide::all_containers, worker};
 use server::identity::User;
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::check;
 use crate::exec::{Process, lock};
-use crate::link::{Follower, LinkApi, Net, empty_cache};
+use crate::link::{Follower, LinkApi, Net};
 use crate::mutation::Mutation;
+use crate::network;
 
 pub const PODS: Resource = Resource("pods");
 pub const NODES: Resource = Resource("nodes");
@@ -71,7 +75,9 @@ pub struct Machine {
     hung: Mutex<BTreeMap<Str, Time>>,
     /// Rung when something of a pod changes here, by its uid.
     bells: Mutex<BTreeMap<Str, Arc<Notify>>>,
-    addresses: Mutex<u64>,
+    /// Of its pods; none before the node has a network for them.
+    addresses: Mutex<Option<Addresses>>,
+    network: Mutex<NodeNet>,
     number: u64,
     cpu_milli: i64,
 }
@@ -88,6 +94,7 @@ impl Machine {
             hung: Mutex::default(),
             bells: Mutex::default(),
             addresses: Mutex::default(),
+            network: Mutex::default(),
             number,
             cpu_milli,
         })
@@ -110,6 +117,13 @@ impl Machine {
             }
             self.change(uid);
         }
+        *lock(&self.addresses) = None;
+        *lock(&self.network) = NodeNet::default();
+    }
+
+    /// Looks at what the kernel has of the network, or changes it.
+    pub fn set_network<T>(&self, change: impl FnOnce(&mut NodeNet) -> T) -> T {
+        change(&mut lock(&self.network))
     }
 
     /// The time as this machine's clock shows it.
@@ -168,18 +182,23 @@ impl Machine {
         observed
     }
 
-    fn prepare(&self, uid: &str, key: &str) {
-        let number = {
-            let mut addresses = lock(&self.addresses);
-            *addresses += 1;
-            *addresses
-        };
-        let address = format!("10.{}.{}.{}", 100 + self.number, number / 250, 1 + number % 250);
-        let mut sandboxes = lock(&self.sandboxes);
-        let sandbox = sandboxes.entry(uid.into()).or_default();
-        (sandbox.key, sandbox.ready, sandbox.address) = (key.to_owned(), true, address.into());
-        drop(sandboxes);
+    /// Makes a pod's sandbox, with an address of the node's network for pods.
+    fn prepare(&self, uid: &str, key: &str, network: Option<Cidr>) -> Result<(), StartFailure> {
+        let failed = |message: &str| StartFailure { reason: FAILED_SANDBOX.into(), message: message.to_owned() };
+        let network = network.ok_or_else(|| failed("the node has no network for pods yet"))?;
+        {
+            let mut sandboxes = lock(&self.sandboxes);
+            let sandbox = sandboxes.entry(uid.into()).or_default();
+            if sandbox.address.is_empty() {
+                let mut addresses = lock(&self.addresses);
+                let all = addresses.get_or_insert_with(|| Addresses::new(network));
+                let address = all.give().ok_or_else(|| failed("the node has no address left"))?;
+                sandbox.address = address.to_string().into();
+            }
+            (sandbox.key, sandbox.ready) = (key.to_owned(), true);
+        }
         self.change(uid);
+        Ok(())
     }
 
     /// Begins a container; what it does from here on happens on the machine.
@@ -284,7 +303,11 @@ impl Machine {
 
     fn remove(&self, uid: &str) {
         self.end(uid);
-        lock(&self.sandboxes).remove(uid);
+        let gone = lock(&self.sandboxes).remove(uid);
+        let address = gone.and_then(|sandbox| sandbox.address.parse().ok());
+        if let (Some(address), Some(all)) = (address, &mut *lock(&self.addresses)) {
+            all.free(address);
+        }
         self.change(uid);
     }
 
@@ -298,7 +321,10 @@ impl Machine {
             "cpu": (format!("{}m", self.cpu_milli)), "memory": (format!("{MEMORY_MIB}Mi")), "pods": (PODS_MAX.to_string()),
         });
         json!({
-            "addresses": [{"type": "Hostname", "address": (self.name.as_str())}],
+            "addresses": [
+                {"type": "InternalIP", "address": (network::address(self.number).to_string())},
+                {"type": "Hostname", "address": (self.name.as_str())}
+            ],
             "capacity": (amounts.clone()), "allocatable": amounts,
             "conditions": (node_object::conditions(self.clock())),
         })
@@ -322,7 +348,7 @@ impl Agent {
         let client: Arc<str> = format!("agent {}", machine.name).into();
         let user = User::new(&format!("system:node:{}", machine.name), &["system:nodes"]);
         let api = LinkApi::new(&net, &client, user, &process);
-        let mirror = Arc::new(Mirror::new(empty_cache()));
+        let mirror = Arc::new(Mirror::new(network::cache()));
         let follower = Follower { net: net.clone(), client, shell: process.clone(), mirror: mirror.clone(), of: &[] };
         let (name, greedy) = (machine.name.clone(), net.mutation == Some(Mutation::GreedyAgents));
         let part = format!("?spec.nodeName={name}");
@@ -334,7 +360,13 @@ impl Agent {
         let pods = Source { resource: PODS, part: part.into() };
         let nodes = Source { resource: NODES, part: "?".into() };
         process.spawn(Box::pin(follower.clone().part(pods, lane, of_node)));
-        process.spawn(Box::pin(follower.part(nodes, Part::All, |_| true)));
+        process.spawn(Box::pin(follower.clone().part(nodes, Part::All, |_| true)));
+        for resource in network::WATCHES {
+            let hides = net.mutation == Some(Mutation::BlindPlanners) && resource == SLICES;
+            let source = Source { resource, part: "?".into() };
+            process.spawn(Box::pin(follower.clone().part(source, Part::All, move |_| !hides)));
+        }
+        process.spawn(Box::pin(network::follow(machine.clone(), mirror.clone(), process.clone())));
         let agent = Agent { machine: machine.clone(), shell: process.clone(), api, mirror, workers: Mutex::default() };
         let agent = Arc::new(agent);
         process.spawn(Box::pin(agent.clone().keep()));
@@ -429,6 +461,7 @@ impl Agent {
     /// The task of one pod.
     async fn work(self: Arc<Self>, uid: Str, mut pods: watch::Receiver<Option<Object>>) {
         let mut worker = Worker::default();
+        let host = [Str::from(network::address(self.machine.number).to_string())];
         let (done, mut results) = mpsc::unbounded_channel::<(Command, Outcome)>();
         let changed = self.machine.bell(&uid);
         loop {
@@ -463,7 +496,7 @@ impl Agent {
                     () = self.shell.sleep(worker::GATHER_MS) => {}
                 }
             }
-            if let Some(status) = worker.status(&observed, &["192.168.0.1".into()], now) {
+            if let Some(status) = worker.status(&observed, &host, now) {
                 let answer = self.api.call(worker.telling(&status)).await;
                 worker.told(status, answer.as_ref().map(|_| ()));
             }
@@ -490,8 +523,10 @@ impl Agent {
         match command {
             Command::Prepare => {
                 self.shell.sleep(20 + machine.draw(200)).await;
-                machine.prepare(uid, &format!("{}/{}", meta["namespace"].text(), meta["name"].text()));
-                Outcome::Done(Ok(()))
+                let node = self.mirror.one(NODES, "", &machine.name);
+                let network = node.and_then(|node| cidrs_of(&node.value()).first().copied());
+                let key = format!("{}/{}", meta["namespace"].text(), meta["name"].text());
+                Outcome::Started(machine.prepare(uid, &key, network))
             }
             Command::Start { container, attempt } => {
                 let wanted = all_containers(pod).find(|one| one["name"].text() == container.as_str());

@@ -95,6 +95,8 @@ pub enum Mutation {
     StubbornServers,
     /// The data version stays where it is.
     NeverRaise,
+    /// Agents are not told where the pods of services are.
+    BlindPlanners,
 }
 
 /// Every defect, the checker that must find it, and in which sort of world.
@@ -138,6 +140,7 @@ pub const DEFECTS: &[(Mutation, &str, &str)] = &[
     (Mutation::BlindToFormats, "formats", "upgrade"),
     (Mutation::StubbornServers, "formats", "upgrade"),
     (Mutation::NeverRaise, "liveness", "upgrade"),
+    (Mutation::BlindPlanners, "liveness", "calm"),
 ];
 
 impl Mutation {

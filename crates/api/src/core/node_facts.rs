@@ -24,6 +24,8 @@ pub struct NodeFacts {
     pub unwell: bool,
     /// Its part of the pods' addresses; `""` before it got one.
     pub pod_cidr: Str,
+    /// A fingerprint of `status.addresses`.
+    pub addresses: u64,
 }
 
 impl NodeFacts {
@@ -37,6 +39,7 @@ impl NodeFacts {
             spec: base::hash64(&spec.to_json()),
             drives_away: taints.iter().any(|taint| taint["effect"].text() == "NoExecute"),
             pod_cidr: spec["podCIDR"].text().into(),
+            addresses: base::hash64(&status["addresses"].to_json()),
             unwell: taints.iter().any(|taint| matches!(taint["key"].text(), NOT_READY | UNREACHABLE)),
         }
     }
