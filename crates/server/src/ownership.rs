@@ -8,7 +8,7 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use base::hash64;
 use meta::apply::{Set, Writer, is_alike, keep_times, own_created, track_update};
 use meta::object::controller_of;
-use meta::{Status, Value};
+use meta::{Resource, Status, Value};
 
 use crate::Server;
 use crate::codec;
@@ -42,6 +42,10 @@ const VALUES_MAX: usize = 2_000;
 /// Bytes of the strings in an object that is remembered.
 const STRINGS_MAX_BYTES: usize = 32 << 10;
 
+/// A kind, and a number for who makes its objects and for whom. Whoever finds another with that number gains nothing: what
+/// is taken over from the last creation is compared with it first.
+type Family = (Option<Resource>, u64);
+
 /// The last creation of each family: of one kind, by one manager, for one controller or in one namespace. Most objects of
 /// a family differ in little: whoever makes one owns the fields that it owned of the last, and what is equal in both was
 /// checked.
@@ -49,7 +53,7 @@ pub struct Creations([Mutex<Option<Arc<Creation>>>; FAMILIES]);
 
 /// An object that was created.
 struct Creation {
-    family: u64,
+    family: Family,
     /// Before admission.
     asked: Value,
     /// What its creator owns, as `FieldsV1`.
@@ -65,15 +69,18 @@ impl Default for Creations {
 }
 
 impl Creations {
-    fn slot(&self, family: u64) -> MutexGuard<'_, Option<Arc<Creation>>> {
-        self.0[usize::try_from(family).unwrap_or(0) % FAMILIES].lock().unwrap_or_else(PoisonError::into_inner)
+    fn slot(&self, (_, number): Family) -> MutexGuard<'_, Option<Arc<Creation>>> {
+        self.0[usize::try_from(number).unwrap_or(0) % FAMILIES].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn last(&self, family: Family) -> Option<Arc<Creation>> {
+        self.slot(family).clone().filter(|last| last.family == family)
     }
 
     /// What was asked for last in the family of `value`, in its complete form; null when there is none.
     pub fn like(&self, call: &Call<'_>, value: &Value) -> Value {
         let api_version = call.kind.names.api_version();
-        let family = family(call, &writer(call, &api_version), value);
-        let last = self.slot(family).clone().filter(|last| last.family == family);
+        let last = self.last(family(call, &writer(call, &api_version), value));
         last.map_or(Value::Null, |last| last.asked.clone())
     }
 
@@ -89,7 +96,7 @@ impl Creations {
             return Created::default();
         }
         let (family, asked) = (family(call, &writer, value), value.clone());
-        let last = self.slot(family).clone().filter(|last| last.family == family);
+        let last = self.last(family);
         let alike = last.as_ref().filter(|last| is_alike(&last.asked, value, of));
         match alike {
             Some(last) => own_created(value, &last.fields, &writer),
@@ -118,7 +125,7 @@ impl Creations {
 /// A creation under way.
 #[derive(Default)]
 pub struct Created {
-    family: u64,
+    family: Family,
     /// Null where it is not remembered.
     asked: Value,
     last: Option<Arc<Creation>>,
@@ -133,10 +140,14 @@ impl Created {
     }
 }
 
-fn family(call: &Call<'_>, writer: &Writer<'_>, value: &Value) -> u64 {
+fn family(call: &Call<'_>, writer: &Writer<'_>, value: &Value) -> Family {
     let alike = controller_of(value).map_or(call.namespace(), |owner| owner["uid"].text());
-    let parts = [call.kind.resource.0, writer.api_version, writer.subresource, writer.manager, alike];
-    parts.iter().fold(0, |hash, part| hash64(part.as_bytes()) ^ hash.rotate_left(17))
+    let parts = [writer.api_version, writer.subresource, writer.manager, alike];
+    let resource = call.kind.resource;
+    (
+        Some(resource),
+        parts.iter().fold(hash64(resource.0.as_bytes()), |hash, part| hash64(part.as_bytes()) ^ hash.rotate_left(17)),
+    )
 }
 
 /// Whether no more is in `value` than what is left of both.
