@@ -46,6 +46,7 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
     crate::server::check_ranges(settings)?;
     let data = absolute(&settings.data())?;
     let _folder = Folder::take(&data, "gantry up")?;
+    machine::check(&data)?;
     // Before any thread starts: mounts of nodes and containers are nobody else's.
     machine::own_mounts()?;
     machine::all_files();
@@ -60,16 +61,12 @@ async fn cluster(settings: &Settings, data: &Path, names: &Names) -> Result<(), 
     tokio::spawn(footprint::keep_small());
     tokio::spawn(footprint::cool_trees());
     tokio::spawn(footprint::huge_pages_when_large());
-    let tried = tokio::task::spawn_blocking({
-        let data = data.to_owned();
-        move || machine::check(&data)
-    });
     // What a cluster that was killed left behind.
     left::sweep(names)?;
     names.tell(data)?;
     let netns_dir = names.state.join("nodes");
     std::fs::create_dir_all(&netns_dir).map_err(Error::file("create the folder", &netns_dir))?;
-    let up = match Up::start(settings, data, names, tried).await {
+    let up = match Up::start(settings, data, names).await {
         Ok(up) => up,
         Err(error) => {
             // The first failure is the one to tell; what stays is swept at the next start.
@@ -91,13 +88,7 @@ struct Up<'a> {
 }
 
 impl<'a> Up<'a> {
-    /// `tried` tells whether the machine can do what nodes need.
-    async fn start(
-        settings: &'a Settings,
-        data: &'a Path,
-        names: &'a Names,
-        tried: tokio::task::JoinHandle<Result<(), Error>>,
-    ) -> Result<Up<'a>, Error> {
+    async fn start(settings: &'a Settings, data: &'a Path, names: &'a Names) -> Result<Up<'a>, Error> {
         let config = names.lan(subnet(settings, data, names)?);
         let listen: SocketAddr = settings.must("listen");
         if listen.port() == 0 {
@@ -106,12 +97,7 @@ impl<'a> Up<'a> {
         let inside = SocketAddr::new(config.machine_address(), listen.port());
         let count = settings.must::<u32>("nodes");
         let linked = tokio::task::spawn_blocking(move || link(config, count));
-        let linked = async {
-            let (tried, linked) = tokio::join!(tried, linked);
-            let broke_off = |error| Error::doing("make the nodes", error);
-            tried.map_err(broke_off)??;
-            linked.map_err(broke_off)?
-        };
+        let linked = async { linked.await.map_err(|error| Error::doing("make the nodes", error))? };
         let server_settings = settings.handed_to("server").with("also", inside);
         let (server, (lan, nodes)) = crate::server::start_beside(&server_settings, linked).await?;
         println!("The API answers on https://{listen}");
