@@ -79,7 +79,6 @@ pub fn throw(input: &[u8]) {
         let handler = move |request, certified| server::dispatch::answer(server.clone(), request, certified);
         let served = tokio::spawn(server::http::serve::connection(
             theirs,
-            true,
             Some(who),
             handler,
             std::future::pending(),

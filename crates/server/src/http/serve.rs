@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -53,8 +54,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const LOOK_EVERY: Duration = Duration::from_secs(20);
 /// How often it is told that connections cannot be accepted.
 const TELL_EVERY: Duration = Duration::from_secs(10);
-/// The name of the protocol in which requests share a connection.
-const HTTP_TWO: &[u8] = b"h2";
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long answers that are under way may take to end when the server stops.
@@ -82,7 +81,7 @@ pub fn tls_with(certificate: Arc<Current>, ca_pem: &str) -> Result<Arc<ServerCon
         .map_err(|error| bad(&error))?
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(certificate);
-    config.alpn_protocols = vec![HTTP_TWO.to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     config.max_early_data_size = 0;
     Ok(Arc::new(config))
 }
@@ -171,14 +170,13 @@ where
             let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(socket)).await else { return };
             let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
             let certified = certificate.and_then(|der| user_of_certificate(der));
-            let is_shared = stream.get_ref().1.alpn_protocol() == Some(HTTP_TWO);
             // Whoever listens may be gone before it has told anybody to close: then the connection lasts as long as it does.
             let closing = async move {
                 if closing.wait_for(|closing| *closing).await.is_err() {
                     std::future::pending::<()>().await;
                 }
             };
-            connection(stream, is_shared, certified, handler, gone, closing).await;
+            connection(stream, certified, handler, gone, closing).await;
         });
     }
     // Whoever comes now is refused, and looks for another server.
@@ -207,12 +205,12 @@ async fn gone(socket: RawFd, look_every: Duration) {
     }
 }
 
-/// Polls `served` after whatever else is ready by then: answers that are made meanwhile go with one write to the socket,
-/// which costs more than many an answer.
-async fn after_others<F: Future>(mut served: std::pin::Pin<&mut F>) -> F::Output {
+/// Polls `served` after whatever else is ready by then, while several requests of the connection are `running`: answers that
+/// are made meanwhile go with one write to the socket, which costs more than many an answer.
+async fn after_others<F: Future>(mut served: std::pin::Pin<&mut F>, running: &AtomicUsize) -> F::Output {
     let mut waited = false;
     std::future::poll_fn(move |context| {
-        waited = !waited;
+        waited = !waited && running.load(Ordering::Relaxed) > 1;
         if waited {
             context.waker().wake_by_ref();
             return std::task::Poll::Pending;
@@ -222,11 +220,26 @@ async fn after_others<F: Future>(mut served: std::pin::Pin<&mut F>) -> F::Output
     .await
 }
 
+/// One of the requests that run; none any more when this is dropped.
+struct Runs(Arc<AtomicUsize>);
+
+impl Runs {
+    fn begin(running: &Arc<AtomicUsize>) -> Runs {
+        running.fetch_add(1, Ordering::Relaxed);
+        Runs(running.clone())
+    }
+}
+
+impl Drop for Runs {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Serves one connection, of whoever `certified` is, to its end, or until its client is `gone`. Once `closing` resolves it
-/// takes no further request and ends with the last answer. `is_shared` says that it may have several requests at once.
+/// takes no further request and ends with the last answer.
 pub async fn connection<S, H, F>(
     stream: S,
-    is_shared: bool,
     certified: Option<Certified>,
     handler: H,
     gone: impl Future<Output = ()> + Send,
@@ -238,10 +251,17 @@ pub async fn connection<S, H, F>(
 {
     let cut = Cut::default();
     let asked = cut.clone();
-    let service = service_fn(move |mut request: http::Request<Incoming>| {
-        request.extensions_mut().insert(cut.clone());
-        let answer = handler(request, certified.clone());
-        async move { Ok::<_, Infallible>(answer.await) }
+    let running = Arc::new(AtomicUsize::new(0));
+    let service = service_fn({
+        let running = running.clone();
+        move |mut request: http::Request<Incoming>| {
+            request.extensions_mut().insert(cut.clone());
+            let (runs, answer) = (Runs::begin(&running), handler(request, certified.clone()));
+            async move {
+                let _runs = runs;
+                Ok::<_, Infallible>(answer.await)
+            }
+        }
     });
     let mut server = auto::Builder::new(TokioExecutor::new());
     server
@@ -265,7 +285,7 @@ pub async fn connection<S, H, F>(
     let mut served = std::pin::pin!(server.serve_connection_with_upgrades(TokioIo::new(stream), service));
     let (mut gone, mut closing, mut closes) = (std::pin::pin!(gone), std::pin::pin!(closing), false);
     loop {
-        let serves = async { if is_shared { after_others(served.as_mut()).await } else { served.as_mut().await } };
+        let serves = after_others(served.as_mut(), &running);
         tokio::select! {
             ended = serves => {
                 if let Err(error) = ended {
