@@ -10,7 +10,8 @@
 //! Writes may be fenced ([`fenced`]): a condition that every transaction of a task carries. It is how a leader's epoch
 //! gets into all that its parts write, so that the store refuses what a leader of the past still sends.
 
-use std::cell::RefCell;
+mod text;
+
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -28,6 +29,7 @@ use crate::error::Error;
 use crate::pack;
 use crate::registry::Registry;
 use crate::seal::Seal;
+use text::encode;
 
 const PREFIX: &str = "/registry/";
 
@@ -345,59 +347,6 @@ impl Storage {
     }
 }
 
-thread_local! {
-    /// Where texts are written until their length is known: a buffer that grows with each text costs more than the copy.
-    static DRAFT: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Bytes of a text whose draft is kept for the next one.
-const DRAFT_MAX_BYTES: usize = 64 << 10;
-
-/// The object's text, and where in it the revision's digits go: between the quotes of `metadata.resourceVersion`.
-fn encode(object: &Value) -> Option<(Bytes, u32)> {
-    DRAFT.with_borrow_mut(|text| {
-        text.clear();
-        let place = write(object, text);
-        let bytes = Bytes::copy_from_slice(text);
-        if text.capacity() > DRAFT_MAX_BYTES {
-            *text = Vec::new();
-        }
-        Some((bytes, place?))
-    })
-}
-
-/// Writes an object's text and says where the revision's digits go.
-fn write(object: &Value, text: &mut Vec<u8>) -> Option<u32> {
-    let mut place = None;
-    text.push(b'{');
-    for (at, (key, value)) in object.entries().iter().enumerate() {
-        write_key(text, at, key);
-        if key != "metadata" {
-            value.write_json(text);
-            continue;
-        }
-        text.push(b'{');
-        for (at, (key, value)) in value.entries().iter().enumerate() {
-            write_key(text, at, key);
-            if key == "resourceVersion" {
-                place = u32::try_from(text.len() + 1).ok();
-            }
-            value.write_json(text);
-        }
-        text.push(b'}');
-    }
-    text.push(b'}');
-    place
-}
-
-fn write_key(text: &mut Vec<u8>, at: usize, key: &str) {
-    if at > 0 {
-        text.push(b',');
-    }
-    meta::value::write_str(text, key);
-    text.push(b':');
-}
-
 /// The answer to a client for an error of the store.
 fn status_of(error: &StoreError) -> Status {
     match error {
@@ -634,19 +583,6 @@ impl Sink for Feed {
 mod tests {
     use super::*;
     use meta::json;
-
-    #[test]
-    fn the_revision_has_one_place() {
-        let object = json!({
-            "data": {"metadata": {"resourceVersion": ""}},
-            "metadata": {"annotations": {"a": "\"resourceVersion\":\"\""}, "name": "x", "resourceVersion": ""},
-        });
-        let (bytes, stamp) = encode(&object).unwrap();
-        assert_eq!(bytes, object.to_json());
-        let value = Value::parse(&stamped(&bytes, stamp, Revision(42))).unwrap();
-        assert_eq!(value.at(&["metadata", "resourceVersion"]).text(), "42");
-        assert_eq!(value.at(&["data", "metadata", "resourceVersion"]).text(), "");
-    }
 
     #[test]
     fn keys_name_their_resource() {
