@@ -2,6 +2,9 @@
 //! go, each at a fixed rate, on a real cluster with one real node beside the simulated ones. The writes are those of the
 //! pods: made and deleted by the client, bound by the scheduler, told of by their nodes.
 //!
+//! Churn is counted as the scalability group of Kubernetes does (`sig-scalability/slos/slos.md`): creations and deletions
+//! of pods in a second.
+//!
 //! What is not answered, or not bound, by the end counts as having waited until then.
 
 use std::process::Stdio;
@@ -22,6 +25,10 @@ use crate::shapes::{MERGE, NAMESPACE, base_pod, deployment, pod_name, pods_path}
 use crate::simnodes::SimNodes;
 
 const PATIENCE: Duration = Duration::from_secs(90);
+/// Seconds that a pod of the churn lives.
+const LIFE_S: usize = 5;
+/// Changes of which one is a creation, and one a deletion.
+const PAIR: usize = 2;
 /// Questions a second that are timed one by one.
 const PROBES_PER_S: u64 = 100;
 
@@ -33,7 +40,7 @@ pub const BENCH: Bench = Bench {
         option("pods", "150000", "100", "Pods that are there"),
         option("requests", "10000", "50", "Reads of the API a second"),
         option("questions", "100000", "500", "Questions about names a second"),
-        option("churn", "1000", "10", "Pods a second that come, and go again after five seconds"),
+        option("churn", "1000", "10", "Pods a second that come or go: half are made, half deleted"),
         option("services", "1000", "10", "Services that are asked for"),
         option("seconds", "15", "2", "How long"),
     ],
@@ -79,7 +86,10 @@ async fn measure(run: &mut Run) -> Result<(), Error> {
     });
     let sets = pods.div_ceil(1_000);
     load::closed(server.process(), load::lines(&server.door, 8, true).await?, make, Until::Requests(sets)).await?;
-    agents.counts.await_running(pods, PATIENCE).await?;
+    let alive = LIFE_S * run.count("churn")? / PAIR;
+    let make: Maker = Arc::new(|number| Ask::post(&pods_path(NAMESPACE), &base_pod(&pod_name("m", number))));
+    load::closed(server.process(), load::lines(&server.door, 8, true).await?, make, Until::Requests(alive)).await?;
+    agents.counts.await_running(pods + alive, PATIENCE).await?;
     run.figure("rss_mb", server.process().rss_mb());
     let (bound, _watch) = Pods::watch(server).await?;
 
@@ -95,7 +105,7 @@ async fn measure(run: &mut Run) -> Result<(), Error> {
     let probing = std::thread::spawn(move || probe(&asking, address, seconds));
     let before: Vec<u64> = [server.process(), agent, Process::own(), generator.process].map(Process::cpu_us).into();
     let began = Instant::now();
-    let (api, sent) = offered(run, &up, &bound, seconds as f64).await?;
+    let (api, sent) = offered(run, &up, &bound, alive, seconds as f64).await?;
     let elapsed = began.elapsed().as_secs_f64();
     let after: Vec<u64> = [server.process(), agent, Process::own(), generator.process].map(Process::cpu_us).into();
     drop(generator);
@@ -118,7 +128,7 @@ async fn measure(run: &mut Run) -> Result<(), Error> {
     run.figure("api_p99_ms", percentile(&mut latencies, 0.99) / 1e3);
     let (end, mut bound_in_time) = (bound.now_us(), 0);
     let wait = |(number, at): (usize, &u64)| {
-        let bound = bound.bound_us(&pod_name("m", number));
+        let bound = bound.bound_us(&pod_name("m", alive + number));
         bound_in_time += usize::from(bound.is_some());
         u32::try_from(bound.unwrap_or(end).saturating_sub(*at)).unwrap_or(u32::MAX)
     };
@@ -137,10 +147,9 @@ struct Api {
     failed: usize,
 }
 
-/// Sends requests and makes and deletes pods, all at their rates; when each pod was sent, on the clock of `bound`.
-async fn offered(run: &Run, up: &Up, bound: &Pods, seconds: f64) -> Result<(Api, Vec<u64>), Error> {
-    /// Seconds that a pod lives.
-    const LIFE_S: usize = 5;
+/// Sends requests and makes and deletes pods, all at their rates; `alive` pods are there to be deleted first. When each
+/// pod was sent, on the clock of `bound`.
+async fn offered(run: &Run, up: &Up, bound: &Pods, alive: usize, seconds: f64) -> Result<(Api, Vec<u64>), Error> {
     let door = &up.server.door;
     let (requests, churn, services) = (run.number("requests")?, run.count("churn")?, run.count("services")?.max(1));
     let mut lines = Vec::new();
@@ -161,20 +170,17 @@ async fn offered(run: &Run, up: &Up, bound: &Pods, seconds: f64) -> Result<(Api,
         });
     };
     // Of each round of ticks so many are churn: rates are whole numbers of a second.
-    let whole = requests + 2 * churn as u64;
+    let whole = requests + churn as u64;
     load::paced(whole, seconds, |number| {
-        let slot = number as u64 * 2 * churn as u64 % whole;
-        let ask = if slot < 2 * churn as u64 {
+        let slot = number as u64 * churn as u64 % whole;
+        let ask = if slot < churn as u64 {
             changes += 1;
-            let pod = sent.len();
-            if changes.is_multiple_of(2) {
-                sent.push(bound.now_us());
-                Ask::post(&path, &base_pod(&pod_name("m", pod)))
-            } else if pod >= LIFE_S * churn {
-                let old = pod_name("m", pod - LIFE_S * churn);
+            if changes.is_multiple_of(PAIR) {
+                let old = pod_name("m", sent.len().saturating_sub(1));
                 Ask::delete(&format!("{path}/{old}?gracePeriodSeconds=0"))
             } else {
-                return;
+                sent.push(bound.now_us());
+                Ask::post(&path, &base_pod(&pod_name("m", alive + sent.len() - 1)))
             }
         } else {
             let service = number % services;

@@ -23,6 +23,8 @@ const SHARED: usize = 100;
 const LOOK: Duration = Duration::from_millis(500);
 /// It rests when it used at most this much of one processor meanwhile.
 const REST_PERCENT: u64 = 4;
+/// Nodes of which pods are.
+const PODS_NODES: usize = 4;
 /// It need not rest for ever.
 const LOOKS_MAX: usize = 120;
 
@@ -56,22 +58,25 @@ pub const BENCH: Bench = Bench {
 /// A thing that is made by one request.
 struct Thing {
     name: &'static str,
+    /// Nodes that are there first.
+    nodes: usize,
     make: fn(usize) -> Ask,
 }
 
 const THINGS: &[Thing] = &[
-    Thing { name: "nodes", make: |number| Ask::post(crate::shapes::NODES, &node(number, 3, now())) },
+    Thing { name: "nodes", nodes: 0, make: |number| Ask::post(crate::shapes::NODES, &node(number, 3, now())) },
     Thing {
         name: "pods",
+        nodes: PODS_NODES,
         make: |number| {
             let mut pod = usual_pod(&pod_name("pod", number));
-            // The nodes of the smallest size are there in every run.
-            pod.set(&["spec", "nodeName"], node_name(number % 4));
+            pod.set(&["spec", "nodeName"], node_name(number % PODS_NODES));
             Ask::post(&pods_path(NAMESPACE), &pod)
         },
     },
     Thing {
         name: "services",
+        nodes: 0,
         make: |number| {
             let name = format!("service-{number}");
             let service = json!({
@@ -81,9 +86,10 @@ const THINGS: &[Thing] = &[
             Ask::post(&format!("/api/v1/namespaces/{NAMESPACE}/services"), &service)
         },
     },
-    Thing { name: "crds", make: definition },
+    Thing { name: "crds", nodes: 0, make: definition },
     Thing {
         name: "events",
+        nodes: 0,
         make: |number| {
             let at = now().rfc3339();
             let event = json!({
@@ -140,21 +146,27 @@ fn run(run: &mut Run) -> Result<(), Error> {
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let tokio = tokio.map_err(Error::while_doing("start the client"))?;
     tokio.block_on(async {
-        let server = Server::start(run, "server", &[]).await?;
-        server.door.namespace(NAMESPACE).await?;
-        watches(run, &server).await?;
+        watches(run, &fresh(run, "watches").await?).await?;
         for thing in THINGS {
-            things(run, &server, thing).await?;
+            things(run, &fresh(run, thing.name).await?, thing).await?;
         }
-        drop(server);
-        // Churn on a server of its own, so that what was made before cannot hide anything.
-        let server = Server::start(run, "churn", &[]).await?;
-        churn(run, &server).await
+        churn(run, &fresh(run, "churn").await?).await
     })
+}
+
+/// A server of its own: what was made before on it, and what it still holds of that, would hide what is taken.
+async fn fresh(run: &Run, name: &str) -> Result<Server, Error> {
+    let server = Server::start(run, name, &[]).await?;
+    server.door.namespace(NAMESPACE).await?;
+    rested(&server).await;
+    Ok(server)
 }
 
 async fn things(run: &mut Run, server: &Server, thing: &'static Thing) -> Result<(), Error> {
     let (first, outstanding) = (run.count(thing.name)?, run.count("outstanding")?);
+    for number in 0..thing.nodes {
+        server.door.two().await?.ask(&Ask::post(crate::shapes::NODES, &node(number, 3, now()))).await?;
+    }
     let (mut made, mut costs) = (0, Vec::new());
     for power in 0..SIZES {
         let size = first * FACTOR.pow(power);
@@ -215,7 +227,6 @@ async fn watches(run: &mut Run, server: &Server) -> Result<(), Error> {
 /// Makes and deletes, a third at a time; what counts is what the last third adds.
 async fn churn(run: &mut Run, server: &Server) -> Result<(), Error> {
     let (count, outstanding) = (run.count("churn")?, run.count("outstanding")?);
-    server.door.namespace(NAMESPACE).await?;
     let path = format!("/api/v1/namespaces/{NAMESPACE}/configmaps");
     let mut memory = vec![server.process().rss_mb()];
     for third in 0..3 {
