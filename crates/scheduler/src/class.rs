@@ -67,7 +67,7 @@ pub struct NodeTerm {
     pub names: Vec<meta::labels::Requirement>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Class {
     pub namespace: Str,
     pub labels: Labels,

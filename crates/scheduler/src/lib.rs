@@ -11,6 +11,7 @@
 
 pub mod class;
 pub mod nodes;
+pub mod nominated;
 pub mod plugins;
 pub mod preempt;
 pub mod queue;
@@ -26,7 +27,8 @@ use meta::{Object, Resource, Str, Value};
 
 use class::{Amounts, Class, Classes};
 use nodes::{Nodes, Resident};
-use plugins::{GONE, Mask, PLUGINS, Snapshot, resources, row, words};
+use nominated::Nominated;
+use plugins::{GONE, Mask, PLUGINS, Snapshot, Window, resources, row, words};
 use queue::{Queue, Wake};
 use terms::Terms;
 
@@ -101,7 +103,7 @@ pub struct Scheduler {
     assumed: BTreeSet<Str>,
     /// Pods on nodes that do not exist (yet), by node.
     homeless: BTreeMap<Str, BTreeMap<Str, Resident>>,
-    nominated: BTreeMap<Str, (usize, i64)>,
+    nominated: Nominated,
     /// Gated pods that are to be told of it.
     held: Vec<Object>,
     checks: BTreeMap<usize, StaticMask>,
@@ -152,6 +154,9 @@ impl Scheduler {
             }
             (None, Some(old)) => {
                 let place = self.nodes.place(old.name());
+                if let Some(at) = place {
+                    self.nominated.vacate(at);
+                }
                 for resident in self.nodes.remove(old.name()) {
                     if let Some(at) = place {
                         self.terms.count(at, &resident.class, -1);
@@ -228,7 +233,13 @@ impl Scheduler {
             known.object.facts().generation != pod.facts().generation || known.object.labels() != pod.labels()
         });
         if changed {
-            let class = self.class_of(&pod.value());
+            let value = pod.value();
+            let class = self.class_of(&value);
+            // Another scheduler may have made room for it before this one began.
+            let nominated = value.at(&["status", "nominatedNodeName"]).text();
+            if let Some(place) = self.nominated.place_of(&key).or_else(|| self.nodes.place(nominated)) {
+                self.nominated.insert(&key, place, &class);
+            }
             self.queue.remove(&key);
             self.pending.insert(key.clone(), Pending { class, object: pod.clone() });
         } else if let Some(known) = self.pending.get_mut(&key) {
@@ -345,7 +356,7 @@ impl Scheduler {
         if !self.checks.get(&identity).is_some_and(fresh) {
             let mut mask: Mask = nodes.present.iter().map(|present| if *present { 0 } else { GONE }).collect();
             for plugin in PLUGINS.iter().filter(|plugin| plugin.is_static()) {
-                plugin.filter(class, &snapshot, &mut mask);
+                plugin.filter(class, &snapshot, &mut Window { from: 0, mask: &mut mask });
             }
             if self.checks.len() >= CHECKS_MAX {
                 self.checks.retain(|_, known| known.class.strong_count() > 0 && known.version == nodes.version);
@@ -357,25 +368,20 @@ impl Scheduler {
         }
         let mut mask = self.checks[&identity].mask.clone();
         for plugin in PLUGINS.iter().filter(|plugin| !plugin.is_static()) {
-            plugin.filter(class, &snapshot, &mut mask);
+            plugin.filter(class, &snapshot, &mut Window { from: 0, mask: &mut mask });
         }
         mask
     }
 
     /// Keeps the room that preemption made for other pods of the same or higher priority.
     fn reserve_nominated(&self, key: &Str, class: &Class, mask: &mut Mask) {
-        let mut promised: BTreeMap<usize, (Amounts, i64)> = BTreeMap::new();
-        for (other, (place, priority)) in &self.nominated {
-            if other == key || *priority < class.priority || mask.get(*place) != Some(&0) {
-                continue;
+        for place in self.nominated.places().filter(|place| mask.get(*place) == Some(&0)).collect::<Vec<_>>() {
+            let (mut promised, mut pods) = (Amounts::default(), 0);
+            for (_, other) in self.nominated.before(place, class, key) {
+                promised.add(&other.requests, 1);
+                pods += 1;
             }
-            let Some(pending) = self.pending.get(other) else { continue };
-            let (amounts, pods) = promised.entry(*place).or_default();
-            amounts.add(&pending.class.requests, 1);
-            *pods += 1;
-        }
-        for (place, (amounts, pods)) in promised {
-            if let Some(why) = resources::lacks(class, &self.nodes, place, &amounts, pods) {
+            if let Some(why) = resources::lacks(class, &self.nodes, place, &promised, pods) {
                 mask[place] = why;
             }
         }
@@ -422,15 +428,17 @@ impl Scheduler {
 
     fn preempt(&mut self, key: &Str, class: &Arc<Class>, mask: &Mask, view: &View) -> Option<preempt::Eviction> {
         // It already waits for room that is being made.
-        if let Some((place, _)) = self.nominated.get(key)
-            && self.nodes.residents[*place]
+        if let Some(place) = self.nominated.place_of(key)
+            && self.nodes.residents[place]
                 .iter()
                 .any(|resident| resident.leaving && resident.class.priority < class.priority)
         {
             return None;
         }
-        let eviction = preempt::find(class, &mut self.nodes, &mut self.terms, mask, view)?;
-        self.nominated.insert(key.clone(), (eviction.place, class.priority));
+        let promised = |place: usize| self.nominated.before(place, class, key).cloned().collect::<Vec<_>>();
+        let eviction = preempt::find(class, &mut self.nodes, &mut self.terms, mask, self.turn, &promised, view)?;
+        self.nominated.insert(key, eviction.place, class);
+        self.turn = eviction.place + 1;
         Some(eviction)
     }
 

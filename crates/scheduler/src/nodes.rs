@@ -19,6 +19,13 @@ pub struct Resident {
     pub started: i64,
 }
 
+impl Resident {
+    /// One that shall come here; it has no uid of its own yet that anybody could mistake it for.
+    pub fn to_come(key: &Str, class: &Arc<Class>) -> Resident {
+        Resident { key: key.clone(), uid: key.clone(), class: class.clone(), leaving: false, started: i64::MAX }
+    }
+}
+
 #[derive(Default)]
 pub struct Nodes {
     pub names: Vec<Str>,

@@ -7,7 +7,7 @@ use meta::{Resource, Selector, Str};
 
 use crate::class::Class;
 use crate::nodes::{Nodes, Resident};
-use crate::plugins::{Mask, PLUGINS, Snapshot, row};
+use crate::plugins::{Mask, PLUGINS, Snapshot, Window, row};
 use crate::terms::Terms;
 
 const BUDGETS: Resource = Resource("poddisruptionbudgets.policy");
@@ -18,7 +18,7 @@ const CANDIDATES_MAX: usize = 100;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Eviction {
     pub place: usize,
-    /// Keys and uids.
+    /// Keys and uids of those who do not leave already.
     pub victims: Vec<(Str, Str)>,
 }
 
@@ -39,19 +39,25 @@ fn budgets(view: &View) -> Vec<(Str, Selector, i64)> {
         .collect()
 }
 
-/// Finds the least harmful eviction that lets a pod of `class` onto a node, given why each node refused it.
+/// Finds the least harmful eviction that lets a pod of `class` onto a node, given why each node refused it. Nodes are
+/// tried from the place `turn` on, so that pods that come together do not seek the same one; the room of pods that
+/// already wait for a node is left to them (`promised`).
 pub fn find(
     class: &Arc<Class>,
     nodes: &mut Nodes,
     terms: &mut Terms,
     refusals: &Mask,
+    turn: usize,
+    promised: &dyn Fn(usize) -> Vec<(Str, Arc<Class>)>,
     view: &View,
 ) -> Option<Eviction> {
     if !class.preempts {
         return None;
     }
     let budgets = budgets(view);
-    let places: Vec<usize> = (0..nodes.len())
+    let turn = turn % nodes.len().max(1);
+    let places: Vec<usize> = (turn..nodes.len())
+        .chain(0..turn)
         .filter(|at| nodes.present[*at])
         .filter(|at| row(refusals[*at]).is_some_and(|row| row.preemptible))
         .filter(|at| nodes.residents[*at].iter().any(|resident| resident.class.priority < class.priority))
@@ -59,13 +65,25 @@ pub fn find(
         .collect();
     let mut best: Option<Candidate> = None;
     for place in places {
-        let Some(candidate) = victims_on(class, nodes, terms, place, &budgets) else { continue };
+        let promised = promised(place);
+        // They count as if they were there already.
+        for (key, other) in &promised {
+            nodes.admit(place, Resident::to_come(key, other));
+            terms.count(place, other, 1);
+        }
+        let candidate = victims_on(class, nodes, terms, place, &budgets);
+        for (key, other) in &promised {
+            nodes.dismiss(place, Resident::to_come(key, other).uid.as_str());
+            terms.count(place, other, -1);
+        }
+        let Some(candidate) = candidate else { continue };
         if best.as_ref().is_none_or(|best| cost(&candidate) < cost(best)) {
             best = Some(candidate);
         }
     }
     let best = best?;
-    let victims = best.victims.into_iter().map(|victim| (victim.key, victim.uid)).collect();
+    let staying = best.victims.into_iter().filter(|victim| !victim.leaving);
+    let victims = staying.map(|victim| (victim.key, victim.uid)).collect();
     Some(Eviction { place: best.place, victims })
 }
 
@@ -80,13 +98,10 @@ fn cost(candidate: &Candidate) -> (usize, i64, i64, usize, i64) {
 }
 
 fn fits(class: &Class, nodes: &Nodes, terms: &Terms, place: usize) -> bool {
-    // All others are masked out, so the plugins look at this node alone where they look at nodes one by one.
-    let mut mask: Mask = vec![crate::plugins::GONE; nodes.len()];
-    mask[place] = 0;
-    let snapshot = Snapshot { nodes, terms };
+    let (mut reason, snapshot) = (0, Snapshot { nodes, terms });
     PLUGINS.iter().all(|plugin| {
-        plugin.filter(class, &snapshot, &mut mask);
-        mask[place] == 0
+        plugin.filter(class, &snapshot, &mut Window { from: place, mask: std::slice::from_mut(&mut reason) });
+        reason == 0
     })
 }
 

@@ -212,6 +212,29 @@ fn the_important_push_out_the_least() {
 }
 
 #[test]
+fn who_comes_together_makes_room_once_each() {
+    let mut lab = Lab::new();
+    for node in ["n1", "n2"] {
+        lab.node(node, "2", "z", Value::Null);
+    }
+    for at in 0..4 {
+        lab.pod(&format!("low{at}"), "1", json!({"spec": {"priority": 1}}));
+    }
+    lab.run();
+    for at in 0..5 {
+        lab.pod(&format!("high{at}"), "1", json!({"spec": {"priority": 10}}));
+    }
+    let plan = lab.scheduler.plan(&lab.cache.view(), lab.now, 10);
+    let mut victims: Vec<&str> =
+        plan.refusals.iter().flat_map(|refusal| &refusal.victims).map(|(key, _)| &**key).collect();
+    victims.sort_unstable();
+    victims.dedup();
+    assert_eq!(victims, ["ns/low0", "ns/low1", "ns/low2", "ns/low3"]);
+    let nominated = |wanted: &str| plan.refusals.iter().filter(|one| one.nominated.as_deref() == Some(wanted)).count();
+    assert_eq!((nominated("n1"), nominated("n2")), (2, 2), "a fifth would take somebody's room");
+}
+
+#[test]
 fn a_lost_bind_is_undone_and_tried_again() {
     let mut lab = Lab::new();
     lab.node("n1", "1", "z", Value::Null);

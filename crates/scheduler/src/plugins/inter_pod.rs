@@ -1,6 +1,6 @@
 //! Required affinity and anti-affinity between pods, in both directions.
 
-use super::{AFFINITY, ANTI_AFFINITY, EXISTING_ANTI_AFFINITY, Mask, Plugin, Snapshot};
+use super::{AFFINITY, ANTI_AFFINITY, EXISTING_ANTI_AFFINITY, Plugin, Snapshot, Window};
 use crate::class::Class;
 use crate::terms::{NOWHERE, TermId};
 
@@ -11,13 +11,13 @@ impl Plugin for InterPodAffinity {
         "InterPodAffinity"
     }
 
-    fn filter(&self, class: &Class, snapshot: &Snapshot<'_>, mask: &mut Mask) {
+    fn filter(&self, class: &Class, snapshot: &Snapshot<'_>, window: &mut Window<'_>) {
         let terms = snapshot.terms;
-        require(class, snapshot, mask);
+        require(class, snapshot, window);
         for id in &class.anti_affinity {
             let topology = terms.topology_of(*id);
             let sums = topology.sums(&terms.get(*id).matching, |_| true);
-            for (reason, domain) in mask.iter_mut().zip(&topology.domain) {
+            for (reason, domain) in window.with(&topology.domain) {
                 if *reason == 0 && *domain != NOWHERE && sums[*domain as usize] > 0 {
                     *reason = ANTI_AFFINITY;
                 }
@@ -29,7 +29,7 @@ impl Plugin for InterPodAffinity {
             }
             let topology = terms.topology_of(id);
             let sums = topology.sums(&term.holders, |_| true);
-            for (reason, domain) in mask.iter_mut().zip(&topology.domain) {
+            for (reason, domain) in window.with(&topology.domain) {
                 if *reason == 0 && *domain != NOWHERE && sums[*domain as usize] > 0 {
                     *reason = EXISTING_ANTI_AFFINITY;
                 }
@@ -39,7 +39,7 @@ impl Plugin for InterPodAffinity {
 }
 
 /// Every required term must be met in the node's domain; the first pod of a group that seeks itself may begin anywhere.
-fn require(class: &Class, snapshot: &Snapshot<'_>, mask: &mut Mask) {
+fn require(class: &Class, snapshot: &Snapshot<'_>, window: &mut Window<'_>) {
     if class.affinity.is_empty() {
         return;
     }
@@ -52,7 +52,7 @@ fn require(class: &Class, snapshot: &Snapshot<'_>, mask: &mut Mask) {
     let nobody = sums.iter().all(|(_, sums)| sums.iter().all(|sum| *sum == 0));
     let may_begin = nobody && class.affinity.iter().all(|id| terms.looks_for(*id, class));
     for (id, sums) in &sums {
-        for (reason, domain) in mask.iter_mut().zip(&terms.topology_of(*id).domain) {
+        for (reason, domain) in window.with(&terms.topology_of(*id).domain) {
             if *reason == 0 && (*domain == NOWHERE || (!may_begin && sums[*domain as usize] == 0)) {
                 *reason = AFFINITY;
             }

@@ -1,7 +1,7 @@
 //! The checks a pod must pass on a node, one file each, and the table of them.
 //!
-//! A plugin looks at a whole column of nodes at once: it marks the nodes that it refuses with its own reason. Plugins
-//! that depend on the class and the nodes alone run once per class and are kept until a node changes.
+//! A plugin looks at a whole column of nodes at once, or at a part of it: it marks the nodes that it refuses with its own
+//! reason. Plugins that depend on the class and the nodes alone run once per class and are kept until a node changes.
 
 pub mod inter_pod;
 pub mod node_affinity;
@@ -27,7 +27,27 @@ pub struct Snapshot<'a> {
     pub terms: &'a Terms,
 }
 
-/// A check of all nodes for pods of one class.
+/// Neighbouring nodes of which a plugin is asked, with a reason for each.
+pub struct Window<'a> {
+    /// The place of the first.
+    pub from: usize,
+    pub mask: &'a mut [Reason],
+}
+
+impl Window<'_> {
+    /// The reasons of the nodes, each with what `column` (of all nodes) says of it.
+    pub fn with<'c, T>(&mut self, column: &'c [T]) -> impl Iterator<Item = (&mut Reason, &'c T)> {
+        self.mask.iter_mut().zip(&column[self.from.min(column.len())..])
+    }
+
+    /// The reasons of the nodes that nothing refuses yet, each with its place.
+    pub fn free(&mut self) -> impl Iterator<Item = (usize, &mut Reason)> {
+        let places = self.from..;
+        places.zip(self.mask.iter_mut()).filter(|(_, reason)| **reason == 0)
+    }
+}
+
+/// A check of nodes for pods of one class.
 pub trait Plugin: Sync {
     fn name(&self) -> &'static str;
 
@@ -36,8 +56,8 @@ pub trait Plugin: Sync {
         false
     }
 
-    /// Marks the nodes in `mask` that are not yet refused and that it refuses.
-    fn filter(&self, class: &Class, snapshot: &Snapshot<'_>, mask: &mut Mask);
+    /// Marks the nodes of the window that are not yet refused and that it refuses.
+    fn filter(&self, class: &Class, snapshot: &Snapshot<'_>, window: &mut Window<'_>);
 }
 
 /// All plugins, in the order in which they are asked.

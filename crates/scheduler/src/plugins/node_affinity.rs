@@ -2,7 +2,7 @@
 
 use meta::Labels;
 
-use super::{Mask, NO_AFFINITY, Plugin, Snapshot};
+use super::{NO_AFFINITY, Plugin, Snapshot, Window};
 use crate::class::Class;
 
 pub struct NodeAffinity;
@@ -22,13 +22,13 @@ impl Plugin for NodeAffinity {
         true
     }
 
-    fn filter(&self, class: &Class, snapshot: &Snapshot<'_>, mask: &mut Mask) {
+    fn filter(&self, class: &Class, snapshot: &Snapshot<'_>, window: &mut Window<'_>) {
         if class.node_selector.is_empty() && class.node_required.is_none() {
             return;
         }
         let nodes = snapshot.nodes;
-        for (at, reason) in mask.iter_mut().enumerate() {
-            if *reason == 0 && !admits(class, &nodes.names[at], &nodes.labels[at]) {
+        for (at, reason) in window.free() {
+            if !admits(class, &nodes.names[at], &nodes.labels[at]) {
                 *reason = NO_AFFINITY;
             }
         }

@@ -1,6 +1,6 @@
 //! A pod that names its node fits no other.
 
-use super::{Mask, OTHER_NODE, Plugin, Snapshot};
+use super::{OTHER_NODE, Plugin, Snapshot, Window};
 use crate::class::Class;
 
 pub struct NodeName;
@@ -14,11 +14,11 @@ impl Plugin for NodeName {
         true
     }
 
-    fn filter(&self, class: &Class, snapshot: &Snapshot<'_>, mask: &mut Mask) {
+    fn filter(&self, class: &Class, snapshot: &Snapshot<'_>, window: &mut Window<'_>) {
         if class.node_name.is_empty() {
             return;
         }
-        for (reason, name) in mask.iter_mut().zip(&snapshot.nodes.names) {
+        for (reason, name) in window.with(&snapshot.nodes.names) {
             if *reason == 0 && *name != class.node_name {
                 *reason = OTHER_NODE;
             }

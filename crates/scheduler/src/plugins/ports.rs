@@ -1,6 +1,6 @@
 //! Host ports: one pod each per node, protocol and address.
 
-use super::{Mask, NO_PORT, Plugin, Snapshot};
+use super::{NO_PORT, Plugin, Snapshot, Window};
 use crate::class::Class;
 
 pub struct NodePorts;
@@ -10,11 +10,11 @@ impl Plugin for NodePorts {
         "NodePorts"
     }
 
-    fn filter(&self, class: &Class, snapshot: &Snapshot<'_>, mask: &mut Mask) {
+    fn filter(&self, class: &Class, snapshot: &Snapshot<'_>, window: &mut Window<'_>) {
         if class.ports.is_empty() {
             return;
         }
-        for (reason, taken) in mask.iter_mut().zip(&snapshot.nodes.ports) {
+        for (reason, taken) in window.with(&snapshot.nodes.ports) {
             if *reason == 0 && class.ports.iter().any(|port| taken.iter().any(|other| port.clashes(other))) {
                 *reason = NO_PORT;
             }

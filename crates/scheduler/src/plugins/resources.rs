@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use meta::Str;
 
 use super::{
-    Mask, NO_CPU, NO_EPHEMERAL, NO_EXTENDED, NO_EXTENDED_LAST, NO_MEMORY, Plugin, Reason, Snapshot, TOO_MANY_PODS,
+    NO_CPU, NO_EPHEMERAL, NO_EXTENDED, NO_EXTENDED_LAST, NO_MEMORY, Plugin, Reason, Snapshot, TOO_MANY_PODS, Window,
 };
 use crate::class::{Amounts, Class};
 use crate::nodes::Nodes;
@@ -17,24 +17,24 @@ impl Plugin for NodeResourcesFit {
         "NodeResourcesFit"
     }
 
-    fn filter(&self, class: &Class, snapshot: &Snapshot<'_>, mask: &mut Mask) {
+    fn filter(&self, class: &Class, snapshot: &Snapshot<'_>, window: &mut Window<'_>) {
         let nodes = snapshot.nodes;
         let asked = &class.requests;
-        column(mask, &nodes.pods, &nodes.pods_used, 1, TOO_MANY_PODS);
+        column(window, &nodes.pods, &nodes.pods_used, 1, TOO_MANY_PODS);
         if asked.cpu > 0 {
-            column(mask, &nodes.cpu, &nodes.cpu_used, asked.cpu, NO_CPU);
+            column(window, &nodes.cpu, &nodes.cpu_used, asked.cpu, NO_CPU);
         }
         if asked.memory > 0 {
-            column(mask, &nodes.memory, &nodes.memory_used, asked.memory, NO_MEMORY);
+            column(window, &nodes.memory, &nodes.memory_used, asked.memory, NO_MEMORY);
         }
         if asked.ephemeral > 0 {
-            column(mask, &nodes.ephemeral, &nodes.ephemeral_used, asked.ephemeral, NO_EPHEMERAL);
+            column(window, &nodes.ephemeral, &nodes.ephemeral_used, asked.ephemeral, NO_EPHEMERAL);
         }
         for ((name, amount), why) in asked.others.iter().zip(other_reasons()) {
-            for (at, reason) in mask.iter_mut().enumerate() {
+            for (at, reason) in window.free() {
                 let has = nodes.others[at].get(name).copied().unwrap_or(0);
                 let used = nodes.others_used[at].get(name).copied().unwrap_or(0);
-                if *reason == 0 && used + amount > has {
+                if used + amount > has {
                     *reason = why;
                 }
             }
@@ -68,8 +68,9 @@ fn other_reasons() -> impl Iterator<Item = Reason> {
 }
 
 /// One pass over three plain columns, without a branch that depends on the data.
-fn column(mask: &mut Mask, has: &[i64], used: &[i64], asked: i64, why: Reason) {
-    for ((reason, has), used) in mask.iter_mut().zip(has).zip(used) {
+fn column(window: &mut Window<'_>, has: &[i64], used: &[i64], asked: i64, why: Reason) {
+    let used = &used[window.from.min(used.len())..];
+    for ((reason, has), used) in window.with(has).zip(used) {
         let lacks = Reason::from(used + asked > *has);
         let free = Reason::from(*reason == 0);
         *reason += lacks * free * why;

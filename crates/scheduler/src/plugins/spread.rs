@@ -1,6 +1,6 @@
 //! Topology spread constraints that must hold: no domain may have `maxSkew` more matching pods than the emptiest.
 
-use super::{Mask, Plugin, SPREAD, SPREAD_LABEL, Snapshot, node_affinity};
+use super::{Plugin, SPREAD, SPREAD_LABEL, Snapshot, Window, node_affinity};
 use crate::class::{Class, Spread};
 use crate::terms::NOWHERE;
 
@@ -25,7 +25,7 @@ impl Plugin for PodTopologySpread {
         "PodTopologySpread"
     }
 
-    fn filter(&self, class: &Class, snapshot: &Snapshot<'_>, mask: &mut Mask) {
+    fn filter(&self, class: &Class, snapshot: &Snapshot<'_>, window: &mut Window<'_>) {
         for constraint in class.spread.iter().filter(|constraint| constraint.hard) {
             let topology = snapshot.terms.topology_of(constraint.term);
             let term = snapshot.terms.get(constraint.term);
@@ -49,10 +49,7 @@ impl Plugin for PodTopologySpread {
             let least = sums.iter().zip(&exists).filter(|(_, exists)| **exists).map(|(sum, _)| *sum).min();
             let least = if domains < constraint.min_domains { 0 } else { least.unwrap_or(0) };
             let own = i64::from(constraint.counts_itself);
-            for (at, reason) in mask.iter_mut().enumerate() {
-                if *reason != 0 {
-                    continue;
-                }
+            for (at, reason) in window.free() {
                 match topology.domain[at] {
                     NOWHERE => *reason = SPREAD_LABEL,
                     domain => {

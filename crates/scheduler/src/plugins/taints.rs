@@ -1,6 +1,6 @@
 //! Taints that keep pods away, unless they tolerate them.
 
-use super::{Mask, Plugin, Snapshot, TAINTED};
+use super::{Plugin, Snapshot, TAINTED, Window};
 use crate::class::Class;
 
 pub struct TaintToleration;
@@ -14,8 +14,8 @@ impl Plugin for TaintToleration {
         true
     }
 
-    fn filter(&self, class: &Class, snapshot: &Snapshot<'_>, mask: &mut Mask) {
-        for (reason, taints) in mask.iter_mut().zip(&snapshot.nodes.taints) {
+    fn filter(&self, class: &Class, snapshot: &Snapshot<'_>, window: &mut Window<'_>) {
+        for (reason, taints) in window.with(&snapshot.nodes.taints) {
             if *reason == 0 && taints.iter().any(|taint| taint.effect != "PreferNoSchedule" && !class.tolerates(taint))
             {
                 *reason = TAINTED;

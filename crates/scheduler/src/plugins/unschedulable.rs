@@ -1,6 +1,6 @@
 //! Cordoned nodes take no pods but those that tolerate it.
 
-use super::{Mask, Plugin, Snapshot, UNSCHEDULABLE};
+use super::{Plugin, Snapshot, UNSCHEDULABLE, Window};
 use crate::class::{Class, Taint};
 
 pub struct NodeUnschedulable;
@@ -14,13 +14,13 @@ impl Plugin for NodeUnschedulable {
         true
     }
 
-    fn filter(&self, class: &Class, snapshot: &Snapshot<'_>, mask: &mut Mask) {
+    fn filter(&self, class: &Class, snapshot: &Snapshot<'_>, window: &mut Window<'_>) {
         let taint =
             Taint { key: "node.kubernetes.io/unschedulable".into(), value: "".into(), effect: "NoSchedule".into() };
         if class.tolerates(&taint) {
             return;
         }
-        for (reason, unschedulable) in mask.iter_mut().zip(&snapshot.nodes.unschedulable) {
+        for (reason, unschedulable) in window.with(&snapshot.nodes.unschedulable) {
             if *reason == 0 && *unschedulable {
                 *reason = UNSCHEDULABLE;
             }
