@@ -81,6 +81,8 @@ pub struct Class {
     pub node_selector: Vec<meta::labels::Requirement>,
     /// Any of them must hold; `None` without required node affinity.
     pub node_required: Option<Vec<NodeTerm>>,
+    /// The only nodes that `node_required` can hold for, where it names them: what daemon sets ask for.
+    pub named: Option<Vec<Str>>,
     pub node_preferred: Vec<(i64, NodeTerm)>,
     pub tolerations: Vec<Toleration>,
     pub ports: Vec<Port>,
@@ -213,6 +215,8 @@ impl Class {
         let spread = spread.collect();
         let node = &affinity["nodeAffinity"];
         let required_nodes = &node["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"];
+        let node_required: Option<Vec<NodeTerm>> =
+            (!required_nodes.is_null()).then(|| required_nodes.items().iter().map(node_term).collect());
         let preferred_nodes = node["preferredDuringSchedulingIgnoredDuringExecution"].items().iter();
         Class {
             requests,
@@ -222,7 +226,8 @@ impl Class {
             preempts: spec["preemptionPolicy"].text() != "Never",
             node_name: spec["nodeName"].text().into(),
             node_selector: Selector::of(&meta::json!({"matchLabels": (spec["nodeSelector"].clone())})).requirements,
-            node_required: (!required_nodes.is_null()).then(|| required_nodes.items().iter().map(node_term).collect()),
+            named: node_required.as_deref().and_then(named),
+            node_required,
             node_preferred: preferred_nodes
                 .map(|one| (one["weight"].as_int().unwrap_or(0), node_term(&one["preference"])))
                 .collect(),
@@ -292,6 +297,19 @@ fn node_term(term: &Value) -> NodeTerm {
             .collect()
     };
     NodeTerm { labels: read(&term["matchExpressions"]), names: read(&term["matchFields"]) }
+}
+
+/// The names of all nodes that terms can hold for, if each term lists some.
+fn named(terms: &[NodeTerm]) -> Option<Vec<Str>> {
+    let mut all = Vec::new();
+    for term in terms {
+        let listed = term.names.iter().find_map(|requirement| match &requirement.op {
+            meta::labels::Op::In(names) => Some(names),
+            _ => None,
+        });
+        all.extend_from_slice(listed?);
+    }
+    Some(all)
 }
 
 impl NodeTerm {

@@ -28,7 +28,7 @@ use meta::{Object, Resource, Str, Value};
 use class::{Amounts, Class, Classes};
 use nodes::{Nodes, Resident};
 use nominated::Nominated;
-use plugins::{GONE, Mask, PLUGINS, Snapshot, Window, resources, row, words};
+use plugins::{GONE, Mask, NO_AFFINITY, PLUGINS, Snapshot, Window, resources, row, words};
 use queue::{Queue, Wake};
 use terms::Terms;
 
@@ -348,6 +348,16 @@ impl Scheduler {
         let identity = Arc::as_ptr(class) as usize;
         let nodes = &self.nodes;
         let snapshot = Snapshot { nodes, terms: &self.terms };
+        if let Some(named) = &class.named {
+            let mut mask = vec![NO_AFFINITY; nodes.len()];
+            for place in named.iter().filter_map(|name| nodes.place(name)) {
+                mask[place] = 0;
+                for plugin in PLUGINS {
+                    plugin.filter(class, &snapshot, &mut Window { from: place, mask: &mut mask[place..=place] });
+                }
+            }
+            return mask;
+        }
         let fresh = |known: &StaticMask| {
             known.version == nodes.version
                 && known.mask.len() == nodes.len()
@@ -389,8 +399,10 @@ impl Scheduler {
 
     /// The best of the nodes that pass; among equals the next in turn.
     fn best(&mut self, class: &Class, mask: &Mask) -> Option<usize> {
-        if !mask.contains(&0) {
-            return None;
+        let first = mask.iter().position(|reason| *reason == 0)?;
+        if !mask[first + 1..].contains(&0) {
+            self.turn = first + 1;
+            return Some(first);
         }
         let scores = score::scores(class, &Snapshot { nodes: &self.nodes, terms: &self.terms }, mask);
         let count = mask.len();

@@ -51,6 +51,10 @@ pub struct Nodes {
     pub residents: Vec<Vec<Resident>>,
     /// Image name to bytes.
     pub images: Vec<BTreeMap<Str, i64>>,
+    /// On how many nodes each image is.
+    pub having: BTreeMap<Str, usize>,
+    /// Nodes with a taint that pods had rather avoid.
+    pub softly_tainted: usize,
     /// Grows with every change that is not a pod coming or going.
     pub version: u64,
     free: Vec<usize>,
@@ -138,6 +142,7 @@ impl Nodes {
             .collect();
         let unschedulable = spec["unschedulable"].is_true();
         let images = image_sizes(status);
+        self.count_traits(at, false);
         let shape_changed = !self.present[at]
             || self.labels[at] != *node.labels()
             || self.taints[at] != taints
@@ -156,6 +161,7 @@ impl Nodes {
         self.pods[at] = pods;
         self.others[at] = amounts.others;
         self.images[at] = images;
+        self.count_traits(at, true);
         self.version += u64::from(shape_changed);
         (at, changed)
     }
@@ -163,6 +169,8 @@ impl Nodes {
     /// The node is gone. Its residents are returned; they no longer count.
     pub fn remove(&mut self, name: &str) -> Vec<Resident> {
         let Some(at) = self.places.remove(name) else { return Vec::new() };
+        self.count_traits(at, false);
+        self.taints[at].clear();
         self.present[at] = false;
         self.version += 1;
         let residents = std::mem::take(&mut self.residents[at]);
@@ -175,6 +183,22 @@ impl Nodes {
         self.images[at].clear();
         self.free.push(at);
         residents
+    }
+
+    /// Counts in, or out again, what scoring asks of all nodes together.
+    fn count_traits(&mut self, at: usize, comes: bool) {
+        let softly = self.taints[at].iter().any(|taint| taint.effect == "PreferNoSchedule");
+        match comes {
+            true => self.softly_tainted += usize::from(softly),
+            false => self.softly_tainted -= usize::from(softly),
+        }
+        for image in self.images[at].keys() {
+            let count = self.having.entry(image.clone()).or_default();
+            *count = if comes { *count + 1 } else { count.saturating_sub(1) };
+            if *count == 0 {
+                self.having.remove(image);
+            }
+        }
     }
 
     /// Puts a pod on a node, in the numbers only.

@@ -16,7 +16,7 @@ pub fn scores(class: &Class, snapshot: &Snapshot<'_>, mask: &Mask) -> Vec<f32> {
     let nodes = snapshot.nodes;
     let mut total = vec![0f32; nodes.len()];
     resources(class, snapshot, &mut total);
-    if nodes.taints.iter().any(|taints| taints.iter().any(|taint| taint.effect == "PreferNoSchedule")) {
+    if nodes.softly_tainted > 0 {
         let raw = raw(mask, |at| {
             let soft = nodes.taints[at].iter().filter(|taint| taint.effect == "PreferNoSchedule");
             -(soft.filter(|taint| !class.tolerates(taint)).count() as f32)
@@ -144,15 +144,15 @@ fn inter_pod(class: &Class, snapshot: &Snapshot<'_>, mask: &Mask, total: &mut [f
 fn images(class: &Class, snapshot: &Snapshot<'_>, mask: &Mask, total: &mut [f32]) {
     let nodes = snapshot.nodes;
     let count = nodes.count().max(1) as f32;
+    let known: Vec<_> = class.images.iter().filter_map(|image| Some((image, *nodes.having.get(image)?))).collect();
+    if known.is_empty() {
+        return;
+    }
     let mut raw = vec![0f32; mask.len()];
-    for image in &class.images {
-        let having = nodes.images.iter().filter(|images| images.contains_key(image)).count() as f32;
-        if having == 0.0 {
-            continue;
-        }
+    for (image, having) in known {
         for (raw, images) in raw.iter_mut().zip(&nodes.images) {
             if let Some(bytes) = images.get(image) {
-                *raw += *bytes as f32 * having / count;
+                *raw += *bytes as f32 * having as f32 / count;
             }
         }
     }
