@@ -11,7 +11,7 @@ use crate::plugins::{Mask, PLUGINS, Snapshot, Window, row};
 use crate::terms::Terms;
 
 const BUDGETS: Resource = Resource("poddisruptionbudgets.policy");
-/// Nodes that are tried; the cheapest of them wins.
+/// Nodes that would do of which the cheapest wins; then the search ends.
 const CANDIDATES_MAX: usize = 100;
 
 /// A node and who must leave it.
@@ -61,9 +61,8 @@ pub fn find(
         .filter(|at| nodes.present[*at])
         .filter(|at| row(refusals[*at]).is_some_and(|row| row.preemptible))
         .filter(|at| nodes.residents[*at].iter().any(|resident| resident.class.priority < class.priority))
-        .take(CANDIDATES_MAX)
         .collect();
-    let mut best: Option<Candidate> = None;
+    let (mut best, mut found): (Option<Candidate>, usize) = (None, 0);
     for place in places {
         let promised = promised(place);
         // They count as if they were there already.
@@ -77,8 +76,12 @@ pub fn find(
             terms.count(place, other, -1);
         }
         let Some(candidate) = candidate else { continue };
+        found += 1;
         if best.as_ref().is_none_or(|best| cost(&candidate) < cost(best)) {
             best = Some(candidate);
+        }
+        if found == CANDIDATES_MAX {
+            break;
         }
     }
     let best = best?;

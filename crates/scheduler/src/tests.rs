@@ -235,6 +235,22 @@ fn who_comes_together_makes_room_once_each() {
 }
 
 #[test]
+fn the_search_for_room_goes_on_behind_nodes_that_cannot_make_any() {
+    let mut lab = Lab::new();
+    for at in 0..150 {
+        lab.node(&format!("small{at:03}"), "2", "z", Value::Null);
+        lab.pod(&format!("low{at}"), "2", json!({"spec": {"priority": 1}}));
+    }
+    lab.run();
+    lab.node("z", "4", "z", Value::Null);
+    lab.pod("last", "4", json!({"spec": {"priority": 1}}));
+    lab.run();
+    lab.pod("high", "3", json!({"spec": {"priority": 10}}));
+    let lines = lab.run();
+    assert!(lines[0].contains("ns/last"), "{lines:?}");
+}
+
+#[test]
 fn a_lost_bind_is_undone_and_tried_again() {
     let mut lab = Lab::new();
     lab.node("n1", "1", "z", Value::Null);
