@@ -46,6 +46,8 @@ pub struct Custom {
     stored_version: String,
     openapi: Value,
     validations: Option<validations::Node>,
+    /// Its definition is not the first: what is stored may come from an older schema.
+    changed: bool,
 }
 
 /// The name of the stored version, and the served versions, the stored one first.
@@ -137,6 +139,7 @@ fn kind(definition: &Value, version: &Value, stored_name: &str) -> Kind {
     }
     let (columns, shown) = columns(version);
     let behaviour = Custom {
+        changed: definition.at(&["metadata", "generation"]).as_int() > Some(1),
         schema: schema.clone(),
         node,
         clause,
@@ -292,6 +295,15 @@ impl Rules for Custom {
 
     fn present(&self, object: &mut Value) {
         object.set(&["apiVersion"], self.api_version.as_str());
+        if self.changed {
+            // What cannot be brought into the form of the schema is shown as it is.
+            let _ = meta::normalise::normalise(object, self.of(), &mut Vec::new());
+            schema::defaults(object, self.of());
+        }
+    }
+
+    fn shows_as_stored(&self) -> bool {
+        !self.changed
     }
 
     fn has_generation(&self) -> bool {

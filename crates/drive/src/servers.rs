@@ -37,6 +37,7 @@ pub const ENTERED: &[u8] = b"/cluster/entered";
 pub const LEASE_MS: u64 = 5_000;
 const RENEW_EVERY_MS: u64 = 1_500;
 const SLICES: Resource = Resource("endpointslices.discovery.k8s.io");
+const ENDPOINTS: Resource = Resource("endpoints");
 const LEASES: Resource = Resource("leases.coordination.k8s.io");
 /// What programs that look for Kubernetes' leaders find, and how often it is said anew.
 const PROGRAMS: [&str; 2] = ["kube-controller-manager", "kube-scheduler"];
@@ -217,14 +218,38 @@ pub async fn publish_all(
     }
 }
 
-/// The slices for servers at these addresses: one for each port, since the endpoints of a slice share theirs.
-fn slices(there: &BTreeSet<SocketAddr>) -> BTreeMap<String, Value> {
+/// The addresses of servers that others can reach, by port: endpoints of one list share theirs.
+fn by_port(there: &BTreeSet<SocketAddr>) -> BTreeMap<u16, Vec<String>> {
     let mut by_port: BTreeMap<u16, Vec<String>> = BTreeMap::new();
     for address in there.iter().filter(|address| !address.ip().is_loopback()) {
         by_port.entry(address.port()).or_default().push(address.ip().to_string());
     }
+    by_port
+}
+
+/// The same as `Endpoints`, for programs that do not know slices.
+fn endpoints(there: &BTreeSet<SocketAddr>) -> Value {
+    let subsets = by_port(there).into_iter().map(|(port, addresses)| {
+        let addresses: Vec<Value> = addresses.into_iter().map(|address| json!({"ip": address})).collect();
+        json!({
+            "addresses": addresses,
+            "ports": [{"name": "https", "port": (i64::from(port)), "protocol": "TCP"}],
+        })
+    });
+    let subsets: Vec<Value> = subsets.collect();
+    json!({
+        "apiVersion": "v1", "kind": "Endpoints",
+        "metadata": {
+            "name": "kubernetes", "namespace": "default", "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"},
+        },
+        "subsets": subsets,
+    })
+}
+
+/// The slices for servers at these addresses: one for each port.
+fn slices(there: &BTreeSet<SocketAddr>) -> BTreeMap<String, Value> {
     let mut slices = BTreeMap::new();
-    for (at, (port, addresses)) in by_port.into_iter().enumerate() {
+    for (at, (port, addresses)) in by_port(there).into_iter().enumerate() {
         let name = if at == 0 { "kubernetes".to_owned() } else { format!("kubernetes-{port}") };
         let endpoints: Vec<Value> = addresses
             .into_iter()
@@ -259,6 +284,7 @@ pub async fn publish(mirror: &Mirror, api: &dyn Api, there: &BTreeSet<SocketAddr
     for slice in wanted.into_values() {
         api.call(Request::apply(SLICES, slice, MANAGER)).await?;
     }
+    api.call(Request::apply(ENDPOINTS, endpoints(there), MANAGER)).await?;
     Ok(())
 }
 
@@ -290,11 +316,13 @@ mod tests {
     #[test]
     fn servers_with_several_ports_are_several_slices() {
         let there = ["10.0.0.1:6443", "10.0.0.2:6443", "10.0.0.3:7443", "127.0.0.1:6443"];
-        let slices = slices(&there.iter().map(|address| address.parse().unwrap()).collect());
+        let there = there.iter().map(|address| address.parse().unwrap()).collect();
+        let slices = slices(&there);
         assert_eq!(slices.keys().collect::<Vec<_>>(), ["kubernetes", "kubernetes-7443"]);
         let addresses = slices["kubernetes"]["endpoints"].items();
         let addresses: Vec<&str> = addresses.iter().map(|one| one["addresses"].items()[0].text()).collect();
         assert_eq!(addresses, ["10.0.0.1", "10.0.0.2"]);
+        assert_eq!(endpoints(&there)["subsets"].items().len(), 2);
     }
 
     #[test]

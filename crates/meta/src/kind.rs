@@ -302,6 +302,12 @@ pub trait Rules: Send + Sync {
     /// From the stored version to this one.
     fn present(&self, _object: &mut Value) {}
 
+    /// Whether what is stored in this version is what is shown. A kind whose schema has changed shows what it stores
+    /// with the fields and defaults that it has now ([`Rules::present`]).
+    fn shows_as_stored(&self) -> bool {
+        true
+    }
+
     /// Whether a change from `old` to `new` raises `metadata.generation`: any difference outside metadata and status.
     fn raises_generation(&self, old: &Value, new: &Value) -> bool {
         let other = |value: &Value| -> Vec<(Str, Value)> {

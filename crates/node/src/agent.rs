@@ -222,18 +222,13 @@ impl Agent {
             runtime::State::Running => SeenState::Running,
             runtime::State::Exited | runtime::State::Unknown => SeenState::Exited,
         };
-        let mut message = container.message.clone();
-        if state == SeenState::Exited {
-            /// Bytes of a termination message that are shown.
-            const MESSAGE_MAX: usize = 4096;
-            let file = self.dirs(uid).termination(&container.name, container.attempt);
-            if let Ok(mut bytes) = std::fs::read(file)
-                && !bytes.is_empty()
-            {
-                bytes.truncate(MESSAGE_MAX);
-                message = String::from_utf8_lossy(&bytes).into_owned();
+        let message = match state {
+            SeenState::Exited => {
+                let file = self.dirs(uid).termination(&container.name, container.attempt);
+                crate::termination::message(container, &file)
             }
-        }
+            _ => container.message.clone(),
+        };
         Seen {
             id: container.id.as_str().into(),
             attempt: container.attempt,

@@ -248,15 +248,21 @@ async fn detach(agent: &Agent, pod: &Value) -> Result<(), String> {
     std::fs::remove_file(&kept).map_err(|error| error.to_string())
 }
 
-/// `/etc/hosts`, `/etc/resolv.conf` and `/etc/hostname` of the pod.
+/// `/etc/hosts` (worded as by the kubelet, `kubelet_pods.go`), `/etc/resolv.conf` and `/etc/hostname` of the pod.
 fn write_etc(agent: &Agent, pod: &Value, dirs: &PodDirs, addresses: &[IpAddr]) -> std::io::Result<()> {
     let (meta, spec) = (&pod["metadata"], &pod["spec"]);
     std::fs::create_dir_all(dirs.etc())?;
     let domain = &agent.options.cluster_domain;
     let hostname = spec::hostname(pod);
-    if !spec["hostNetwork"].is_true() {
-        let mut hosts = String::from(
-            "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n",
+    let mut hosts;
+    if spec["hostNetwork"].is_true() {
+        hosts = String::from("# Kubernetes-managed hosts file (host network).\n");
+        // A node without the file has nothing to add.
+        hosts.push_str(&std::fs::read_to_string("/etc/hosts").unwrap_or_default());
+    } else {
+        hosts = String::from(
+            "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
+             fe00::\tip6-localnet\nfe00::\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n",
         );
         let subdomain = spec["subdomain"].text();
         for address in addresses {
@@ -267,12 +273,16 @@ fn write_etc(agent: &Agent, pod: &Value, dirs: &PodDirs, addresses: &[IpAddr]) -
                 hosts.push_str(&format!("{address}\t{full}\t{hostname}\n"));
             }
         }
-        for alias in spec["hostAliases"].items() {
-            let names: Vec<&str> = alias["hostnames"].items().iter().map(Value::text).collect();
-            hosts.push_str(&format!("{}\t{}\n", alias["ip"].text(), names.join("\t")));
-        }
-        std::fs::write(dirs.etc().join("hosts"), hosts)?;
     }
+    let aliases = spec["hostAliases"].items();
+    if !aliases.is_empty() {
+        hosts.push_str("\n# Entries added by HostAliases.\n");
+    }
+    for alias in aliases {
+        let names: Vec<&str> = alias["hostnames"].items().iter().map(Value::text).collect();
+        hosts.push_str(&format!("{}\t{}\n", alias["ip"].text(), names.join("\t")));
+    }
+    std::fs::write(dirs.etc().join("hosts"), hosts)?;
     std::fs::write(dirs.etc().join("hostname"), format!("{hostname}\n"))?;
     if let Some(text) = resolv_conf(agent, pod) {
         std::fs::write(dirs.etc().join("resolv.conf"), text)?;

@@ -25,4 +25,5 @@ pub mod pod;
 pub mod probe;
 pub mod spdy;
 pub mod spec;
+pub mod termination;
 pub mod volumes;

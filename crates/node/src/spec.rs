@@ -124,6 +124,9 @@ pub fn container(
         path => path,
     };
     spec.mounts.push(Mount::new(dirs.termination(name, attempt), termination));
+    if container["terminationMessagePolicy"].text() == "FallbackToLogsOnError" {
+        spec.annotations.insert(crate::termination::FALLBACK.to_owned(), String::new());
+    }
     spec.security = security(&pod["spec"], container)?;
     spec.pid = if pod.at(&["spec", "hostPID"]).is_true() {
         PidNamespace::Host

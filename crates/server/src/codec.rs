@@ -4,7 +4,7 @@ use base::Time;
 use bytes::Bytes;
 use client::PatchType;
 use http::header;
-use meta::decode::{FieldValidation, Media, conform, conform_change, read, read_like};
+use meta::decode::{FieldValidation, Media, conform_change, read, read_like};
 use meta::proto::{Encoder, envelope};
 use meta::schema::TypeRef;
 use meta::{Kind, Object, Reason, Status, Value};
@@ -144,22 +144,16 @@ pub fn read_patch(bytes: &[u8], is_apply: bool) -> Result<Value, Status> {
     Value::parse(bytes).map_err(|error| failed(&error))
 }
 
-/// Checks an applied configuration: it says what it is, and has no member that the kind does not have.
-pub fn check_applied(call: &Call<'_>, patch: &mut Value) -> Result<Vec<String>, Status> {
+/// Checks that an applied configuration says what it is. Members that the kind does not have are told by the merge,
+/// whatever the client wants of field validation (`applyPatcher` of upstream's API server).
+pub fn check_applied(call: &Call<'_>, patch: &mut Value) -> Result<(), Status> {
     let names = &call.kind.names;
     for key in ["apiVersion", "kind"] {
         if patch[key].text().is_empty() {
             return Err(Status::bad_request(format!("an applied configuration must have {key:?}")));
         }
     }
-    check_type(patch, &names.api_version(), &names.kind)?;
-    // On a copy: what is applied keeps its own spelling, or fields that were left out would become owned.
-    match conform(&mut patch.clone(), call.kind.of(), call.options.validation, &[]) {
-        Ok(warnings) => Ok(warnings),
-        // What does not fit its type is told by the merge, in its own words.
-        Err(meta::decode::DecodeError::Type(_)) => Ok(Vec::new()),
-        Err(error) => Err(error.status(&names.version, &names.kind)),
-    }
+    check_type(patch, &names.api_version(), &names.kind)
 }
 
 /// The text of one object in the form that was asked for.
@@ -232,8 +226,12 @@ pub fn as_stored(kind: &Kind, accept: Accept, object: &Object) -> Option<Bytes> 
     }
 }
 
-/// An object's text, where it is in `kind`'s version already: the text begins with it, as keys are sorted.
+/// An object's text, where it is shown as it is stored and in `kind`'s version: the text begins with it, as keys are
+/// sorted.
 pub fn stored_text(kind: &Kind, object: &Object) -> Option<Bytes> {
+    if !kind.rules.shows_as_stored() {
+        return None;
+    }
     let version = |text: &'_ [u8]| {
         let rest = text.strip_prefix(b"{\"apiVersion\":\"")?;
         let rest = match kind.names.group.as_str() {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{Describe, Form, META, Served, reachable};
+use crate::Str;
 use crate::json;
 use crate::schema::{Field, ListKind, Node, Scalar, Schema, Struct, TypeRef};
 use crate::value::{Map, Value};
@@ -27,6 +28,53 @@ pub(super) struct Types<'a> {
     describe: Describe<'a>,
     wanted: BTreeSet<String>,
     done: Map,
+}
+
+fn preserves(schema: &Value) -> bool {
+    schema["x-kubernetes-preserve-unknown-fields"].is_true()
+}
+
+/// Takes out of a definition's schema what v2 cannot say (`ToStructuralOpenAPIV2` of upstream's apiextensions server):
+/// alternatives, values that may be null, and the members of what keeps unknown ones.
+fn loosen(schema: &mut Value) {
+    for key in ["allOf", "anyOf", "oneOf", "not"] {
+        schema.take(&[key]);
+    }
+    if schema["nullable"].is_true() {
+        for key in ["nullable", "type", "properties", "items", "additionalProperties"] {
+            schema.take(&[key]);
+        }
+    }
+    if preserves(schema) {
+        for key in ["properties", "items"] {
+            schema.take(&[key]);
+        }
+    }
+    let nullable: Vec<Str> = schema["properties"]
+        .entries()
+        .iter()
+        .filter(|(_, of)| of["nullable"].is_true())
+        .map(|(name, _)| name.into())
+        .collect();
+    if !nullable.is_empty() {
+        let required = schema["required"].items().iter().filter(|name| !nullable.iter().any(|one| *one == name.text()));
+        let required: Vec<Value> = required.cloned().collect();
+        match required.is_empty() {
+            true => drop(schema.take(&["required"])),
+            false => schema.set(&["required"], required),
+        }
+    }
+    for key in ["items", "additionalProperties"] {
+        if let Some(inner) = schema.get_mut(key).filter(|inner| inner.as_map().is_some()) {
+            loosen(inner);
+        }
+    }
+    let names: Vec<Str> = schema["properties"].entries().keys().map(Str::from).collect();
+    for name in names {
+        if let Some(inner) = schema.get_mut("properties").and_then(|all| all.get_mut(&name)) {
+            loosen(inner);
+        }
+    }
 }
 
 impl<'a> Types<'a> {
@@ -74,10 +122,18 @@ impl<'a> Types<'a> {
         let meta = self.meta("ObjectMeta");
         let mut schema = openapi.clone();
         schema.default("type", "object");
-        for (name, of) in [("apiVersion", json!({"type": "string"})), ("kind", json!({"type": "string"}))] {
-            schema.set(&["properties", name], of);
+        if self.form == Form::V2 && preserves(&schema) {
+            // Clients take members that v2 does not list for forbidden: so it lists none.
+            schema = json!({"type": "object"});
+        } else {
+            if self.form == Form::V2 {
+                loosen(&mut schema);
+            }
+            for (name, of) in [("apiVersion", json!({"type": "string"})), ("kind", json!({"type": "string"}))] {
+                schema.set(&["properties", name], of);
+            }
+            schema.set(&["properties", "metadata"], self.holder(meta));
         }
-        schema.set(&["properties", "metadata"], self.holder(meta));
         schema.set(&["x-kubernetes-group-version-kind"], gvk(&names.kind));
         self.done.insert(object.as_str(), schema);
         let list_meta = self.meta("ListMeta");

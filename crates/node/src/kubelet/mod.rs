@@ -341,7 +341,13 @@ async fn answer(pods: Arc<dyn Pods>, access: Access, request: Request<Incoming>)
         ["run", namespace, pod, container] | ["run", namespace, pod, _, container] => {
             run(&*pods, &query, request.method(), namespace, pod, container).await
         }
-        ["containerLogs", namespace, pod, container] => logs::answer(&*pods, &query, namespace, pod, container).await,
+        ["containerLogs", namespace, pod, container] => {
+            let shown = logs::answer(&*pods, &query, namespace, pod, container).await;
+            match shown {
+                Ok(shown) if websocket::wanted(request.headers()) => websocket::read(request, shown.into_body()),
+                shown => shown,
+            }
+        }
         [verb @ ("exec" | "attach"), namespace, pod, container]
         | [verb @ ("exec" | "attach"), namespace, pod, _, container] => {
             pods.container(namespace, pod, container).and_then(|target| {

@@ -1,9 +1,12 @@
 //! The WebSocket side of upgrades: the handshake, the protocols, and a byte stream inside messages.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures_util::stream::SplitSink;
 use futures_util::{SinkExt, StreamExt};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
@@ -72,6 +75,41 @@ pub(super) async fn close<S: AsyncRead + AsyncWrite + Unpin>(sink: &mut SplitSin
     let frame = CloseFrame { code: CloseCode::Normal, reason: Default::default() };
     // A client that is gone needs no good-bye.
     let _ = sink.send(Message::Close(Some(frame))).await;
+}
+
+/// The forms in which a plain answer is read over a socket; without a name as `binary.k8s.io`.
+const READ_PROTOCOLS: [&str; 3] = ["binary.k8s.io", "base64.binary.k8s.io", ""];
+
+/// Sends an answer's body as the messages of a socket, for clients that read streams so (`wsstream.Reader` of upstream's
+/// API server).
+pub(super) fn read(request: Request<Incoming>, mut body: Body) -> Result<Response<Body>, Status> {
+    let protocol = choose(request.headers(), &READ_PROTOCOLS)?;
+    let (response, socket) = accept(request, protocol)?;
+    tokio::spawn(async move {
+        let Some(socket) = socket.await else { return };
+        let (mut sink, mut stream) = socket.split();
+        loop {
+            let frame = tokio::select! {
+                frame = body.frame() => frame,
+                // The client has nothing to say but that it goes.
+                said = stream.next() => match said {
+                    Some(Ok(message)) if !message.is_close() => continue,
+                    _ => return,
+                },
+            };
+            let Some(Ok(frame)) = frame else { break };
+            let Ok(bytes) = frame.into_data() else { continue };
+            let message = match protocol {
+                "base64.binary.k8s.io" => Message::Text(STANDARD.encode(&bytes).into()),
+                _ => Message::Binary(bytes),
+            };
+            if sink.send(message).await.is_err() {
+                return;
+            }
+        }
+        close(&mut sink).await;
+    });
+    Ok(response)
 }
 
 /// The byte stream that travels in a socket's binary messages.

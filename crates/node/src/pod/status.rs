@@ -162,10 +162,10 @@ fn container_status(
     let started = running.is_some() && verdict(ProbeKind::Startup).is_none_or(|verdict| verdict == Some(true));
     let ready = started && verdict(ProbeKind::Readiness).is_none_or(|verdict| verdict == Some(true));
     let is_init = pod.at(&["spec", "initContainers"]).items().iter().any(|init| init["name"].text() == name);
-    let done = is_init
-        && !is_sidecar(container)
-        && seen.is_some_and(|seen| seen.state == SeenState::Exited && seen.exit_code == 0);
-    status.set(&["ready"], ready || done);
+    let passes = is_init && !is_sidecar(container);
+    let done = seen.is_some_and(|seen| seen.state == SeenState::Exited && seen.exit_code == 0);
+    // One that has to end is ready when it has, not while it runs.
+    status.set(&["ready"], if passes { done } else { ready });
     status.set(&["started"], started);
     let (state, last) = states(container, pod, old, seen, observed.previous.get(name), own, old_phase);
     status.set(&["state"], state);

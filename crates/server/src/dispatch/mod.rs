@@ -351,7 +351,9 @@ async fn write(
     verb: Verb,
     mut incomer: Incomer,
 ) -> Result<Response, Status> {
-    let accept = accept_of(&incomer, !matches!(verb, Verb::DeleteCollection), false)?;
+    // Reviews are no objects that a table could list.
+    let shapes = !matches!(verb, Verb::DeleteCollection) && kind.verbs != [Verb::Create];
+    let accept = accept_of(&incomer, shapes, false)?;
     let now = server.now();
     if matches!(verb, Verb::Delete | Verb::DeleteCollection) {
         return remove(server, auth, kind, verb, accept, incomer).await;

@@ -2,6 +2,7 @@
 
 pub mod binding;
 pub mod eviction;
+mod links;
 pub mod node;
 pub mod openapi;
 pub mod review;
@@ -34,6 +35,10 @@ pub async fn handle(
 ) -> Result<Response, Status> {
     let info = &auth.info;
     let Some(subresource) = kind.subresource(&info.subresource) else { return Err(no_such_resource()) };
+    if subresource.name == "proxy" {
+        // Every method is the business of who is behind it.
+        return node::connect(server, auth, kind, incomer).await;
+    }
     let verb = match info.verb {
         "get" => Verb::Get,
         "create" => Verb::Create,
@@ -46,7 +51,7 @@ pub async fn handle(
         return Err(not_allowed());
     }
     match subresource.name {
-        "log" | "exec" | "attach" | "portforward" | "proxy" => node::connect(server, auth, kind, incomer).await,
+        "log" | "exec" | "attach" | "portforward" => node::connect(server, auth, kind, incomer).await,
         "scale" => scale::handle(server, auth, kind, verb, incomer).await,
         "binding" | "eviction" | "token" => post(server, auth, kind, incomer).await,
         _ => part(server, auth, kind, verb, incomer).await,

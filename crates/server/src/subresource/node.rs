@@ -5,11 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, header};
+use futures_util::StreamExt;
+use http::{HeaderValue, Method, Request, header};
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use meta::{Kind, Reason, Resource, Status, Str, Value};
-use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::{DigitallySignedStruct, SignatureScheme};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -20,6 +24,7 @@ use crate::dispatch::{Incomer, no_such_resource};
 use crate::error::Error;
 use crate::flow::places::Place;
 use crate::http::{Body, Response, body};
+use crate::subresource::links::{Links, PAGE_MAX_BYTES};
 
 const NODES: Resource = Resource("nodes");
 const PODS: Resource = Resource("pods");
@@ -34,6 +39,8 @@ const KUBELET_PORT: u16 = 10250;
 /// How the server proves itself to the nodes.
 pub struct Kubelets {
     tls: Arc<rustls::ClientConfig>,
+    /// For what runs in pods: whose certificates nobody here could judge.
+    unjudged: Arc<rustls::ClientConfig>,
     certificate: Arc<Current>,
 }
 
@@ -56,7 +63,13 @@ impl Kubelets {
             .map_err(|error| bad(&error))?
             .with_root_certificates(roots)
             .with_client_cert_resolver(certificate.clone());
-        Ok(Kubelets { tls: Arc::new(config), certificate })
+        let unjudged = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| bad(&error))?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Unjudged))
+            .with_no_client_auth();
+        Ok(Kubelets { tls: Arc::new(config), unjudged: Arc::new(unjudged), certificate })
     }
 
     /// Takes a new certificate, which holds for `lifetime`.
@@ -68,7 +81,7 @@ impl Kubelets {
 /// Reads a path of a node's kubelet, at most `limit` bytes.
 pub async fn read(server: &Server, node: &str, path: &str, limit: usize) -> Result<Bytes, Status> {
     let (host, port) = node_address(server, node)?;
-    let target = Target { host, port, tls: true, path: path.to_owned(), pod: None };
+    let target = Target { host, port, tls: Tls::Node, path: path.to_owned(), pod: None };
     let wire = dial(server, &target).await?;
     let failed = |error: &dyn std::fmt::Display| {
         Status::new(Reason::ServiceUnavailable, format!("node {node:?} did not answer: {error}"))
@@ -86,11 +99,68 @@ pub async fn read(server: &Server, node: &str, path: &str, limit: usize) -> Resu
     if code.is_success() { Ok(bytes) } else { Err(failed(&code)) }
 }
 
+/// Takes every certificate: a proxy to a pod or a service is for looking at it, as in upstream's API server.
+#[derive(Debug)]
+struct Unjudged;
+
+impl ServerCertVerifier for Unjudged {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let known = rustls::crypto::ring::default_provider().signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signed, &known)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let known = rustls::crypto::ring::default_provider().signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signed, &known)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// How a connection is secured.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tls {
+    Plain,
+    /// The other side proves that it is the node.
+    Node,
+    /// The other side need not prove anything.
+    Unjudged,
+}
+
+impl Tls {
+    fn of_scheme(is_https: bool) -> Tls {
+        if is_https { Tls::Unjudged } else { Tls::Plain }
+    }
+}
+
 /// Where a connection goes.
 struct Target {
     host: String,
     port: u16,
-    tls: bool,
+    tls: Tls,
     path: String,
     /// The pod that has the port: the connection goes through its node, as the server need not be in the pods' network.
     pod: Option<Through>,
@@ -110,22 +180,60 @@ pub async fn connect(
     incomer: Incomer,
 ) -> Result<Response, Status> {
     let info = &auth.info;
+    let proxied = (info.subresource == "proxy").then(|| parts_of(incomer.uri.path(), kind.names.namespaced));
+    if let Some((prefix, "")) = proxied
+        && matches!(incomer.method, Method::GET | Method::HEAD)
+        && !incomer.headers.contains_key(header::UPGRADE)
+    {
+        // Relative links of the page would lead out of the proxy.
+        let query = incomer.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+        let mut response = body::text(301, Bytes::new());
+        let place = HeaderValue::from_str(&format!("{prefix}/{query}")).map_err(Status::internal)?;
+        response.headers_mut().insert(header::LOCATION, place);
+        return Ok(response);
+    }
+    let tail = proxied.map(|(_, tail)| if tail.is_empty() { "/" } else { tail }.to_owned()).unwrap_or_default();
     let target = match (kind.resource, info.subresource.as_str()) {
-        (PODS, "proxy") => pod_proxy(server, auth)?,
+        (PODS, "proxy") => pod_proxy(server, auth, tail)?,
         (PODS, subresource) => pod_stream(server, auth, subresource, &incomer)?,
-        (SERVICES, "proxy") => service_proxy(server, auth)?,
-        (NODES, "proxy") => {
-            let (host, port) = node_address(server, &info.name)?;
-            Target { host, port, tls: true, path: format!("/{}", info.tail), pod: None }
-        }
+        (SERVICES, "proxy") => service_proxy(server, auth, tail)?,
+        (NODES, "proxy") => node_proxy(server, &info.name, tail)?,
         _ => return Err(no_such_resource()),
     };
+    let links = proxied.filter(|_| kind.resource != NODES).map(|(prefix, _)| Links {
+        prefix: prefix.to_owned(),
+        hosts: [format!("{}:{}", target.host, target.port)]
+            .into_iter()
+            .chain(incomer.header(header::HOST).map(str::to_owned))
+            .chain(incomer.uri.authority().map(ToString::to_string))
+            .collect(),
+    });
     let place = server.streams.take(&auth.user.name)?;
     let late = |_| {
         let why = format!("the node did not begin to answer within {} s", ANSWER_TIMEOUT.as_secs());
         Status::new(Reason::Timeout, why)
     };
-    tokio::time::timeout(ANSWER_TIMEOUT, pass(server, target, incomer, place)).await.map_err(late)?
+    tokio::time::timeout(ANSWER_TIMEOUT, pass(server, target, links, incomer, place)).await.map_err(late)?
+}
+
+/// The path up to its part `proxy`, and what follows that, as the client wrote it.
+fn parts_of(path: &str, namespaced: bool) -> (&str, &str) {
+    /// Slashes before the end of `/api/v1/nodes/NAME/proxy` and `/api/v1/namespaces/NAMESPACE/pods/NAME/proxy`.
+    const SLASHES: [usize; 2] = [5, 7];
+    let mut slashes = path.match_indices('/').map(|(at, _)| at).skip(SLASHES[usize::from(namespaced)]);
+    path.split_at(slashes.next().unwrap_or(path.len()))
+}
+
+/// A port of a node: its kubelet's, unless another one is named.
+fn node_proxy(server: &Server, name: &str, path: String) -> Result<Target, Status> {
+    let (is_https, name, port) = split_name(name);
+    let (host, kubelet) = node_address(server, name)?;
+    let port = match port {
+        "" => kubelet,
+        port => port.parse().map_err(|_| Status::bad_request(format!("invalid port {port:?}")))?,
+    };
+    let tls = if port == kubelet { Tls::Node } else { Tls::of_scheme(is_https) };
+    Ok(Target { host, port, tls, path, pod: None })
 }
 
 fn pod(server: &Server, auth: &Authorized) -> Result<Value, Status> {
@@ -168,7 +276,7 @@ fn pod_stream(server: &Server, auth: &Authorized, subresource: &str, incomer: &I
         };
         format!("/{endpoint}/{place}/{container}{query}")
     };
-    Ok(Target { host, port, tls: true, path, pod: None })
+    Ok(Target { host, port, tls: Tls::Node, path, pod: None })
 }
 
 /// The container that is meant: the named one, the annotated default, or the only one.
@@ -215,8 +323,8 @@ fn split_name(name: &str) -> (bool, &str, &str) {
     }
 }
 
-fn pod_proxy(server: &Server, auth: &Authorized) -> Result<Target, Status> {
-    let (tls, name, port) = split_name(&auth.info.name);
+fn pod_proxy(server: &Server, auth: &Authorized, path: String) -> Result<Target, Status> {
+    let (is_https, name, port) = split_name(&auth.info.name);
     let pod = server.one(PODS, &auth.info.namespace, name).ok_or_else(|| Status::not_found("", "pods", name))?.value();
     let host = pod.at(&["status", "podIP"]).text().to_owned();
     if host.is_empty() {
@@ -229,11 +337,11 @@ fn pod_proxy(server: &Server, auth: &Authorized) -> Result<Target, Status> {
     };
     let node = pod.at(&["spec", "nodeName"]).text().to_owned();
     let through = Through { node, namespace: auth.info.namespace.clone(), name: name.into() };
-    Ok(Target { host, port, tls, path: format!("/{}", auth.info.tail), pod: Some(through) })
+    Ok(Target { host, port, tls: Tls::of_scheme(is_https), path, pod: Some(through) })
 }
 
-fn service_proxy(server: &Server, auth: &Authorized) -> Result<Target, Status> {
-    let (tls, name, port) = split_name(&auth.info.name);
+fn service_proxy(server: &Server, auth: &Authorized, path: String) -> Result<Target, Status> {
+    let (is_https, name, port) = split_name(&auth.info.name);
     let namespace = &auth.info.namespace;
     let service = server.one(SERVICES, namespace, name).ok_or_else(|| Status::not_found("", "services", name))?.value();
     let ports = service.at(&["spec", "ports"]).items();
@@ -269,7 +377,7 @@ fn service_proxy(server: &Server, auth: &Authorized) -> Result<Target, Status> {
                 namespace: namespace.clone(),
                 name: reference["name"].text().into(),
             });
-            return Ok(Target { host, port, tls, path: format!("/{}", auth.info.tail), pod });
+            return Ok(Target { host, port, tls: Tls::of_scheme(is_https), path, pod });
         }
     }
     Err(Status::new(Reason::ServiceUnavailable, format!("no endpoints available for service {name:?}")))
@@ -283,7 +391,11 @@ async fn dial(server: &Server, target: &Target) -> Result<Box<dyn Wire>, Status>
         Some(pod) => dial_pod(server, pod, target.port).await?,
         None => dial_address(&target.host, target.port).await?,
     };
-    if target.tls { secure(server, wire, &target.host).await } else { Ok(wire) }
+    match target.tls {
+        Tls::Plain => Ok(wire),
+        Tls::Node => secure(&server.kubelets.tls, wire, &target.host).await,
+        Tls::Unjudged => secure(&server.kubelets.unjudged, wire, &target.host).await,
+    }
 }
 
 fn unreachable(place: &str, error: &dyn std::fmt::Display) -> Status {
@@ -298,9 +410,9 @@ async fn dial_address(host: &str, port: u16) -> Result<Box<dyn Wire>, Status> {
     Ok(Box::new(socket))
 }
 
-async fn secure(server: &Server, wire: Box<dyn Wire>, host: &str) -> Result<Box<dyn Wire>, Status> {
+async fn secure(tls: &Arc<rustls::ClientConfig>, wire: Box<dyn Wire>, host: &str) -> Result<Box<dyn Wire>, Status> {
     let name = ServerName::try_from(host.to_owned()).map_err(|error| unreachable(host, &error))?;
-    let stream = TlsConnector::from(server.kubelets.tls.clone()).connect(name, wire).await;
+    let stream = TlsConnector::from(tls.clone()).connect(name, wire).await;
     Ok(Box::new(stream.map_err(|error| unreachable(host, &error))?))
 }
 
@@ -308,7 +420,7 @@ async fn secure(server: &Server, wire: Box<dyn Wire>, host: &str) -> Result<Box<
 async fn dial_pod(server: &Server, pod: &Through, port: u16) -> Result<Box<dyn Wire>, Status> {
     let place = format!("{}/{}:{port}", pod.namespace, pod.name);
     let (host, kubelet) = node_address(server, &pod.node)?;
-    let wire = secure(server, dial_address(&host, kubelet).await?, &host).await?;
+    let wire = secure(&server.kubelets.tls, dial_address(&host, kubelet).await?, &host).await?;
     let handshake = hyper::client::conn::http1::handshake(TokioIo::new(wire)).await;
     let (mut sender, connection) = handshake.map_err(|error| unreachable(&place, &error))?;
     tokio::spawn(connection.with_upgrades());
@@ -326,8 +438,48 @@ async fn dial_pod(server: &Server, pod: &Through, port: u16) -> Result<Box<dyn W
     Ok(Box::new(TokioIo::new(upgraded)))
 }
 
+/// An answer whose links lead through the proxy again.
+async fn lead(links: &Links, mut parts: http::response::Parts, mut incoming: Incoming) -> Result<Response, Status> {
+    links.lead_header(&mut parts.headers);
+    let of_type = parts.headers.get(header::CONTENT_TYPE).and_then(|of_type| of_type.to_str().ok()).unwrap_or_default();
+    if parts.headers.contains_key(header::LOCATION)
+        || of_type.split(';').next().unwrap_or_default().trim() != "text/html"
+    {
+        return Ok(http::Response::from_parts(parts, Body::Incoming(incoming)));
+    }
+    let mut page = Vec::new();
+    while let Some(frame) = incoming.frame().await {
+        let frame = frame.map_err(|error| unreachable("the page", &error))?;
+        page.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+        if page.len() > PAGE_MAX_BYTES {
+            let rest = futures_util::stream::unfold(incoming, |mut incoming| async move {
+                loop {
+                    // A page that breaks off ends there for its reader, too.
+                    match incoming.frame().await?.ok()?.into_data() {
+                        Ok(data) => return Some((data, incoming)),
+                        Err(_) => continue,
+                    }
+                }
+            });
+            let whole = futures_util::stream::once(std::future::ready(Bytes::from(page))).chain(rest);
+            return Ok(http::Response::from_parts(parts, Body::Stream(Box::pin(whole))));
+        }
+    }
+    if let Some(led) = links.lead_page(&parts.headers, &page) {
+        page = led;
+    }
+    parts.headers.insert(header::CONTENT_LENGTH, page.len().into());
+    Ok(http::Response::from_parts(parts, Body::Full(Some(page.into()))))
+}
+
 /// Sends the request on and the answer back; upgraded connections become a tunnel.
-async fn pass(server: &Arc<Server>, target: Target, mut incomer: Incomer, place: Place) -> Result<Response, Status> {
+async fn pass(
+    server: &Arc<Server>,
+    target: Target,
+    links: Option<Links>,
+    mut incomer: Incomer,
+    place: Place,
+) -> Result<Response, Status> {
     let wire = dial(server, &target).await?;
     let failed =
         |error: hyper::Error| Status::new(Reason::ServiceUnavailable, format!("the node did not answer: {error}"));
@@ -360,6 +512,9 @@ async fn pass(server: &Arc<Server>, target: Target, mut incomer: Incomer, place:
         let (mut parts, incoming) = answer.into_parts();
         parts.headers.remove(header::CONNECTION);
         parts.headers.remove(header::TRANSFER_ENCODING);
+        if let Some(links) = links {
+            return Ok(lead(&links, parts, incoming).await?.map(|body| body.holding(place)));
+        }
         return Ok(http::Response::from_parts(parts, Body::Incoming(incoming).holding(place)));
     }
     let mut response = body::text(101, Bytes::new());
