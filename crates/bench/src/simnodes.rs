@@ -207,10 +207,13 @@ impl Pod {
                     signal: 0,
                     reason: Str::default(),
                     message: Str::default(),
+                    limits: None,
                 };
                 self.containers.insert(container.clone(), seen);
                 return Some(Outcome::Started(Ok(())));
             }
+            // Limits are not told here, so none is ever to be changed.
+            Command::Resize { .. } => {}
             Command::Stop { container, .. } => {
                 if let Some(seen) = self.containers.get_mut(container) {
                     (seen.state, seen.finished, seen.exit_code) = (SeenState::Exited, Some(now), 143);

@@ -134,6 +134,16 @@ fn drop_owners(cx: &mut Context, object: &Object, gone: impl Fn(&str) -> bool) {
     patch(cx, object, "ownerReferences", owners.filter(|owner| !gone(owner["uid"].text())).cloned().collect());
 }
 
+/// The object's owners may go before it.
+fn unblock_owners(cx: &mut Context, object: &Object) {
+    let value = object.value();
+    let owners = value["metadata"]["ownerReferences"].items().iter().cloned().map(|mut owner| {
+        owner.set(&["blockOwnerDeletion"], false);
+        owner
+    });
+    patch(cx, object, "ownerReferences", owners.collect());
+}
+
 fn drop_finalizer(cx: &mut Context, object: &Object, finalizer: &str) {
     let rest = object.facts().finalizers.iter().filter(|name| *name != finalizer).map(Value::from);
     patch(cx, object, "finalizers", rest.collect());
@@ -180,6 +190,14 @@ fn look_at_owners(object: &Object, view: &View, cx: &mut Context) {
     }
     if solid {
         return drop_owners(cx, object, |uid| gone.iter().chain(&waiting).any(|one| one == uid));
+    }
+    let waits_for = |dependent: &Object| is_deleting(dependent) && has(dependent, FOREGROUND);
+    if !waiting.is_empty()
+        && object.facts().owners.iter().any(|owner| owner.block_owner_deletion)
+        && view.owned_by(object.uid()).any(waits_for)
+    {
+        // A circle: each would wait for the next for ever, so one does not hold up its owners.
+        return unblock_owners(cx, object);
     }
     let propagation = if has(object, ORPHAN) {
         "Orphan"

@@ -181,6 +181,25 @@ pub fn conform_change(
 
 /// Reads one YAML document.
 fn yaml(bytes: &[u8], duplicates: &mut Vec<String>) -> Result<Value, DecodeError> {
+    yaml_with(bytes, DuplicateKeyPolicy::PassThrough, duplicates)
+        .map_err(|error| DecodeError::Syntax(format!("couldn't get version/kind; yaml parse error: {error}")))
+}
+
+/// Where YAML says a member again: `line 9: key "foo" already set in map`.
+pub fn yaml_repeats(bytes: &[u8]) -> Option<String> {
+    match yaml_with(bytes, DuplicateKeyPolicy::Error, &mut Vec::new()) {
+        Err(serde_saphyr::Error::DuplicateMappingKey { key, location }) => {
+            Some(format!("line {}: key {:?} already set in map", location.line(), key.unwrap_or_default()))
+        }
+        _ => None,
+    }
+}
+
+fn yaml_with(
+    bytes: &[u8],
+    repeated: DuplicateKeyPolicy,
+    duplicates: &mut Vec<String>,
+) -> Result<Value, serde_saphyr::Error> {
     let mut budget = serde_saphyr::Budget::default();
     budget.max_nodes = MAX_YAML_NODES;
     budget.max_events = 3 * MAX_YAML_NODES;
@@ -189,10 +208,9 @@ fn yaml(bytes: &[u8], duplicates: &mut Vec<String>) -> Result<Value, DecodeError
     budget.max_total_scalar_bytes = bytes.len().saturating_mul(4).max(1 << 20);
     let mut options = serde_saphyr::Options::default();
     options.budget = Some(budget);
-    options.duplicate_keys = DuplicateKeyPolicy::PassThrough;
+    options.duplicate_keys = repeated;
     options.with_snippet = false;
     serde_saphyr::with_deserializer_from_slice_with_options(bytes, options, |reader| Value::read(reader, duplicates))
-        .map_err(|error| DecodeError::Syntax(format!("couldn't get version/kind; yaml parse error: {error}")))
 }
 
 #[cfg(test)]
@@ -232,6 +250,13 @@ A /v1
             check("name: a\ncount: 3\nname: b\n", Media::Yaml, Strict),
             "strict decoding error: duplicate field \"name\""
         );
+    }
+
+    #[test]
+    fn what_yaml_repeats_is_told_by_its_line() {
+        let repeats = |text: &str| yaml_repeats(text.as_bytes());
+        assert_eq!(repeats("\na: 1\nb:\n  c: 1\n  c: 2\n").as_deref(), Some("line 5: key \"c\" already set in map"));
+        assert_eq!(repeats("a: 1\nb: [1, 1]\n"), None);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use api::core::pod_facts;
 use base::{Clock, Revision, Time};
 use cache::Part;
 use client::{Action, Api, Interest, Mirror, Request};
@@ -18,6 +19,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use crate::carry;
 use crate::endpoints::{Known, KnownPods};
 use crate::numbers::Samples;
+use crate::pod::admit::Takes;
 use crate::pod::{Command, Observed, Outcome, Seen, SeenState, Worker};
 use crate::spec::PodDirs;
 
@@ -77,11 +79,16 @@ pub struct Agent {
     pub started: Time,
 }
 
+/// What a pod takes of the node, or reason and message of its refusal.
+type Judged = Result<Takes, (Str, String)>;
+
 /// What a pod's task hears.
 struct Hears {
     object: watch::Sender<Option<Object>>,
     /// Something of the pod changed in the runtime.
     runtime: Arc<Notify>,
+    /// What it takes of the node; nothing once it was refused.
+    takes: Option<Takes>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -241,6 +248,7 @@ impl Agent {
             signal: container.signal,
             reason: container.reason.as_str().into(),
             message: message.into(),
+            limits: Some(container.resources.clone()),
         }
     }
 
@@ -305,6 +313,7 @@ impl Agent {
         for pod in view.by(PODS, "node", &self.options.node) {
             here.insert(pod.uid().into(), pod.clone());
         }
+        let mut judged = self.judge(&here, &workers);
         for (uid, pod) in &here {
             match workers.get(uid) {
                 Some(worker) => {
@@ -319,8 +328,18 @@ impl Agent {
                 None => {
                     let (object, objects) = watch::channel(Some(pod.clone()));
                     let runtime = Arc::new(Notify::new());
-                    workers.insert(uid.clone(), Hears { object, runtime: runtime.clone() });
-                    tokio::spawn(self.clone().work(uid.clone(), objects, runtime));
+                    let mut worker = Worker::default();
+                    let takes = match judged.remove(uid) {
+                        Some(Err((reason, message))) => {
+                            worker.see(Some(pod), self.now());
+                            self.event(worker.pod(), "", "Warning", &reason, message.clone());
+                            worker.refuse(reason, message);
+                            None
+                        }
+                        taken => taken.and_then(Result::ok),
+                    };
+                    workers.insert(uid.clone(), Hears { object, runtime: runtime.clone(), takes });
+                    tokio::spawn(self.clone().work(worker, uid.clone(), objects, runtime));
                 }
             }
         }
@@ -339,9 +358,40 @@ impl Agent {
         }
     }
 
+    /// What each pod that has no task yet takes of the node, or why the node does not take it. Those that had begun before
+    /// come first, then the new in the order of their making.
+    fn judge(&self, here: &BTreeMap<Str, Object>, workers: &BTreeMap<Str, Hears>) -> BTreeMap<Str, Judged> {
+        let mut new: Vec<(&Str, &Object)> = here.iter().filter(|(uid, _)| !workers.contains_key(*uid)).collect();
+        let Some(node) = (!new.is_empty()).then(|| self.mirror.one(NODES, "", &self.options.node)).flatten() else {
+            return new.into_iter().map(|(uid, pod)| (uid.clone(), Ok(Takes::of(&pod.value())))).collect();
+        };
+        let (node, mut judged) = (node.value(), BTreeMap::<Str, Judged>::new());
+        let has_begun = |pod: &Object| !pod.value().at(&["status", "startTime"]).is_null();
+        new.sort_by_cached_key(|(_, pod)| (!has_begun(pod), pod.facts().created));
+        let counts = |uid: &Str| here.get(uid).is_some_and(|pod| !pod_facts::of(pod).phase.is_final());
+        for (uid, pod) in new {
+            let value = pod.value();
+            let takes = Takes::of(&value);
+            let known = workers.iter().filter_map(|(uid, one)| Some((uid, one.takes.as_ref()?)));
+            let beside = judged.iter().filter_map(|(uid, one)| Some((uid, one.as_ref().ok()?)));
+            let others: Vec<&Takes> = known.chain(beside).filter(|(uid, _)| counts(uid)).map(|(_, one)| one).collect();
+            let refusal = match value.at(&["status", "startTime"]).is_null() {
+                true => takes.refusal(node.at(&["status", "allocatable"]), &others),
+                false => None,
+            };
+            judged.insert(uid.clone(), refusal.map_or(Ok(takes), Err));
+        }
+        judged
+    }
+
     /// The task of one pod.
-    async fn work(self: Arc<Self>, uid: Str, mut pods: watch::Receiver<Option<Object>>, runtime: Arc<Notify>) {
-        let mut worker = Worker::default();
+    async fn work(
+        self: Arc<Self>,
+        mut worker: Worker,
+        uid: Str,
+        mut pods: watch::Receiver<Option<Object>>,
+        runtime: Arc<Notify>,
+    ) {
         let (done, mut results) = mpsc::unbounded_channel::<(Command, Outcome)>();
         let mut refreshed = tokio::time::Instant::now();
         loop {

@@ -49,6 +49,7 @@ pub async fn out(agent: &Agent, pod: &Value, command: &Command) -> Outcome {
         Command::Prepare => Outcome::Started(prepare(agent, pod).await),
         Command::Start { container, attempt } => Outcome::Started(start(agent, pod, container, *attempt).await),
         Command::Stop { container, id, grace_ms } => Outcome::Done(stop(agent, pod, container, id, *grace_ms).await),
+        Command::Resize { container, id } => Outcome::Done(resize(agent, pod, container, id).await),
         Command::Probe { container, id, kind } => {
             let (good, message) = probe::ask(agent, pod, container, id, *kind).await;
             Outcome::Probed(good, message)
@@ -57,6 +58,12 @@ pub async fn out(agent: &Agent, pod: &Value, command: &Command) -> Outcome {
         Command::Remove => Outcome::Done(remove(agent, pod).await),
         Command::Delete => Outcome::Done(delete(agent, pod).await),
     }
+}
+
+async fn resize(agent: &Agent, pod: &Value, container: &str, id: &str) -> Result<(), String> {
+    let container = find(pod, container).ok_or("the container is not in the pod any more")?;
+    let updated = agent.runtime.update(id, spec::resources(&container["resources"])).await;
+    updated.map_err(|error| error.to_string())
 }
 
 fn uid(pod: &Value) -> &str {

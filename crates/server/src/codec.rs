@@ -4,7 +4,7 @@ use base::Time;
 use bytes::Bytes;
 use client::PatchType;
 use http::header;
-use meta::decode::{FieldValidation, Media, conform_change, read, read_like};
+use meta::decode::{FieldValidation, Media, conform_change, read, read_like, yaml_repeats};
 use meta::proto::{Encoder, envelope};
 use meta::schema::TypeRef;
 use meta::{Kind, Object, Reason, Status, Value};
@@ -135,11 +135,19 @@ pub fn patched_as(of: TypeRef<'_>, kind: PatchType, old: &Value, patch: &Value) 
 }
 
 /// Reads a patch; apply patches may be YAML.
-pub fn read_patch(bytes: &[u8], is_apply: bool) -> Result<Value, Status> {
+pub fn read_patch(bytes: &[u8], is_apply: bool, validation: FieldValidation) -> Result<Value, Status> {
     let failed = |error: &dyn std::fmt::Display| Status::bad_request(format!("error decoding patch: {error}"));
     if is_apply {
-        let of = api::schema::meta_v1("Status");
-        return read(bytes, Media::Yaml, of, &mut Vec::new()).map_err(|error| failed(&error));
+        let (of, mut repeated) = (api::schema::meta_v1("Status"), Vec::new());
+        let value = read(bytes, Media::Yaml, of, &mut repeated).map_err(|error| failed(&error))?;
+        if validation == FieldValidation::Strict
+            && !repeated.is_empty()
+            && let Some(found) = yaml_repeats(bytes)
+        {
+            let why = format!("error converting YAML to JSON: yaml: unmarshal errors:\n  {found}");
+            return Err(Status::bad_request(format!("error strict decoding YAML: {why}")));
+        }
+        return Ok(value);
     }
     Value::parse(bytes).map_err(|error| failed(&error))
 }

@@ -222,6 +222,7 @@ impl Machine {
             signal: 0,
             reason: Str::default(),
             message: Str::default(),
+            limits: None,
         };
         let key = {
             let mut sandboxes = lock(&self.sandboxes);
@@ -537,6 +538,8 @@ impl Agent {
                 self.shell.sleep(50 + machine.draw(700) + slow_ms).await;
                 Outcome::Started(machine.start(uid, container, image, *attempt))
             }
+            // Limits are not told here, so none is ever to be changed.
+            Command::Resize { .. } => Outcome::Done(Ok(())),
             Command::Stop { container, id, grace_ms } => {
                 if hasty {
                     let _ = self.api.call(worker::farewell(pod)).await;

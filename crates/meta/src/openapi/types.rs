@@ -19,6 +19,8 @@ const NAMED: [(Scalar, &str); 8] = [
     (Scalar::Raw, "io.k8s.apimachinery.pkg.runtime.RawExtension"),
     (Scalar::Json, "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSON"),
 ];
+/// A built-in kind whose common members are described.
+const DESCRIBED: &str = "io.k8s.api.core.v1.ConfigMap";
 const PATCH: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Patch";
 
 /// The schemas that were asked for so far.
@@ -129,21 +131,39 @@ impl<'a> Types<'a> {
             if self.form == Form::V2 {
                 loosen(&mut schema);
             }
-            for (name, of) in [("apiVersion", json!({"type": "string"})), ("kind", json!({"type": "string"}))] {
+            for (name, of) in self.typed(meta) {
                 schema.set(&["properties", name], of);
             }
-            schema.set(&["properties", "metadata"], self.holder(meta));
         }
         schema.set(&["x-kubernetes-group-version-kind"], gvk(&names.kind));
         self.done.insert(object.as_str(), schema);
         let list_meta = self.meta("ListMeta");
         let items = json!({"type": "array", "items": (self.form.reference(&object))});
-        let list_schema = json!({"type": "object", "required": ["items"], "properties": {
-            "apiVersion": {"type": "string"}, "kind": {"type": "string"},
-            "metadata": (self.holder(list_meta)), "items": items,
-        }, "x-kubernetes-group-version-kind": (gvk(&names.list_kind))});
+        let mut list_schema = json!({
+            "description": (format!("{} is a list of {}", names.list_kind, names.kind)),
+            "type": "object", "required": ["items"], "properties": {"items": items},
+            "x-kubernetes-group-version-kind": (gvk(&names.list_kind)),
+        });
+        for (name, of) in self.typed(list_meta) {
+            list_schema.set(&["properties", name], of);
+        }
         self.done.insert(list.as_str(), list_schema);
         (self.form.reference(&object), self.form.reference(&list))
+    }
+
+    /// The members that every object has, and lists, in the words of a built-in kind.
+    fn typed(&self, meta: Value) -> [(&'static str, Value); 3] {
+        let with = |name: &str, mut of: Value| {
+            if let Some(words) = (self.describe)(DESCRIBED, name) {
+                of.set(&["description"], words);
+            }
+            of
+        };
+        [
+            ("apiVersion", with("apiVersion", json!({"type": "string"}))),
+            ("kind", with("kind", json!({"type": "string"}))),
+            ("metadata", with("metadata", self.holder(meta))),
+        ]
     }
 
     /// A reference as a field has it: in v3 inside `allOf`, so that other keywords may stand beside it.

@@ -246,6 +246,12 @@ fn keep(
             if own.condemned == seen.id {
                 let grace_ms = probe_grace_ms(container);
                 commands.push(Command::Stop { container: name, id: seen.id.clone(), grace_ms });
+            } else if let Some(resize) = resize(container, seen) {
+                let next = own.resize_failed_at.plus_ms(RETRY.delay_ms(own.resize_failures));
+                match own.resize_failures > 0 && now < next {
+                    true => memory.wake_by(next),
+                    false => commands.push(resize),
+                }
             }
             return;
         }
@@ -273,6 +279,30 @@ fn keep(
         }
     }
     commands.push(Command::Start { container: name, attempt });
+}
+
+/// What brings a container the resources that its spec has now: new limits, or a new start where its policy asks for one.
+pub fn resize(container: &Value, seen: &Seen) -> Option<Command> {
+    let (has, wants) = (seen.limits.as_ref()?, crate::spec::resources(&container["resources"]));
+    let cpu =
+        wants.cpu_shares != has.cpu_shares || wants.cpu_quota_us.is_some() && wants.cpu_quota_us != has.cpu_quota_us;
+    let memory = wants.memory_limit_bytes.is_some() && wants.memory_limit_bytes != has.memory_limit_bytes;
+    if !cpu && !memory {
+        return None;
+    }
+    let restarts = container["resizePolicy"].items().iter().any(|policy| {
+        let changed = match policy["resourceName"].text() {
+            "cpu" => cpu,
+            "memory" => memory,
+            _ => false,
+        };
+        changed && policy["restartPolicy"].text() == "RestartContainer"
+    });
+    let (name, id) = (Str::from(container["name"].text()), seen.id.clone());
+    Some(match restarts {
+        true => Command::Stop { container: name, id, grace_ms: GRACE_SECONDS.unsigned_abs() * 1000 },
+        false => Command::Resize { container: name, id },
+    })
 }
 
 /// What a container has to end after a failed liveness or startup probe.

@@ -4,6 +4,7 @@
 //! It is level-triggered: [`decide`] looks at what is, so a lost answer or a restart of the agent changes nothing. What
 //! cannot be observed (probe results, pauses after failures, why an image cannot be had) is kept in [`Memory`].
 
+pub mod admit;
 pub mod decide;
 pub mod probes;
 pub mod status;
@@ -13,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use base::{Backoff, Time};
 use meta::{Str, Value};
+use runtime::Resources;
 
 pub use decide::decide;
 pub use status::status;
@@ -41,6 +43,8 @@ pub struct Seen {
     pub signal: i32,
     pub reason: Str,
     pub message: Str,
+    /// The limits in force; `None` where nobody tells.
+    pub limits: Option<Resources>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +78,11 @@ pub enum Command {
         container: Str,
         attempt: u32,
     },
+    /// The limits of one that runs become those of its spec.
+    Resize {
+        container: Str,
+        id: Str,
+    },
     /// preStop hook, stop signal, kill.
     Stop {
         container: Str,
@@ -103,7 +112,7 @@ impl Command {
     pub fn part(&self) -> Str {
         match self {
             Command::Prepare | Command::End | Command::Remove => "sandbox".into(),
-            Command::Start { container, .. } | Command::Stop { container, .. } => {
+            Command::Start { container, .. } | Command::Stop { container, .. } | Command::Resize { container, .. } => {
                 format!("container/{container}").into()
             }
             Command::Probe { container, kind, .. } => format!("probe/{container}/{kind:?}").into(),
@@ -134,6 +143,9 @@ pub struct ContainerMemory {
     pub failures: u32,
     pub failure: Option<StartFailure>,
     pub failed_at: Time,
+    /// Resizes that failed in a row, and when the last one did.
+    pub resize_failures: u32,
+    pub resize_failed_at: Time,
     /// Restarts in a row that count for the pause.
     pub restarts: u32,
     /// The container whose end was counted last.

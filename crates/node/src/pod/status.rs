@@ -167,10 +167,44 @@ fn container_status(
     // One that has to end is ready when it has, not while it runs.
     status.set(&["ready"], if passes { done } else { ready });
     status.set(&["started"], started);
+    tell_resources(&mut status, container, old, running);
+    if let Some(mounts) = told_mounts(container) {
+        status.set(&["volumeMounts"], mounts);
+    }
     let (state, last) = states(container, pod, old, seen, observed.previous.get(name), own, old_phase);
     status.set(&["state"], state);
     status.set(&["lastState"], last);
     status
+}
+
+/// `resources` are those in force: the spec's, but for one that runs with others yet.
+fn tell_resources(status: &mut Value, container: &Value, old: &Value, running: Option<&Seen>) {
+    let spec = &container["resources"];
+    let waits = running.is_some_and(|seen| super::decide::resize(container, seen).is_some());
+    let told = if waits { &old["resources"] } else { spec };
+    status.set(&["resources"], if told.is_null() { Value::map() } else { told.clone() });
+    if running.is_some() && !spec["requests"].entries().is_empty() {
+        status.set(&["allocatedResources"], spec["requests"].clone());
+    }
+}
+
+/// The mounts as the kubelet tells them (`ContainerStatus.volumeMounts`); nothing without any.
+fn told_mounts(container: &Value) -> Option<Value> {
+    let mounts = container["volumeMounts"].items().iter().map(|mount| {
+        let mut told = json!({"name": (mount["name"].clone()), "mountPath": (mount["mountPath"].clone())});
+        if mount["readOnly"].is_true() {
+            told.set(&["readOnly"], true);
+            let recursive = match mount["recursiveReadOnly"].text() {
+                "" => "Disabled",
+                "IfPossible" => "Enabled",
+                policy => policy,
+            };
+            told.set(&["recursiveReadOnly"], recursive);
+        }
+        told
+    });
+    let mounts: Vec<Value> = mounts.collect();
+    (!mounts.is_empty()).then(|| mounts.into())
 }
 
 /// The container, if it was ever started: one that is made is about to be, and nothing is told of it yet.

@@ -20,6 +20,7 @@ fn seen(id: &str, attempt: u32, state: SeenState, exit_code: i32) -> Seen {
         signal: 0,
         reason: "Error".into(),
         message: "".into(),
+        limits: None,
     }
 }
 
@@ -46,6 +47,7 @@ impl Script {
             .iter()
             .map(|command| match command {
                 Command::Start { container, attempt } => format!("start {container} {attempt}"),
+                Command::Resize { container, .. } => format!("resize {container}"),
                 Command::Stop { container, grace_ms, .. } => format!("stop {container} {grace_ms}"),
                 Command::Probe { container, kind, .. } => format!("probe {container} {kind:?}"),
                 other => format!("{other:?}").to_lowercase(),
@@ -199,6 +201,31 @@ fn what_was_told_of_a_container_that_is_gone_stays() {
     script.pod.set(&["status", "phase"], "Running");
     let lost = script.status()["containerStatuses"].items()[0]["state"]["terminated"].clone();
     assert_eq!((lost["reason"].text(), lost["exitCode"].as_int()), ("ContainerStatusUnknown", Some(137)));
+}
+
+#[test]
+fn limits_follow_the_spec_and_are_told_when_they_are_in_force() {
+    let container = |cpu: &str, policy: &str| {
+        json!({"restartPolicy": "Always", "containers": [{
+            "name": "a", "resources": {"requests": {"cpu": cpu}, "limits": {"cpu": cpu}},
+            "resizePolicy": [{"resourceName": "cpu", "restartPolicy": policy}],
+        }]})
+    };
+    let mut script = Script::new(container("200m", "NotRequired"));
+    let limits = crate::spec::resources(&script.pod["spec"]["containers"][0]["resources"]);
+    let running = Seen { limits: Some(limits), ..seen("1", 0, SeenState::Running, 0) };
+    script.set("a", running.clone());
+    assert_eq!(script.decide(), Vec::<String>::new());
+    script.pod.set(&["status"], script.status());
+    script.pod.set(&["spec"], container("300m", "NotRequired"));
+    let told =
+        |script: &Script| script.status()["containerStatuses"][0]["resources"]["limits"]["cpu"].text().to_owned();
+    assert_eq!((script.decide(), told(&script)), (vec!["resize a".to_owned()], "200m".to_owned()));
+    let limits = crate::spec::resources(&script.pod["spec"]["containers"][0]["resources"]);
+    script.set("a", Seen { limits: Some(limits), ..running.clone() });
+    assert_eq!((script.decide(), told(&script)), (Vec::new(), "300m".to_owned()));
+    script.pod.set(&["spec"], container("400m", "RestartContainer"));
+    assert_eq!(script.decide(), ["stop a 30000"]);
 }
 
 /// As a node's controller does, in the very second in which the pod was told to be ready.

@@ -67,6 +67,11 @@ impl Worker {
         }
     }
 
+    /// The node does not take the pod: it fails without having begun.
+    pub fn refuse(&mut self, reason: meta::Str, message: String) {
+        self.memory.doom.get_or_insert((reason, message));
+    }
+
     pub fn pod(&self) -> &Value {
         &self.pod
     }
@@ -163,6 +168,16 @@ impl Worker {
                     let probe = kind.key().trim_end_matches("Probe");
                     let what = format!("Container {container} failed {probe} probe, will be restarted");
                     note(container, "Normal", "Killing", what);
+                }
+            }
+            (Command::Resize { container, .. }, Outcome::Done(result)) => {
+                let own = memory.container(container);
+                match result {
+                    Ok(()) => own.resize_failures = 0,
+                    Err(why) => {
+                        (own.resize_failures, own.resize_failed_at) = (own.resize_failures.saturating_add(1), now);
+                        note(container, "Warning", "ResizeError", why);
+                    }
                 }
             }
             (Command::Remove, Outcome::Done(Ok(()))) => memory.removed = true,

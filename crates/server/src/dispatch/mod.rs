@@ -373,7 +373,7 @@ async fn write(
     let outcome = match patch_kind {
         Some(patch_kind) => {
             let bytes = incomer.body().await?;
-            let value = codec::read_patch(&bytes, is_apply)?;
+            let value = codec::read_patch(&bytes, is_apply, options.validation)?;
             patch(server, &call, Patch { kind: patch_kind, patch: value }).await?
         }
         None => {

@@ -31,11 +31,41 @@ pub async fn evict(server: &Arc<Server>, call: &Call<'_>, eviction: Value) -> Re
     if !passes_freely(&pod) {
         take_from_budget(server, call, &pod, options.dry_run).await?;
     }
+    if !options.dry_run {
+        tell(server, call, name).await?;
+    }
     match delete_one(server, call, name, &options).await? {
         Deleted::Gone(_) | Deleted::Waits(_) => {}
     }
     let value = json!({"apiVersion": "v1", "kind": "Status", "metadata": {}, "status": "Success", "code": 201});
     Ok(Outcome { code: 201, value, stored: None, warnings: Vec::new() })
+}
+
+/// Says on the pod why it goes, so that its controller does not take it for a failure of its own
+/// (`addConditionAndDeletePod` of upstream's eviction).
+async fn tell(server: &Arc<Server>, call: &Call<'_>, name: &str) -> Result<(), Status> {
+    const TARGET: &str = "DisruptionTarget";
+    for _ in 0..TRIES {
+        let Some(pod) = server.one(call.kind.resource, call.namespace(), name) else { return Ok(()) };
+        let mut value = pod.value();
+        let mut conditions = value.at(&["status", "conditions"]).items().to_vec();
+        if conditions.iter().any(|one| one["type"].text() == TARGET && one["status"].text() == "True") {
+            return Ok(());
+        }
+        conditions.retain(|one| one["type"].text() != TARGET);
+        conditions.push(json!({
+            "type": TARGET, "status": "True", "reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting",
+            "lastProbeTime": null, "lastTransitionTime": (call.now.rfc3339()),
+        }));
+        value.set(&["status", "conditions"], conditions);
+        let write = Write::Put { resource: call.kind.resource, object: value, expect: pod.revision(), lease: None };
+        match server.storage.commit(vec![write]).await {
+            Ok(_) => return Ok(()),
+            Err(WriteError::Stale { .. }) => {}
+            Err(WriteError::Failed(status)) => return Err(status),
+        }
+    }
+    Err(Status::new(Reason::TooManyRequests, "the pod changes too fast, please try again").retry_after(1))
 }
 
 /// Pods that serve nothing (finished, never started, going already) are outside of any budget.

@@ -82,7 +82,7 @@ async fn part(
         let options = WriteOptions::of(&incomer.query, "PatchOptions", incomer.user_agent(), is_apply)?;
         let call = Call { auth, kind, options: &options, now };
         let bytes = incomer.body().await?;
-        let value = codec::read_patch(&bytes, is_apply)?;
+        let value = codec::read_patch(&bytes, is_apply, options.validation)?;
         change(server, &call, &Patch { kind: patch_kind, patch: value }).await?
     } else {
         let options = WriteOptions::of(&incomer.query, "UpdateOptions", incomer.user_agent(), false)?;

@@ -149,7 +149,7 @@ pub async fn handle(
         let is_apply = patch_kind == client::PatchType::Apply;
         let options = WriteOptions::of(&incomer.query, "PatchOptions", incomer.user_agent(), is_apply)?;
         let bytes = incomer.body().await?;
-        let patch = codec::read_patch(&bytes, is_apply)?;
+        let patch = codec::read_patch(&bytes, is_apply, options.validation)?;
         // Applying a scale is merging it: it has no lists.
         let patch_kind = if is_apply { client::PatchType::Merge } else { patch_kind };
         (Body::Patch(patch_kind, patch), options)

@@ -1,0 +1,99 @@
+//! Whether a node takes a pod that was put on it: whoever names a node in the pod's spec, or binds it without looking, asks
+//! no scheduler. Room and host ports are judged, as by the kubelet (`lifecycle/predicate.go`).
+
+use std::collections::BTreeMap;
+
+use meta::{Quantity, Str, Value};
+
+/// What a pod takes of its node for as long as it is there.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Takes {
+    requests: BTreeMap<Str, Quantity>,
+    ports: Vec<HostPort>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct HostPort {
+    ip: Str,
+    protocol: Str,
+    port: i64,
+}
+
+impl HostPort {
+    fn clashes(&self, other: &HostPort) -> bool {
+        let everywhere = |ip: &str| matches!(ip, "" | "0.0.0.0" | "::");
+        self.port == other.port
+            && self.protocol == other.protocol
+            && (self.ip == other.ip || everywhere(&self.ip) || everywhere(&other.ip))
+    }
+}
+
+impl Takes {
+    pub fn of(pod: &Value) -> Takes {
+        let spec = &pod["spec"];
+        let sidecars = spec["initContainers"].items().iter().filter(|one| super::is_sidecar(one));
+        let ports = spec["containers"].items().iter().chain(sidecars).flat_map(|one| one["ports"].items());
+        let ports = ports.filter_map(|port| {
+            let number = port["hostPort"].as_int().filter(|number| *number > 0)?;
+            Some(HostPort { ip: port["hostIP"].text().into(), protocol: port["protocol"].text().into(), port: number })
+        });
+        Takes { requests: api::usage::pod_total(spec, "requests"), ports: ports.collect() }
+    }
+
+    /// Why a node that has `allocatable` and these pods does not take one more, as reason and message of its status.
+    pub fn refusal(&self, allocatable: &Value, others: &[&Takes]) -> Option<(Str, String)> {
+        let capacity = |name: &str| Quantity::of(&allocatable[name]).ok();
+        let lacks = |name: &str, asked: &Quantity, used: &Quantity, capacity: &Quantity| {
+            let in_units = |amount: &Quantity| if name == "cpu" { amount.milli() } else { amount.value() };
+            let message = format!(
+                "Pod was rejected: Node didn't have enough resource: {name}, requested: {}, used: {}, capacity: {}",
+                in_units(asked),
+                in_units(used),
+                in_units(capacity)
+            );
+            Some((Str::from(format!("OutOf{name}")), message))
+        };
+        let (one, here) = (Quantity::from_int(1), Quantity::from_int(i64::try_from(others.len()).unwrap_or(i64::MAX)));
+        if let Some(most) = capacity("pods").filter(|most| here.plus(&one) > *most) {
+            return lacks("pods", &one, &here, &most);
+        }
+        for (name, asked) in self.requests.iter().filter(|(_, asked)| !asked.is_zero()) {
+            let Some(has) = capacity(name) else { continue };
+            let used = others.iter().filter_map(|other| other.requests.get(name));
+            let used = used.fold(Quantity::default(), |sum, amount| sum.plus(amount));
+            if used.plus(asked) > has {
+                return lacks(name, asked, &used, &has);
+            }
+        }
+        let taken = |port: &HostPort| others.iter().any(|other| other.ports.iter().any(|theirs| port.clashes(theirs)));
+        self.ports.iter().any(taken).then(|| {
+            let why = "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports";
+            ("NodePorts".into(), format!("Pod was rejected: {why}"))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use meta::json;
+
+    fn takes(cpu: &str, port: i64) -> Takes {
+        let container =
+            json!({"resources": {"requests": {"cpu": cpu}}, "ports": [{"hostPort": port, "protocol": "TCP"}]});
+        Takes::of(&json!({"spec": {"containers": [container]}}))
+    }
+
+    #[test]
+    fn a_node_takes_what_it_has_room_and_ports_for() {
+        let allocatable = json!({"cpu": "1", "memory": "1Gi", "pods": "2"});
+        let reason = |new: Takes, others: &[&Takes]| new.refusal(&allocatable, others).map(|(reason, _)| reason);
+        assert_eq!(reason(takes("1", 0), &[]), None);
+        assert_eq!(reason(takes("600m", 0), &[&takes("500m", 0)]).as_deref(), Some("OutOfcpu"));
+        assert_eq!(reason(takes("0", 80), &[&takes("0", 80)]).as_deref(), Some("NodePorts"));
+        assert_eq!(reason(takes("0", 80), &[&takes("0", 81)]), None);
+        assert_eq!(reason(takes("0", 0), &[&takes("0", 0), &takes("0", 0)]).as_deref(), Some("OutOfpods"));
+        let (_, message) = takes("2", 0).refusal(&allocatable, &[]).unwrap();
+        assert!(message.ends_with("cpu, requested: 2000, used: 0, capacity: 1000"), "{message}");
+    }
+}
