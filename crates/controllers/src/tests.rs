@@ -416,6 +416,26 @@ fn dependents_go_with_their_owner_or_are_set_free() {
 }
 
 #[test]
+fn a_circle_of_owners_goes_with_one_of_them() {
+    let mut world = world();
+    for name in ["a", "b", "c"] {
+        world.create(CONFIG_MAPS, json!({"metadata": {"name": name, "namespace": "ns"}}));
+    }
+    for (name, owner) in [("a", "c"), ("b", "a"), ("c", "b")] {
+        let uid = world.get(CONFIG_MAPS, "ns", owner).at(&["metadata", "uid"]).clone();
+        let owner = json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "name": owner, "uid": uid, "controller": true, "blockOwnerDeletion": true,
+        });
+        world.change(CONFIG_MAPS, "ns", name, |map| map.set(&["metadata", "ownerReferences"], json!([owner])));
+    }
+    world.settle();
+    world.delete(CONFIG_MAPS, "ns", "a", "Foreground");
+    world.settle();
+    let left: Vec<bool> = ["a", "b", "c"].iter().map(|name| world.get(CONFIG_MAPS, "ns", name).is_null()).collect();
+    assert_eq!(left, [true; 3]);
+}
+
+#[test]
 fn a_silent_node_loses_its_pods() {
     let mut world = world();
     world.create(

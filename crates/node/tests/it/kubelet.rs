@@ -223,6 +223,31 @@ async fn a_follower_loses_nothing_over_rotations() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn logs_are_read_over_sockets() {
+    let lab = Lab::new("echo one; echo two; sleep 1000").await;
+    let path = "/containerLogs/default/demo/main";
+    while !lab.get(Some(ADMIN), path).await.contains("two") {}
+    for protocol in ["", "binary.k8s.io", "base64.binary.k8s.io"] {
+        let mut request = format!("wss://localhost{path}").into_client_request().unwrap();
+        if !protocol.is_empty() {
+            request.headers_mut().insert("sec-websocket-protocol", protocol.parse().unwrap());
+        }
+        let (mut socket, _) =
+            tokio_tungstenite::client_async(request, lab.dial(Some(ADMIN)).await).await.expect("logs go over sockets");
+        let mut read = Vec::new();
+        while let Some(Ok(message)) = socket.next().await {
+            match message {
+                Message::Binary(bytes) => read.extend_from_slice(&bytes),
+                Message::Text(text) => read.extend(STANDARD.decode(text.as_bytes()).unwrap()),
+                _ => break,
+            }
+        }
+        assert_eq!(String::from_utf8_lossy(&read), "one\ntwo\n", "{protocol}");
+    }
+    lab.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn older_websocket_protocols_are_spoken() {
     let lab = Lab::new("mkdir -p /www; echo page > /www/index.html; httpd -f -p 127.0.0.1:8080 -h /www").await;
     let path = "/exec/default/demo/main?command=sh&command=-c&command=read+x;echo+$x;echo+bad+%3E%262;exit+5\
