@@ -223,6 +223,11 @@ impl Quantity {
         }
     }
 
+    /// The quantity in a JSON value where there is one: nothing for null, which [`Quantity::of`] takes for zero.
+    pub fn given(value: &Value) -> Option<Quantity> {
+        if value.is_null() { None } else { Quantity::of(value).ok() }
+    }
+
     pub fn format(&self) -> Format {
         self.format
     }

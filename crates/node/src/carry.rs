@@ -62,7 +62,7 @@ pub async fn out(agent: &Agent, pod: &Value, command: &Command) -> Outcome {
 
 async fn resize(agent: &Agent, pod: &Value, container: &str, id: &str) -> Result<(), String> {
     let container = find(pod, container).ok_or("the container is not in the pod any more")?;
-    let updated = agent.runtime.update(id, spec::resources(&container["resources"])).await;
+    let updated = agent.runtime.update(id, spec::resized(&container["resources"])).await;
     updated.map_err(|error| error.to_string())
 }
 
@@ -389,7 +389,8 @@ async fn start(agent: &Agent, pod: &Value, name: &str, attempt: u32) -> Result<(
     made.map_err(|error| failure("CreateContainerError", error.to_string()))?;
     // Whoever runs in the container writes it.
     let _ = std::fs::set_permissions(&message_file, std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let spec = spec::container(pod, container, &sandbox, attempt, &image.id, env, &dirs).map_err(&config)?;
+    let mut spec = spec::container(pod, container, &sandbox, attempt, &image.id, env, &dirs).map_err(&config)?;
+    spec.security.oom_score_adj = Some(spec::oom_score(pod, container, agent.options.memory_bytes));
     let id = agent.runtime.create(spec).await.map_err(|error| {
         agent.event(pod, name, "Warning", "Failed", format!("Error: {error}"));
         failure("CreateContainerError", error.to_string())

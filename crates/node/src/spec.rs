@@ -43,7 +43,7 @@ impl PodDirs {
 }
 
 fn quantity(resources: &Value, kind: &str, name: &str) -> Option<Quantity> {
-    Quantity::of(&resources[kind][name]).ok()
+    Quantity::given(&resources[kind][name])
 }
 
 /// Limits of one container (or of a whole pod) as the kernel takes them.
@@ -62,12 +62,42 @@ pub fn resources(resources: &Value) -> Resources {
     }
 }
 
+/// The same for a container that runs: what is not limited is set free, whatever held before.
+pub fn resized(of: &Value) -> Resources {
+    let mut wanted = resources(of);
+    wanted.cpu_quota_us.get_or_insert(-1);
+    wanted
+}
+
 /// `guaranteed`, `burstable` or `besteffort`.
 pub fn qos(pod: &Value) -> &'static str {
     match pod.at(&["status", "qosClass"]).text() {
         "Guaranteed" => "guaranteed",
         "BestEffort" => "besteffort",
         _ => "burstable",
+    }
+}
+
+/// Whom the kernel ends first when a node whose memory is `capacity_bytes` has none left: the higher, the sooner
+/// (kubelet, `qos/policy.go`).
+pub fn oom_score(pod: &Value, container: &Value, capacity_bytes: i64) -> i32 {
+    const GUARANTEED: i32 = -997;
+    const BEST_EFFORT: i32 = 1000;
+    /// `system-node-critical`.
+    const CRITICAL: i64 = 2_000_001_000;
+    if pod.at(&["spec", "priority"]).as_int() >= Some(CRITICAL) {
+        return GUARANTEED;
+    }
+    match qos(pod) {
+        "guaranteed" => GUARANTEED,
+        "besteffort" => BEST_EFFORT,
+        _ => {
+            let asked = quantity(&container["resources"], "requests", "memory").map_or(0, |asked| asked.value());
+            let part = i128::from(asked) * 1000 / i128::from(capacity_bytes.max(1));
+            let score = BEST_EFFORT - i32::try_from(part).unwrap_or(BEST_EFFORT);
+            // Between the other two classes, whatever it asks for.
+            score.clamp(BEST_EFFORT + GUARANTEED, BEST_EFFORT - 1)
+        }
     }
 }
 
@@ -249,5 +279,30 @@ pub fn check_user(pod: &Value, container: &Value, image: &runtime::ImageConfig) 
                 image.user
             )),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use meta::json;
+
+    #[test]
+    fn who_asks_for_more_memory_is_ended_later() {
+        let score = |class: &str, memory: &str| {
+            let pod = json!({"status": {"qosClass": class}});
+            oom_score(&pod, &json!({"resources": {"requests": {"memory": memory}}}), 1000)
+        };
+        assert_eq!((score("Guaranteed", "1"), score("BestEffort", "0")), (-997, 1000));
+        assert_eq!([score("Burstable", "0"), score("Burstable", "400"), score("Burstable", "999")], [999, 600, 3]);
+    }
+
+    #[test]
+    fn what_is_not_limited_has_no_limit() {
+        let free = resources(&json!({"requests": {"cpu": "500m"}}));
+        assert_eq!((free.cpu_shares, free.cpu_quota_us, free.memory_limit_bytes), (Some(512), None, None));
+        let bound = resources(&json!({"limits": {"cpu": "500m", "memory": "1Mi"}}));
+        assert_eq!((bound.cpu_shares, bound.cpu_quota_us), (Some(512), Some(50_000)));
+        assert_eq!(bound.memory_limit_bytes, Some(1 << 20));
     }
 }

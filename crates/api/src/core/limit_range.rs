@@ -91,7 +91,7 @@ fn check_limit(limit: &At<'_>, of_type: &str, errors: &mut Errors) {
         // What is not said bounds nothing.
         let amount = |part: &str| {
             let found = &limit.value[part][name.as_str()];
-            if found.is_null() { None } else { Quantity::of(found).ok() }
+            Quantity::given(found)
         };
         for (blamed, small, large) in pairs {
             if let (Some(small_amount), Some(large_amount)) = (amount(small), amount(large))

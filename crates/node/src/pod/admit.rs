@@ -42,7 +42,7 @@ impl Takes {
 
     /// Why a node that has `allocatable` and these pods does not take one more, as reason and message of its status.
     pub fn refusal(&self, allocatable: &Value, others: &[&Takes]) -> Option<(Str, String)> {
-        let capacity = |name: &str| Quantity::of(&allocatable[name]).ok();
+        let capacity = |name: &str| Quantity::given(&allocatable[name]);
         let lacks = |name: &str, asked: &Quantity, used: &Quantity, capacity: &Quantity| {
             let in_units = |amount: &Quantity| if name == "cpu" { amount.milli() } else { amount.value() };
             let message = format!(

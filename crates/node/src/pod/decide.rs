@@ -283,9 +283,8 @@ fn keep(
 
 /// What brings a container the resources that its spec has now: new limits, or a new start where its policy asks for one.
 pub fn resize(container: &Value, seen: &Seen) -> Option<Command> {
-    let (has, wants) = (seen.limits.as_ref()?, crate::spec::resources(&container["resources"]));
-    let cpu =
-        wants.cpu_shares != has.cpu_shares || wants.cpu_quota_us.is_some() && wants.cpu_quota_us != has.cpu_quota_us;
+    let (has, wants) = (seen.limits.as_ref()?, crate::spec::resized(&container["resources"]));
+    let cpu = wants.cpu_shares != has.cpu_shares || wants.cpu_quota_us != Some(has.cpu_quota_us.unwrap_or(-1));
     let memory = wants.memory_limit_bytes.is_some() && wants.memory_limit_bytes != has.memory_limit_bytes;
     if !cpu && !memory {
         return None;

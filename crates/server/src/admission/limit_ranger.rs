@@ -132,7 +132,7 @@ fn sum(pod: &Value) -> Value {
 }
 
 fn check(limit: &Value, of: &str, resources: &Value, wrong: &mut Vec<String>) {
-    let quantity = |value: &Value| Quantity::of(value).ok();
+    let quantity = Quantity::given;
     let amount = |kind: &str, name: &str| quantity(&resources[kind][name]);
     for (name, bound) in limit["min"].entries().iter() {
         let Some(bound) = quantity(bound) else { continue };
