@@ -49,7 +49,7 @@ fn quantity(resources: &Value, kind: &str, name: &str) -> Option<Quantity> {
 /// Limits of one container (or of a whole pod) as the kernel takes them.
 pub fn resources(resources: &Value) -> Resources {
     let cpu = quantity(resources, "requests", "cpu").or_else(|| quantity(resources, "limits", "cpu"));
-    let shares = cpu.map_or(2, |cpu| (cpu.milli().max(0) as u64 * 1024 / 1000).max(2));
+    let shares = shares(cpu.map_or(0, |cpu| cpu.milli()));
     let quota = quantity(resources, "limits", "cpu").map(|cpu| (cpu.milli() * 100).max(1000));
     Resources {
         cpu_shares: Some(shares),
@@ -60,6 +60,19 @@ pub fn resources(resources: &Value) -> Resources {
             .filter(|bytes| *bytes > 0),
         ..Resources::default()
     }
+}
+
+/// Limits of a pod as a whole: its share is what its containers ask for together, and bounds are those that the pod
+/// itself names, as each container has its own.
+fn of_pod(spec: &Value) -> Resources {
+    let asked = api::usage::pod_total(spec, "requests").get("cpu").map_or(0, Quantity::milli);
+    let whole = resources(&spec["resources"]);
+    Resources { cpu_shares: Some(shares(asked)), ..whole }
+}
+
+/// Of a processor's 1024 shares; nobody has fewer than two.
+fn shares(cpu_milli: i64) -> u64 {
+    (cpu_milli.max(0).unsigned_abs() * 1024 / 1000).max(2)
 }
 
 /// The same for a container that runs: what is not limited is set free, whatever held before.
@@ -117,6 +130,7 @@ pub fn sandbox(pod: &Value, netns: Option<PathBuf>, attempt: u32, cgroup: &str) 
     for sysctl in spec.at(&["securityContext", "sysctls"]).items() {
         sandbox.sysctls.insert(sysctl["name"].text().to_owned(), sysctl["value"].text().to_owned());
     }
+    sandbox.resources = of_pod(spec);
     let class = qos(pod);
     sandbox.cgroup_parent =
         if class == "guaranteed" { format!("{cgroup}/pod{uid}") } else { format!("{cgroup}/{class}/pod{uid}") };
@@ -295,6 +309,16 @@ mod tests {
         };
         assert_eq!((score("Guaranteed", "1"), score("BestEffort", "0")), (-997, 1000));
         assert_eq!([score("Burstable", "0"), score("Burstable", "400"), score("Burstable", "999")], [999, 600, 3]);
+    }
+
+    #[test]
+    fn a_pod_has_the_shares_of_its_containers_and_its_own_bounds() {
+        let container = json!({"resources": {"requests": {"cpu": "500m"}, "limits": {"cpu": "1"}}});
+        let plain = of_pod(&json!({"containers": [(container.clone()), (container.clone())]}));
+        assert_eq!((plain.cpu_shares, plain.cpu_quota_us), (Some(1024), None));
+        let bound = of_pod(&json!({"containers": [container], "resources": {"limits": {"cpu": "2", "memory": "1Mi"}}}));
+        assert_eq!((bound.cpu_shares, bound.cpu_quota_us), (Some(512), Some(200_000)));
+        assert_eq!(bound.memory_limit_bytes, Some(1 << 20));
     }
 
     #[test]
