@@ -59,6 +59,10 @@ impl Time {
 
     /// Reads any RFC 3339 instant; `None` when it is none.
     pub fn parse(text: &str) -> Option<Time> {
+        // What is absent is read as an empty text.
+        if text.is_empty() {
+            return None;
+        }
         Time::parse_plain(text.as_bytes())
             .or_else(|| text.parse::<jiff::Timestamp>().ok().map(|t| Time(t.as_microsecond())))
     }

@@ -167,9 +167,14 @@ impl Fields {
         }
     }
 
+    /// Whether all of `set` is known to be among them.
+    fn covers(&self, set: &Set) -> bool {
+        matches!(self, Fields::Text(fields) if text::covers(fields, set))
+    }
+
     fn add(&mut self, more: Set) {
         match self {
-            Fields::Text(fields) if text::covers(fields, &more) => {}
+            _ if self.covers(&more) => {}
             Fields::Text(fields) => text::add(fields, &more),
             Fields::Set(set) => *set = std::mem::take(set).union(more),
         }
@@ -365,12 +370,17 @@ fn update(old: &Value, new: &Value, of: TypeRef<'_>, writer: &Writer<'_>, manage
     let mut changes = walk::compare(old, new, of).without(writer.reset);
     changes.removed = changes.removed.difference(&MANAGED);
     let taken = changes.modified.union(changes.added);
-    disown(managers, None, &[&taken, &changes.removed]);
+    let own = Id::of(writer, false);
+    // Who changes what is his own would lose it, and be given it back.
+    let is_own = changes.removed.is_empty()
+        && taken.intersection(&STRIPPED).is_empty()
+        && managers.get(&own).is_some_and(|owned| owned.fields.covers(&taken));
+    disown(managers, is_own.then_some(&own), &[&taken, &changes.removed]);
     let set = taken.difference(&STRIPPED);
     if set.is_empty() {
         return;
     }
-    let owned = managers.entry(Id::of(writer, false)).or_insert_with(|| Owned {
+    let owned = managers.entry(own).or_insert_with(|| Owned {
         fields: Fields::Set(Set::new()),
         api_version: writer.api_version.into(),
         time: None,
