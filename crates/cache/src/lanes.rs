@@ -22,6 +22,8 @@ use crate::{Index, Key};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Part {
     All,
+    /// What comes and goes ([`Event::is_of_life`]).
+    Lives,
     Namespace(Str),
     Named(Key),
     /// What an index files under a value: name of the index, value.
@@ -83,6 +85,8 @@ pub(crate) struct Lanes {
     all: Bells,
     /// The bells of `all` wait to be rung.
     all_rung: bool,
+    /// Their places are noted by the history, too.
+    lives: Bells,
     namespaces: HashMap<EcoString, Lane>,
     names: HashMap<EcoString, Lane>,
     indexed: Vec<(&'static str, HashMap<EcoString, Lane>)>,
@@ -93,6 +97,7 @@ impl Lanes {
     pub fn listen(&mut self, part: &Part, id: u64, bell: Bell, at: Revision) {
         let (lanes, value) = match part {
             Part::All => return self.all.hang(id, bell),
+            Part::Lives => return self.lives.hang(id, bell),
             Part::Namespace(namespace) => (&mut self.namespaces, namespace.as_str()),
             Part::Named(key) => (&mut self.names, key.0.as_str()),
             Part::Indexed(index, value) => {
@@ -111,6 +116,7 @@ impl Lanes {
     pub fn unlisten(&mut self, part: &Part, id: u64) {
         let (lanes, value) = match part {
             Part::All => return self.all.take_down(id),
+            Part::Lives => return self.lives.take_down(id),
             Part::Namespace(namespace) => (&mut self.namespaces, namespace.as_str()),
             Part::Named(key) => (&mut self.names, key.0.as_str()),
             Part::Indexed(index, value) => match self.indexed.iter_mut().find(|(name, _)| name == index) {
@@ -139,7 +145,7 @@ impl Lanes {
     pub fn ring_all(&self, rung: &mut Vec<Bells>) {
         let indexed = self.indexed.iter().flat_map(|(_, lanes)| lanes.values());
         let lanes = self.namespaces.values().chain(self.names.values()).chain(indexed);
-        rung.extend(std::iter::once(&self.all).chain(lanes.map(|lane| &lane.bells)).cloned());
+        rung.extend([&self.all, &self.lives].into_iter().chain(lanes.map(|lane| &lane.bells)).cloned());
     }
 
     /// What was noted is being rung: the next change rings anew.
@@ -152,6 +158,9 @@ impl Lanes {
         if !self.all_rung && !self.all.is_empty() {
             self.all_rung = true;
             rung.push(self.all.clone());
+        }
+        if !self.lives.is_empty() && event.is_of_life() {
+            rung.push(self.lives.clone());
         }
         let Some(object) = event.new.as_ref().or(event.old.as_ref()) else { return };
         if !self.namespaces.is_empty()
@@ -182,7 +191,7 @@ impl Lanes {
     /// back so far, or there is none.
     pub fn since(&self, part: &Part, since: Revision, max: usize, history: &History) -> Option<Vec<Event>> {
         let lane = match part {
-            Part::All => return None,
+            Part::All | Part::Lives => return None,
             Part::Namespace(namespace) => self.namespaces.get(namespace.as_str()),
             Part::Named(key) => self.names.get(&key.0),
             Part::Indexed(index, value) => {

@@ -47,8 +47,11 @@ pub struct Cache {
     indexes: Arc<[Index]>,
     histories: BTreeMap<Resource, History>,
     lanes: HashMap<Resource, Lanes>,
-    /// Listeners to all resources.
+    /// Listeners to all resources, and to what comes and goes of all.
     everything: Bells,
+    lives: Bells,
+    /// Something came or went since the bells were taken last.
+    lives_moved: bool,
     /// Bells of changes whose feeder has not rung them yet.
     rung: Vec<Bells>,
     /// Where it is fed from, unless there is one feed for all.
@@ -76,6 +79,8 @@ impl Cache {
             histories: BTreeMap::new(),
             lanes: HashMap::new(),
             everything: Bells::default(),
+            lives: Bells::default(),
+            lives_moved: false,
             rung: Vec::new(),
             sources: BTreeMap::new(),
             floor: Revision::ZERO,
@@ -125,7 +130,9 @@ impl Cache {
             let floor = self.floor;
             let history = self.histories.entry(resource).or_insert_with(|| History::starting_after(floor));
             let place = history.push(Event { revision, old, new: change.new }, self.history_events_max);
-            if let (Some(lanes), Some(event)) = (self.lanes.get_mut(&resource), history.at(place)) {
+            let Some(event) = history.at(place) else { continue };
+            self.lives_moved |= !self.lives.is_empty() && event.is_of_life();
+            if let Some(lanes) = self.lanes.get_mut(&resource) {
                 lanes.note(event, place, history.first(), &self.indexes, &mut self.rung);
             }
         }
@@ -153,10 +160,22 @@ impl Cache {
         self.everything.take_down(id);
     }
 
+    /// Has `bell` rung after every change of any resource that is of life ([`Event::is_of_life`]).
+    pub fn listen_to_lives(&mut self, id: u64, bell: Bell) {
+        self.lives.hang(id, bell);
+    }
+
+    pub fn unlisten_to_lives(&mut self, id: u64) {
+        self.lives.take_down(id);
+    }
+
     /// The bells to be rung for the changes since the last call; one bell can stand several times.
     pub fn rung(&mut self) -> Vec<Bells> {
         if !self.everything.is_empty() {
             self.rung.push(self.everything.clone());
+        }
+        if std::mem::take(&mut self.lives_moved) && !self.lives.is_empty() {
+            self.rung.push(self.lives.clone());
         }
         self.lanes.values_mut().for_each(Lanes::ring_again);
         std::mem::take(&mut self.rung)
@@ -196,6 +215,7 @@ impl Cache {
         }
         self.view.advance(revision);
         self.floor = revision;
+        self.lives_moved = true;
         self.lanes.values().for_each(|lanes| lanes.ring_all(&mut self.rung));
     }
 
@@ -236,6 +256,18 @@ impl Cache {
         Ok(all)
     }
 
+    /// All changes of all resources after `since` that are of life, resource by resource.
+    pub fn all_lives_since(&self, since: Revision) -> Result<Vec<(Resource, Event)>, Compacted> {
+        if since < self.floor {
+            return Err(Compacted { at: self.floor });
+        }
+        let mut all = Vec::new();
+        for (resource, history) in &self.histories {
+            all.extend(history.lives_since(since)?.map(|event| (*resource, event.clone())));
+        }
+        Ok(all)
+    }
+
     /// Like [`Cache::since`] for a reader who wants a part only and listens to it: changes of other parts are mostly left
     /// out, but may be among them.
     pub fn since_in(
@@ -245,6 +277,9 @@ impl Cache {
         since: Revision,
         max: usize,
     ) -> Result<Vec<Event>, Compacted> {
+        if let (Part::Lives, Some(history)) = (part, self.histories.get(&resource)) {
+            return Ok(history.lives_since(since)?.cloned().collect());
+        }
         let lanes = self.lanes.get(&resource).zip(self.histories.get(&resource));
         match lanes.and_then(|(lanes, history)| lanes.since(part, since, max, history)) {
             Some(events) => Ok(events),
@@ -329,6 +364,46 @@ mod tests {
         assert_eq!(cache.since(PODS, Revision(5), 9).unwrap().len(), 1);
         let all = cache.all_since(Revision(5)).unwrap();
         assert_eq!(all.iter().map(|(resource, event)| (*resource, event.revision.0)).collect::<Vec<_>>(), [(PODS, 6)]);
+    }
+
+    #[test]
+    fn what_comes_and_goes_is_told_apart_from_what_changes() {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        let mut cache = cache();
+        let rings = [(); 2].map(|()| Arc::new(AtomicUsize::new(0)));
+        let [of_pods, of_all] = rings.each_ref().map(|rings| -> Bell {
+            let rings = rings.clone();
+            Arc::new(move || {
+                rings.fetch_add(1, Ordering::Relaxed);
+            })
+        });
+        cache.listen(PODS, &Part::Lives, 0, of_pods);
+        cache.listen_to_lives(1, of_all);
+        let mut step = |object: Object, gone: bool| {
+            let revision = cache.revision().next();
+            let (new, old) = if gone { (None, Some(object)) } else { (Some(object), None) };
+            cache.apply(revision, [Change { revision, old, new }]);
+            cache.rung().iter().for_each(Bells::ring);
+            let told = |events: Vec<Event>| events.iter().map(|event| event.revision.0).collect::<Vec<_>>();
+            let all =
+                cache.all_lives_since(Revision::ZERO).map(|all| all.into_iter().map(|(_, event)| event).collect());
+            let part = cache.since_in(PODS, &Part::Lives, Revision::ZERO, 9);
+            assert_eq!(all.clone().map(told), part.map(told));
+            (rings.each_ref().map(|rings| rings.load(Ordering::Relaxed)), all.map(told))
+        };
+        assert_eq!(step(pod("a", 1, "n1"), false), ([1, 1], Ok(vec![1])));
+        assert_eq!(step(pod("a", 2, "n2"), false), ([1, 1], Ok(vec![1])));
+        let mut value = pod("a", 3, "n2").value();
+        value.set(&["metadata", "deletionTimestamp"], "2027-01-01T00:00:00Z");
+        let going = Object::new(Facts::of(PODS, &value), value.to_json());
+        assert_eq!(step(going.clone(), false), ([2, 2], Ok(vec![1, 3])));
+        assert_eq!(step(going, true), ([3, 3], Ok(vec![1, 3, 4])));
+        // The history holds four events.
+        assert_eq!(step(pod("b", 5, "n1"), false), ([4, 4], Err(Compacted { at: Revision(1) })));
+        assert_eq!(cache.all_lives_since(Revision(3)).unwrap().len(), 2);
+        cache.load(Revision(9), [pod("c", 9, "n1")]);
+        cache.rung().iter().for_each(Bells::ring);
+        assert_eq!(rings.each_ref().map(|rings| rings.load(Ordering::Relaxed)), [5, 5]);
     }
 
     #[test]

@@ -22,6 +22,17 @@ pub enum Interest {
     /// Every change of any resource.
     Everything,
     Parts(Vec<(Resource, Part)>),
+    /// What comes and goes of any resource, and these parts.
+    LivesAnd(Vec<(Resource, Part)>),
+}
+
+impl Interest {
+    fn parts(&self) -> &[(Resource, Part)] {
+        match self {
+            Interest::Everything => &[],
+            Interest::Parts(parts) | Interest::LivesAnd(parts) => parts,
+        }
+    }
 }
 
 /// Wakes its owner when something that interests it has changed.
@@ -44,10 +55,10 @@ impl Drop for Listener {
         let mut cache = self.mirror.write();
         match &self.interest {
             Interest::Everything => cache.unlisten_to_everything(self.id),
-            Interest::Parts(parts) => {
-                parts.iter().for_each(|(resource, part)| cache.unlisten(*resource, part, self.id))
-            }
+            Interest::LivesAnd(_) => cache.unlisten_to_lives(self.id),
+            Interest::Parts(_) => {}
         }
+        self.interest.parts().iter().for_each(|(resource, part)| cache.unlisten(*resource, part, self.id));
     }
 }
 
@@ -69,11 +80,11 @@ impl Mirror {
         // One permit is kept for a listener that is busy.
         let bell: cache::Bell = Arc::new(move || own.notify_one());
         let mut cache = self.write();
+        interest.parts().iter().for_each(|(resource, part)| cache.listen(*resource, part, id, bell.clone()));
         match &interest {
             Interest::Everything => cache.listen_to_everything(id, bell),
-            Interest::Parts(parts) => {
-                parts.iter().for_each(|(resource, part)| cache.listen(*resource, part, id, bell.clone()));
-            }
+            Interest::LivesAnd(_) => cache.listen_to_lives(id, bell),
+            Interest::Parts(_) => {}
         }
         drop(cache);
         Listener { mirror: self.clone(), id, interest, notify }

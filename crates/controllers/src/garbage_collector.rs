@@ -74,6 +74,10 @@ impl Reconciler for GarbageCollector {
     }
 
     fn watches(&self) -> &[Resource] {
+        &[]
+    }
+
+    fn lives(&self) -> &[Resource] {
         &[EVERYTHING]
     }
 

@@ -18,6 +18,10 @@ impl Reconciler for Namespaces {
     }
 
     fn watches(&self) -> &[Resource] {
+        &[NAMESPACES]
+    }
+
+    fn lives(&self) -> &[Resource] {
         &[EVERYTHING]
     }
 

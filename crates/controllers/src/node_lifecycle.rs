@@ -49,7 +49,12 @@ impl Reconciler for NodeLifecycle {
     }
 
     fn watches(&self) -> &[Resource] {
-        &[NODES, LEASES, PODS]
+        &[NODES, PODS]
+    }
+
+    // Renewals are looked for, not listened to.
+    fn lives(&self) -> &[Resource] {
+        &[LEASES]
     }
 
     fn keys(&self, resource: Resource, event: &Event, view: &View, out: &mut Vec<Str>) {

@@ -16,6 +16,10 @@ impl Reconciler for ResourceQuotas {
     }
 
     fn watches(&self) -> &[Resource] {
+        &[QUOTAS, PODS]
+    }
+
+    fn lives(&self) -> &[Resource] {
         &[EVERYTHING]
     }
 

@@ -4,7 +4,7 @@
 //! preconditions, finalizers, propagation.
 
 use base::{Revision, Time};
-use cache::{Cache, Change, Index, View};
+use cache::{Cache, Change, Index, Part, View};
 use meta::{Facts, Object, Resource, Value};
 use reconcile::{Done, Driver, Effect, EventRecord, Lists};
 
@@ -239,10 +239,13 @@ impl World {
     fn step(&mut self, at: usize) -> bool {
         let view = self.view();
         let (driver, seen) = &mut self.drivers[at];
-        let watched = driver.reconciler().watches().to_vec();
-        let watched = if watched.contains(&reconcile::EVERYTHING) { view.resources().collect() } else { watched };
-        for resource in watched {
-            for event in self.cache.since(resource, *seen, usize::MAX).expect("history is kept in tests") {
+        let (watches, lives) = (driver.reconciler().watches().to_vec(), driver.reconciler().lives().to_vec());
+        let lives = if lives.contains(&reconcile::EVERYTHING) { view.resources().collect() } else { lives };
+        let all = watches.iter().map(|resource| (*resource, Part::All));
+        let lives = lives.into_iter().filter(|resource| !watches.contains(resource));
+        for (resource, part) in all.chain(lives.map(|resource| (resource, Part::Lives))) {
+            let events = self.cache.since_in(resource, &part, *seen, usize::MAX).expect("history is kept in tests");
+            for event in events {
                 driver.observe(resource, &event, &view);
             }
         }

@@ -3,21 +3,18 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use base::Revision;
+use base::{Revision, Time};
 use client::{Action, Api, Mirror, PatchType, Propagation, Request};
-use meta::{Reason, Resource, Status, Str, Value, json};
+use meta::{Reason, Status, Str, Value, json};
 use reconcile::{Done, Driver, Effect, EventRecord, Lists, Reconciler};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
-use crate::cursor::{Cursor, interest};
+use crate::cursor::{Cursor, interest_in};
 use crate::events::Recorder;
 use crate::{Shell, fate};
 
 /// Calls under way at once for one controller.
 const CALLS_MAX: usize = 64;
-
-/// Pause of a driver that waits for nothing but changes.
-const IDLE_MS: u64 = 3_600_000;
 
 /// What the effects of one reconciler are carried out with.
 struct Hands {
@@ -45,12 +42,12 @@ pub async fn run(
     recorder: Recorder,
     mut silence: Silence,
 ) {
-    let resources: Vec<Resource> = reconciler.watches().to_vec();
+    let (resources, lives) = (reconciler.watches().to_vec(), reconciler.lives().to_vec());
     let calls = Semaphore::new(CALLS_MAX);
     let hands = Hands { manager: reconciler.name().into(), api, shell: shell.clone(), recorder, calls };
     let hands = Arc::new(hands);
-    let changed = mirror.listen(interest(&resources));
-    let mut cursor = Cursor::new(&resources, mirror.revision());
+    let changed = mirror.listen(interest_in(&resources, &lives));
+    let mut cursor = Cursor::new(&resources, &lives, mirror.revision());
     let mut driver = Driver::new(reconciler);
     driver.start(&mirror.view());
     driver.hear(&silence.borrow_and_update(), &mirror.view());
@@ -72,7 +69,6 @@ pub async fn run(
                 let _ = done.send((job.key, result, refused));
             }));
         }
-        let wake_ms = driver.wake_at().map_or(IDLE_MS, |at| at.ms_since(shell.now()).max(1));
         tokio::select! {
             biased;
             () = changed.changed() => {}
@@ -82,7 +78,7 @@ pub async fn run(
             }
             Some(finished) = results.recv() => finish(&mut driver, finished, &*shell),
             () = reached(&mirror, driver.waits_for()) => {}
-            () = shell.sleep(wake_ms) => {}
+            () = come(&*shell, driver.wake_at()) => {}
         }
     }
 }
@@ -91,6 +87,14 @@ pub async fn run(
 async fn heard(silence: &mut Silence) {
     if silence.changed().await.is_err() {
         std::future::pending::<()>().await;
+    }
+}
+
+/// Until that time; never where there is nothing to wait for.
+async fn come(shell: &dyn Shell, at: Option<Time>) {
+    match at {
+        Some(at) => shell.sleep(at.ms_since(shell.now()).max(1)).await,
+        None => std::future::pending().await,
     }
 }
 

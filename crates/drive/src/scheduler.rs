@@ -32,7 +32,7 @@ struct Hands {
 pub async fn run(mirror: Arc<Mirror>, api: Arc<dyn Api>, shell: Arc<dyn Shell>, recorder: Recorder) {
     let hands = Arc::new(Hands { mirror: mirror.clone(), api, shell: shell.clone(), recorder });
     let changed = mirror.listen(interest(WATCHES));
-    let mut cursor = Cursor::new(WATCHES, mirror.revision());
+    let mut cursor = Cursor::new(WATCHES, &[], mirror.revision());
     let mut scheduler = Scheduler::new();
     scheduler.start(&mirror.view(), shell.now());
     let (lost, mut losses) = mpsc::unbounded_channel::<Placement>();

@@ -113,8 +113,11 @@ impl Driver {
 
     /// Queues everything that exists: on start, and when a watch was lost.
     pub fn start(&mut self, view: &View) {
-        let watched = self.reconciler.watches().to_vec();
-        let watched = if watched.contains(&EVERYTHING) { view.resources().collect() } else { watched };
+        let (watches, lives) = (self.reconciler.watches(), self.reconciler.lives());
+        let watched: Vec<Resource> = match lives.contains(&EVERYTHING) {
+            true => view.resources().collect(),
+            false => watches.iter().chain(lives).copied().collect(),
+        };
         for resource in watched {
             for object in view.list(resource, "") {
                 let event = Event { revision: view.at(), old: None, new: Some(object.clone()) };

@@ -29,6 +29,11 @@ pub trait Reconciler: Send {
     /// The resources whose events it wants to see.
     fn watches(&self) -> &[Resource];
 
+    /// Further resources of which it wants to see only what comes and goes ([`Event::is_of_life`]), not every change.
+    fn lives(&self) -> &[Resource] {
+        &[]
+    }
+
     /// The keys that the change of an object of `resource` touches. On start it is called once for every existing
     /// object, as if just created. Keys are its own affair (`namespace/name` mostly).
     fn keys(&self, resource: Resource, event: &Event, view: &View, out: &mut Vec<Str>);
@@ -68,7 +73,7 @@ struct Mark {
     looked: Time,
 }
 
-/// As a watched resource: all resources that have objects.
+/// Among [`Reconciler::lives`]: all resources that have objects.
 pub const EVERYTHING: Resource = Resource("*");
 
 /// What is left to do for a key.

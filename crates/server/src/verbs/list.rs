@@ -102,7 +102,7 @@ pub fn matching<'a>(
     let inside =
         |object: &&Object| (namespace.is_empty() || object.namespace() == namespace) && filter.matches(kind, object);
     match part {
-        Part::All => view.list(kind.resource, "").filter(inside).cloned().collect(),
+        Part::All | Part::Lives => view.list(kind.resource, "").filter(inside).cloned().collect(),
         Part::Namespace(namespace) => view.list(kind.resource, namespace).filter(inside).cloned().collect(),
         Part::Named(key) => {
             let (namespace, name) = key.0.split_once('/').unwrap_or(("", &key.0));
