@@ -134,6 +134,8 @@ impl Reconciler for DaemonSets {
             }
         }
         let status = look.status(&places);
+        // Nothing of the status is looked at.
+        cx.last = cx.effects.is_empty();
         write_status(cx, object, &value, status);
         outcome(again)
     }

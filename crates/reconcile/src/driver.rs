@@ -49,8 +49,12 @@ struct KeyState {
     wake_at: Option<Time>,
     failures: u32,
     running: bool,
-    /// Something changed while it ran.
-    dirty: bool,
+    /// The lowest and the highest revision of what changed while it ran.
+    dirty: Option<(Revision, Revision)>,
+    /// What its running job writes is no reason for another look ([`Context::last`]).
+    last: bool,
+    /// What its last job wrote, where that is no reason for another look and has not been seen yet.
+    echo: Option<Revision>,
     again: Option<Time>,
     /// The view that the generated names of its failed job came from. What failed may have happened, or may happen yet:
     /// the next decision takes the same names, so that a create is not made up for by a second one.
@@ -121,7 +125,9 @@ impl Driver {
         for resource in watched {
             for object in view.list(resource, "") {
                 let event = Event { revision: view.at(), old: None, new: Some(object.clone()) };
-                self.observe(resource, &event, view);
+                let mut keys = Vec::new();
+                self.reconciler.keys(resource, &event, view, &mut keys);
+                keys.into_iter().for_each(|key| self.queue(key, None));
             }
         }
     }
@@ -130,9 +136,7 @@ impl Driver {
     pub fn observe(&mut self, resource: Resource, event: &Event, view: &View) {
         let mut keys = Vec::new();
         self.reconciler.keys(resource, event, view, &mut keys);
-        for key in keys {
-            self.queue(key);
-        }
+        keys.into_iter().for_each(|key| self.queue(key, Some(event.revision)));
     }
 
     /// Takes in which nodes are silent now, and queues the keys of those for which that is new.
@@ -150,15 +154,18 @@ impl Driver {
             known.insert(node.into(), at);
         }
         self.silent = Arc::new(known);
-        for key in keys {
-            self.queue(key);
-        }
+        keys.into_iter().for_each(|key| self.queue(key, None));
     }
 
-    fn queue(&mut self, key: Str) {
+    /// Queues a key for a change at this revision, or whatever there is to see of it.
+    fn queue(&mut self, key: Str, change: Option<Revision>) {
         let state = self.keys.entry(key.clone()).or_default();
         if state.running {
-            state.dirty = true;
+            let (low, high) = change.map_or((Revision::ZERO, Revision(u64::MAX)), |at| (at, at));
+            let dirty = state.dirty.get_or_insert((low, high));
+            *dirty = (dirty.0.min(low), dirty.1.max(high));
+        } else if change.is_some() && state.echo == change {
+            state.echo = None;
         } else {
             self.ready.insert(key);
         }
@@ -176,7 +183,7 @@ impl Driver {
                 if let Some(state) = self.keys.get_mut(&key) {
                     state.wake_at = None;
                 }
-                self.queue(key);
+                self.queue(key, None);
             }
         }
         let mut waiting = Vec::new();
@@ -221,7 +228,7 @@ impl Driver {
                 self.rest(key);
                 continue;
             }
-            state.running = true;
+            (state.running, state.last, state.echo) = (true, cx.last, None);
             job = Some(Job { key, effects: cx.effects });
             break;
         }
@@ -238,12 +245,18 @@ impl Driver {
     pub fn done(&mut self, key: Str, result: Done, now: Time) {
         let state = self.keys.entry(key.clone()).or_default();
         state.running = false;
+        let (mut dirty, last) = (state.dirty.take(), std::mem::take(&mut state.last));
         match result {
             Done::Written(revision) => {
                 state.failures = 0;
                 state.named_at = None;
                 state.refused.clear();
                 state.not_before = state.not_before.max(revision);
+                if last && dirty == Some((revision, revision)) {
+                    dirty = None;
+                } else if last && dirty.is_none() {
+                    state.echo = Some(revision);
+                }
             }
             Done::Failed(revision) => {
                 state.failures = state.failures.saturating_add(1);
@@ -252,10 +265,9 @@ impl Driver {
                 state.again = Some(state.again.map_or(retry, |again| again.min(retry)));
             }
         }
-        let dirty = std::mem::take(&mut state.dirty);
         self.rest(key.clone());
-        if dirty {
-            self.queue(key);
+        if dirty.is_some() {
+            self.queue(key, None);
         }
     }
 
@@ -379,6 +391,61 @@ mod tests {
         let mut cache = Cache::new([]);
         put(&mut cache, &mut other, &json!({"metadata": {"name": "a"}}), 1);
         assert_eq!(other.next(&cache.view(), Time::ZERO).unwrap().effects, job.effects);
+    }
+
+    /// Tells the status of everything at every look.
+    struct Telling {
+        last: bool,
+    }
+
+    impl Reconciler for Telling {
+        fn name(&self) -> &'static str {
+            "telling"
+        }
+
+        fn watches(&self) -> &[Resource] {
+            &[THINGS]
+        }
+
+        fn keys(&self, _: Resource, _: &Event, _: &View, out: &mut Vec<Str>) {
+            out.push("all".into());
+        }
+
+        fn reconcile(&self, _: &str, _: &View, cx: &mut Context) -> Outcome {
+            cx.last = self.last;
+            cx.push(Effect::UpdateSub { resource: THINGS, subresource: "status", object: json!({}) });
+            Outcome::Settled
+        }
+    }
+
+    #[test]
+    fn what_was_only_told_brings_no_look_and_all_else_does() {
+        for last in [true, false] {
+            let (mut cache, mut driver) = (Cache::new([]), Driver::new(Box::new(Telling { last })));
+            let thing = json!({"metadata": {"name": "a"}});
+            let mut step = |own: Revision, revisions: &[u64], first: bool| {
+                let key: Str = "all".into();
+                if first {
+                    driver.done(key.clone(), Done::Written(own), Time::ZERO);
+                }
+                revisions.iter().for_each(|revision| put(&mut cache, &mut driver, &thing, *revision));
+                if !first {
+                    driver.done(key, Done::Written(own), Time::ZERO);
+                }
+                driver.next(&cache.view(), Time::ZERO).is_some()
+            };
+            // Of nothing that runs; then each way in which a change and an answer can come.
+            assert!(step(Revision::ZERO, &[1], true));
+            assert_eq!(step(Revision(2), &[2], true), !last);
+            if last {
+                assert!(step(Revision(2), &[3], true), "of somebody else");
+            }
+            assert_eq!(step(Revision(4), &[4], false), !last);
+            if last {
+                assert!(step(Revision(4), &[5], true));
+            }
+            assert!(step(Revision(7), &[6, 7], false) && step(Revision(9), &[8, 9], true));
+        }
     }
 
     /// Says on `clock` since when there have been as many things as now.

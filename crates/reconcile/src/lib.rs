@@ -58,6 +58,9 @@ pub struct Context {
     pub effects: Vec<Effect>,
     /// Why writes of the key's last job were refused; empty when it went well.
     pub refused: Vec<String>,
+    /// What was pushed changes nothing that a look at the key depends on, like a status that is only told: the change that
+    /// it makes is no reason for another look.
+    pub last: bool,
     /// How many objects the look reads, where that is many: looks that read much are spaced ([`Driver::next`]).
     pub reads: usize,
     /// What the key's last look marked.
@@ -90,7 +93,17 @@ pub enum Outcome {
 impl Context {
     pub fn new(now: Time, rng: Rng) -> Context {
         let silent = Arc::default();
-        Context { now, rng, silent, effects: Vec::new(), refused: Vec::new(), reads: 0, known: None, marked: None }
+        Context {
+            now,
+            rng,
+            silent,
+            effects: Vec::new(),
+            refused: Vec::new(),
+            last: false,
+            reads: 0,
+            known: None,
+            marked: None,
+        }
     }
 
     /// Since when looks at this key have found the same `mark`, by the clock of whoever looks; from now on if it is new.
