@@ -11,7 +11,7 @@ use bytes::Bytes;
 use drive::Shell;
 use store::{
     Backend, Command, Commit, Done, Error, Event, Events, HistoryLimits, LeaseId, OpenError, Options, Page, Put, Range,
-    SimDisk, Sink, Store, Ticket, Txn, Visible,
+    SimDisk, Sink, SnapshotBuffers, Store, Ticket, Txn, Visible,
 };
 use tokio::sync::Notify;
 
@@ -118,6 +118,7 @@ impl Stepped {
 
     /// Turns the disk for as long as the process lives; `pace` says how fast.
     pub async fn turn(self: Arc<Self>, shell: Process, mut pace: impl FnMut() -> u64) {
+        let mut buffers = SnapshotBuffers::default();
         loop {
             let idle = lock(&self.queue).is_empty();
             if idle {
@@ -136,7 +137,7 @@ impl Stepped {
             self.batch();
             let job = lock(&self.store).snapshot_due();
             if let Some(job) = job {
-                let outcome = job.write(&self.disk);
+                let outcome = job.write_with(&self.disk, &mut buffers);
                 // A failure is tried again when the log has grown; the power may have failed.
                 let _ = lock(&self.store).snapshot_done(job.lsn(), &outcome);
             }

@@ -44,7 +44,7 @@ pub use format::Format;
 pub use mvcc::Mvcc;
 pub use recover::Recovered;
 pub use simdisk::SimDisk;
-pub use snapshot::SnapshotJob;
+pub use snapshot::{SnapshotBuffers, SnapshotJob};
 pub use stage::{Batch, Lsn, Publication, RECORD_HEADER_BYTES, RESERVED_REVISIONS, Stage};
 pub use store::{Command, Options, Sink, Store};
 pub use ticket::{Done, Ticket};

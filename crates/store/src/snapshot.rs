@@ -70,7 +70,15 @@ impl SnapshotJob {
     /// # Errors
     /// Any error of the disk; there is no snapshot then, and none of its bytes remain.
     pub fn write(&self, disk: &dyn Disk) -> io::Result<u64> {
-        let written = self.write_new(disk);
+        self.write_with(disk, &mut SnapshotBuffers::default())
+    }
+
+    /// The same with buffers that are at hand from an earlier snapshot.
+    ///
+    /// # Errors
+    /// As [`SnapshotJob::write`].
+    pub fn write_with(&self, disk: &dyn Disk, buffers: &mut SnapshotBuffers) -> io::Result<u64> {
+        let written = self.write_new(disk, buffers);
         if written.is_err() {
             let _ = disk.remove(NEW_NAME);
         }
@@ -80,10 +88,10 @@ impl SnapshotJob {
         Ok(size)
     }
 
-    fn write_new(&self, disk: &dyn Disk) -> io::Result<u64> {
+    fn write_new(&self, disk: &dyn Disk, buffers: &mut SnapshotBuffers) -> io::Result<u64> {
         let mut file = disk.create(NEW_NAME, 0)?;
         file.write_at(0, &encode_head(&self.head))?;
-        let mut writer = BlockWriter::new(&mut *file, self.head.store_id);
+        let mut writer = BlockWriter::new(&mut *file, self.head.store_id, buffers);
         for (id, lease) in self.leases.iter() {
             writer.block.push(TAG_LEASE);
             writer.block.extend_from_slice(&id.0.to_le_bytes());
@@ -93,7 +101,7 @@ impl SnapshotJob {
         let mut count = 0u64;
         for (key, version) in self.keys.iter().filter(|(_, version)| !version.ephemeral) {
             writer.block.push(TAG_ENTRY);
-            put_entry(&mut writer.block, &entry(key, version));
+            put_entry(writer.block, &entry(key, version));
             writer.flush_if_full()?;
             count += 1;
         }
@@ -115,13 +123,20 @@ pub(crate) fn remove_older(disk: &dyn Disk) -> io::Result<()> {
     names.iter().try_for_each(|name| disk.remove(name))
 }
 
+/// What blocks are made in: about twice the size of one.
+#[derive(Default)]
+pub struct SnapshotBuffers {
+    block: Vec<u8>,
+    packed: Vec<u8>,
+}
+
 struct BlockWriter<'a> {
     file: &'a mut dyn DiskFile,
     store_id: u64,
     /// Begins with room for the block's header.
-    block: Vec<u8>,
-    /// The same, of the packed block.
-    packed: Vec<u8>,
+    block: &'a mut Vec<u8>,
+    /// The same, of the packed block; as long as any was.
+    packed: &'a mut Vec<u8>,
     index: u32,
     at: u64,
     synced: u64,
@@ -130,9 +145,11 @@ struct BlockWriter<'a> {
 }
 
 impl<'a> BlockWriter<'a> {
-    fn new(file: &'a mut dyn DiskFile, store_id: u64) -> BlockWriter<'a> {
+    fn new(file: &'a mut dyn DiskFile, store_id: u64, buffers: &'a mut SnapshotBuffers) -> BlockWriter<'a> {
         let at = HEADER_BYTES as u64;
-        let (block, packed) = (vec![0; BLOCK_HEADER_BYTES], Vec::new());
+        let SnapshotBuffers { block, packed } = buffers;
+        block.clear();
+        block.resize(BLOCK_HEADER_BYTES, 0);
         BlockWriter { file, store_id, block, packed, index: 0, at, synced: at, plain: at }
     }
 
@@ -140,23 +157,25 @@ impl<'a> BlockWriter<'a> {
         if self.block.len() >= BLOCK_BYTES { self.flush() } else { Ok(()) }
     }
 
-    /// Puts the packed block into its place; says whether that is much shorter.
-    fn pack(&mut self) -> bool {
+    /// Puts the packed block into its place, and says how long it is, if that is much shorter.
+    fn pack(&mut self) -> Option<usize> {
         const START: usize = BLOCK_HEADER_BYTES + size_of::<u32>();
         let body = &self.block[BLOCK_HEADER_BYTES..];
-        self.packed.resize(START + get_maximum_output_size(body.len()), 0);
+        let most = START + get_maximum_output_size(body.len());
+        if self.packed.len() < most {
+            self.packed.resize(most, 0);
+        }
         self.packed[BLOCK_HEADER_BYTES..START].copy_from_slice(&(body.len() as u32).to_le_bytes());
         // The place is as long as it can get.
-        let Ok(len) = compress_into(body, &mut self.packed[START..]) else { return false };
-        self.packed.truncate(START + len);
+        let len = START + compress_into(body, &mut self.packed[START..]).ok()?;
         // A little less to read is not worth unpacking it.
-        self.packed.len() < self.block.len() / 8 * 7
+        (len < self.block.len() / 8 * 7).then_some(len)
     }
 
     fn flush(&mut self) -> io::Result<()> {
         let (magic, block) = match self.pack() {
-            true => (PACKED_MAGIC, &mut self.packed),
-            false => (BLOCK_MAGIC, &mut self.block),
+            Some(len) => (PACKED_MAGIC, &mut self.packed[..len]),
+            None => (BLOCK_MAGIC, &mut self.block[..]),
         };
         let (header, body) = block.split_at_mut(BLOCK_HEADER_BYTES);
         header[..4].copy_from_slice(&magic);
