@@ -78,6 +78,8 @@ pub struct Machine {
     /// Of its pods; none before the node has a network for them.
     addresses: Mutex<Option<Addresses>>,
     network: Mutex<NodeNet>,
+    /// An agent began here before.
+    begun: Mutex<bool>,
     number: u64,
     cpu_milli: i64,
 }
@@ -95,6 +97,7 @@ impl Machine {
             bells: Mutex::default(),
             addresses: Mutex::default(),
             network: Mutex::default(),
+            begun: Mutex::default(),
             number,
             cpu_milli,
         })
@@ -367,7 +370,9 @@ impl Agent {
             let source = Source { resource, part: "?".into() };
             process.spawn(Box::pin(follower.clone().part(source, Part::All, move |_| !hides)));
         }
-        process.spawn(Box::pin(network::follow(machine.clone(), mirror.clone(), process.clone())));
+        let returns = std::mem::replace(&mut *lock(&machine.begun), true);
+        let trusts = returns && net.mutation == Some(Mutation::TrustingAgents);
+        process.spawn(Box::pin(network::follow(machine.clone(), mirror.clone(), process.clone(), trusts)));
         let agent = Agent { machine: machine.clone(), shell: process.clone(), api, mirror, workers: Mutex::default() };
         let agent = Arc::new(agent);
         process.spawn(Box::pin(agent.clone().keep()));

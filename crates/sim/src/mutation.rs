@@ -97,6 +97,8 @@ pub enum Mutation {
     NeverRaise,
     /// Agents are not told where the pods of services are.
     BlindPlanners,
+    /// An agent that comes back takes the routes of its machine for there, also when that had lost its power.
+    TrustingAgents,
 }
 
 /// Every defect, the checker that must find it, and in which sort of world.
@@ -141,6 +143,7 @@ pub const DEFECTS: &[(Mutation, &str, &str)] = &[
     (Mutation::StubbornServers, "formats", "upgrade"),
     (Mutation::NeverRaise, "liveness", "upgrade"),
     (Mutation::BlindPlanners, "liveness", "calm"),
+    (Mutation::TrustingAgents, "liveness", "nodes"),
 ];
 
 impl Mutation {

@@ -54,8 +54,9 @@ fn options() -> PlanOptions {
     }
 }
 
-/// Keeps the kernel of a machine as its agent's plan says, for as long as the agent lives.
-pub async fn follow(machine: Arc<Machine>, mirror: Arc<Mirror>, shell: Process) {
+/// Keeps the kernel of a machine as its agent's plan says, for as long as the agent lives. One that `trusts`, which is a
+/// planted defect, takes the routes that it finds for those that are wanted.
+pub async fn follow(machine: Arc<Machine>, mirror: Arc<Mirror>, shell: Process, mut trusts: bool) {
     for resource in PLAN {
         mirror.knows(*resource, Revision(1)).await;
     }
@@ -72,7 +73,12 @@ pub async fn follow(machine: Arc<Machine>, mirror: Arc<Mirror>, shell: Process) 
             shell.sleep(APPLY_MS).await;
             let Changed { vips, rest } = std::mem::take(&mut waiting);
             machine.set_network(|net| match rest {
-                true => *net = planner.net(),
+                true => {
+                    let found = std::mem::replace(net, planner.net());
+                    if std::mem::take(&mut trusts) {
+                        net.routes = found.routes;
+                    }
+                }
                 false => {
                     for (key, vip) in vips {
                         match vip {
