@@ -28,6 +28,21 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// A sum over a text, eight bytes at a time: one is taken of everything that is written, and of every line of the trace.
+pub fn sum64(text: &[u8]) -> u64 {
+    let mut sum = text.len() as u64;
+    let mut take = |word: [u8; 8]| {
+        sum = (sum ^ u64::from_le_bytes(word)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        sum ^= sum >> 32;
+    };
+    let (words, rest) = text.as_chunks();
+    words.iter().for_each(|word| take(*word));
+    let mut last = [0; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    take(last);
+    sum
+}
+
 /// On whose behalf something runs: who asked, and for what.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Author {
@@ -301,7 +316,7 @@ impl Exec {
         let line = line.into();
         let mut inner = self.inner();
         inner.events += 1;
-        let mixed = inner.digest ^ (inner.now.0 as u64).rotate_left(29) ^ hash64(line.as_bytes());
+        let mixed = inner.digest ^ (inner.now.0 as u64).rotate_left(29) ^ sum64(line.as_bytes());
         inner.digest = hash64(&mixed.to_le_bytes());
         if inner.print {
             println!("{} {line}", inner.now.rfc3339_micro());

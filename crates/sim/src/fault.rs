@@ -213,6 +213,13 @@ pub struct Profile {
     pub faults: &'static [Rows],
 }
 
+impl Profile {
+    /// The mean time between two steps of the user.
+    pub fn pace_ms(&self) -> u64 {
+        self.work_ms / self.steps.max(1)
+    }
+}
+
 const FINE: Weather = Weather { lost: 0, doubled: 0, late: 0, answer_lost: 0, watch_cut: 0, latency_ms: 3 };
 const ROUGH: Weather = Weather { lost: 15, doubled: 20, late: 20, answer_lost: 15, watch_cut: 15, latency_ms: 40 };
 const HEALTHY: Ills = Ills { crash: 0, hang: 0, pull: 0, stall: 0, stubborn: 0, undead: 0 };
@@ -322,6 +329,8 @@ const BASE: Profile = Profile {
 };
 
 /// An hour in which somebody changes something every ten seconds, and pods are probed as often as Kubernetes does by default.
+/// It has about 65,000 writes: 37,000 renewals of the nodes' leases, 10,000 of pods' status, 7,000 that make, bind and end
+/// pods, 5,500 of workloads' status, 3,500 events, 1,100 of nodes' status; and 1,200 reads of the user.
 const HOUR: Profile =
     Profile { name: "hundred-hour", nodes: 100, work_ms: 3_600_000, steps: 360, probe_seconds: 10, ..BASE };
 

@@ -9,12 +9,12 @@ use std::sync::{Arc, Mutex};
 use base::{Clock, Revision, Time};
 use bytes::Bytes;
 use cache::{Cache, Change, View};
-use meta::{Facts, Object, Resource, Value};
+use meta::{Facts, Map, Object, Resource, Value};
 use server::pack;
 use store::{Event, Format, Range, Version, Visible};
 
 use crate::check::{Checker, Seen};
-use crate::exec::{Author, Exec, lock};
+use crate::exec::{Author, Exec, lock, sum64};
 
 /// Past views that are kept, to judge what others see late: so many at most, and for so long. Nobody is that late: the
 /// longest pause and the longest cut together are half of it.
@@ -23,7 +23,7 @@ const VIEWS_KEPT_MS: u64 = 240_000;
 const PODS: Resource = Resource("pods");
 const PREFIX: &str = "/registry/";
 /// Sealed in the store; nothing of the worlds depends on them.
-const SECRETS: &str = "secrets";
+const SECRETS: Resource = Resource("secrets");
 /// Resources that change though nothing happens: heartbeats.
 const HEARTBEATS: &[&str] = &["leases.coordination.k8s.io", "events"];
 
@@ -71,7 +71,8 @@ impl Past<'_> {
 
 impl Truth {
     pub fn new(exec: &Exec, checkers: Vec<Box<dyn Checker>>) -> Arc<Truth> {
-        let cache = Cache::new(server::indexes());
+        // What was is kept by the views; a history of all changes would hold every text there ever was.
+        let cache = Cache::new(server::indexes()).with_history(1);
         let past = VecDeque::from([(Revision::ZERO, exec.now(), cache.view())]);
         let (acknowledged, stirred) = (Revision::ZERO, exec.now());
         let inner = Inner { cache, past, acknowledged, stirred, checkers, writes: 0 };
@@ -106,7 +107,8 @@ impl Truth {
         };
         if known == Revision::ZERO {
             let page = visible.newest().read(&Range::all(), None, 0);
-            let objects: Vec<Object> = page.items.iter().filter_map(|(key, version)| object_of(key, version)).collect();
+            let objects: Vec<Object> =
+                page.items.iter().filter_map(|(key, version)| object_of(key, version, None)).collect();
             let mut inner = lock(&self.inner);
             inner.cache.load(found, objects);
             let view = inner.cache.view();
@@ -161,8 +163,9 @@ impl Truth {
         let changes: Vec<Change> = events
             .iter()
             .filter_map(|event| {
-                let new = event.new.as_ref().and_then(|version| object_of(&event.key, version));
-                let old = known_at(&event.key, &known);
+                let old = place_of(&event.key)
+                    .and_then(|(resource, namespace, name)| known.one(resource, namespace, name).cloned());
+                let new = event.new.as_ref().and_then(|version| object_of(&event.key, version, old.as_ref()));
                 (new.is_some() || old.is_some()).then_some(Change { revision, new, old })
             })
             .collect();
@@ -173,7 +176,7 @@ impl Truth {
                 (None, Some(old)) => ("-", old),
                 (None, None) => continue,
             };
-            let sum = base::hash64(&object.text());
+            let sum = sum64(&object.text());
             let name = cache::Key::of(object.namespace(), object.name()).0;
             self.exec.note(format!("r{revision} {sign} {} {name} {sum:016x} by {author}", object.resource()));
         }
@@ -224,35 +227,42 @@ fn is_heartbeat(change: &Change) -> bool {
         return true;
     }
     let (Some(new), Some(old)) = (&change.new, &change.old) else { return false };
-    object.resource().0 == "nodes" && without_beats(new) == without_beats(old)
+    object.resource().0 == "nodes" && is_beat(&new.text(), &old.text())
 }
 
-fn without_beats(node: &Object) -> Value {
-    let mut value = node.value();
-    value.take(&["metadata", "resourceVersion"]);
-    value.take(&["metadata", "managedFields"]);
-    for condition in value.make(&["status", "conditions"]).make_list().make_mut() {
-        condition.take(&["lastHeartbeatTime"]);
-    }
-    value
+/// Whether two texts of a node differ in nothing but when it was heard, and in what follows from every write.
+fn is_beat(new: &[u8], old: &[u8]) -> bool {
+    let without = |text, left_out: &'static [&str]| Entries(text).filter(move |(key, _)| !left_out.contains(key));
+    let same = |new, old, left_out| without(new, left_out).eq(without(old, left_out));
+    let both = |key| (part(new, key), part(old, key));
+    let ((new_metadata, old_metadata), (new_status, old_status)) = (both("metadata"), both("status"));
+    same(new, old, &["metadata", "status"])
+        && same(new_metadata, old_metadata, &["managedFields", "resourceVersion"])
+        && same(new_status, old_status, &["conditions"])
+        && conditions(new_status) == conditions(old_status)
 }
 
-/// The object of this key that is known so far.
-fn known_at(key: &[u8], known: &View) -> Option<Object> {
+/// The conditions of a status, without when the node was heard.
+fn conditions(status: &[u8]) -> Value {
+    let mut conditions = Value::parse(part(status, "conditions")).unwrap_or_default();
+    conditions.items_mut().iter_mut().for_each(|condition| drop(condition.take(&["lastHeartbeatTime"])));
+    conditions
+}
+
+/// The resource, namespace and name that a key of the store is for.
+fn place_of(key: &[u8]) -> Option<(Resource, &str, &str)> {
     let rest = std::str::from_utf8(key).ok()?.strip_prefix(PREFIX)?;
     let (resource, place) = rest.split_once('/')?;
     let (namespace, name) = place.split_once('/').unwrap_or(("", place));
-    known.one(Resource::intern(resource), namespace, name).cloned()
+    Some((Resource::intern(resource), namespace, name))
 }
 
-/// The object of a stored value; `None` for what is no object, or sealed.
-fn object_of(key: &[u8], version: &Version) -> Option<Object> {
-    let rest = std::str::from_utf8(key).ok()?.strip_prefix(PREFIX)?;
-    let (resource, _) = rest.split_once('/')?;
+/// The object of a stored value, with the one before it; `None` for what is no object, or sealed.
+fn object_of(key: &[u8], version: &Version, before: Option<&Object>) -> Option<Object> {
+    let (resource, ..) = place_of(key)?;
     if resource == SECRETS {
         return None;
     }
-    let resource = Resource::intern(resource);
     let stored = version.value.bytes();
     let mut bytes = stored.clone();
     if pack::form_of(&stored) > Format::FIRST {
@@ -260,7 +270,12 @@ fn object_of(key: &[u8], version: &Version) -> Option<Object> {
         value.set(&["metadata", "resourceVersion"], version.mod_revision.to_string());
         bytes = value.to_json().into();
     }
-    let value = gist(&bytes, if resource == PODS { &["metadata", "spec", "status"] } else { &["metadata"] })?;
+    // The facts of most changes are those of before; those of pods lie in their status, too.
+    if let Some(before) = before.filter(|before| resource != PODS && is_alike(&bytes, &before.text())) {
+        let facts = Facts { revision: version.mod_revision, ..before.facts().clone() };
+        return Some(Object::new(facts, bytes));
+    }
+    let value = gist(&bytes, if resource == PODS { OF_PODS } else { OF_ALL })?;
     let mut facts = Facts::of(resource, &value);
     facts.revision = version.mod_revision;
     if resource == PODS {
@@ -270,19 +285,52 @@ fn object_of(key: &[u8], version: &Version) -> Option<Object> {
     Some(Object::new(facts, bytes))
 }
 
-/// These parts of an object, without who owns which field.
-fn gist(text: &[u8], parts: &[&str]) -> Option<Value> {
-    let mut object = Value::map();
-    for (part, text) in Entries(text).filter(|(part, _)| parts.contains(part)) {
-        if part != "metadata" {
-            object.set(&[part], Value::parse(text).ok()?);
-            continue;
+/// Entries of an object's parts, by the part.
+type Gist = &'static [(&'static str, &'static [&'static str])];
+
+/// What [`Facts::of`] reads.
+const METADATA: &[&str] = &[
+    "creationTimestamp",
+    "deletionTimestamp",
+    "finalizers",
+    "generation",
+    "labels",
+    "name",
+    "namespace",
+    "ownerReferences",
+    "uid",
+];
+const OF_ALL: Gist = &[("metadata", METADATA)];
+/// And what the facts of pods are made of.
+const OF_PODS: Gist = &[
+    ("metadata", METADATA),
+    ("spec", &["nodeName", "priority", "schedulerName", "schedulingGates", "tolerations"]),
+    ("status", &["conditions", "containerStatuses", "phase", "podIPs"]),
+];
+
+/// Whether two texts say the same of what [`Facts::of`] reads.
+fn is_alike(one: &[u8], other: &[u8]) -> bool {
+    let read = |text| Entries(part(text, "metadata")).filter(|(key, _)| METADATA.contains(key));
+    read(one).eq(read(other))
+}
+
+/// An object with these of its entries alone: the rest, which is most of it, is passed over.
+fn gist(text: &[u8], wanted: Gist) -> Option<Value> {
+    let mut object = Map::new();
+    for (part, text) in Entries(text) {
+        let Some((_, keys)) = wanted.iter().find(|(known, _)| *known == part) else { continue };
+        let mut kept = Map::new();
+        for (key, text) in Entries(text).filter(|(key, _)| keys.contains(key)) {
+            kept.insert(key, Value::parse(text).ok()?);
         }
-        for (key, text) in Entries(text).filter(|(key, _)| *key != "managedFields") {
-            object.set(&[part, key], Value::parse(text).ok()?);
-        }
+        object.insert(part, kept);
     }
-    Some(object)
+    Some(Value::Map(object))
+}
+
+/// What stands at a key of a canonical object; nothing where there is none.
+fn part<'a>(text: &'a [u8], key: &str) -> &'a [u8] {
+    Entries(text).find(|(known, _)| *known == key).map_or(&[], |(_, text)| text)
 }
 
 /// The entries of a canonical object, as they stand in its text; what is left of it begins with what is in front of the
@@ -342,18 +390,53 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_beat_of_a_node_changes_nothing_but_its_times() {
+        let node = |beat: &str, revision: &str, ready: &str, label: &str| {
+            let condition = meta::json!({"type": "Ready", "status": ready, "lastHeartbeatTime": beat});
+            let metadata = meta::json!({"name": "n", "resourceVersion": revision, "labels": {"a": label}});
+            meta::json!({"metadata": metadata, "spec": {"a": "b"}, "status": {"a": "b", "conditions": [condition]}})
+                .to_json()
+        };
+        let known = node("1", "1", "True", "x");
+        assert!(is_alike(&node("2", "2", "False", "x"), &known) && !is_alike(&node("1", "1", "True", "y"), &known));
+        assert!(is_beat(&node("2", "2", "True", "x"), &known));
+        assert!(!is_beat(&node("2", "2", "False", "x"), &known) && !is_beat(&node("2", "2", "True", "y"), &known));
+    }
+
+    #[test]
     fn the_gist_of_a_text_is_the_objects_own() {
-        let metadata = meta::json!({"generation": 3i64, "labels": {"a": "}\"metadata\":{"}, "name": "n"});
-        let mut owned = metadata.clone();
-        owned.set(&["managedFields"], meta::json!([{"manager": "x", "fieldsV1": {"f:a": {}}}]));
         let object = meta::json!({
             "data": {"metadata": {"name": "other"}, "text": "\\\"{\\", "list": [[{}], 1i64]}, "immutable": true,
-            "metadata": owned, "spec": {"metadata": {"name": "another"}, "none": null}, "status": [],
+            "metadata": {
+                "creationTimestamp": "2027-01-01T00:00:00Z", "deletionTimestamp": "2027-01-02T00:00:00Z",
+                "finalizers": ["f"], "generation": 3i64, "labels": {"a": "}\"metadata\":{"}, "name": "n",
+                "namespace": "s", "uid": "u", "ownerReferences": [{"uid": "o", "kind": "K", "controller": true}],
+                "managedFields": [{"manager": "x", "fieldsV1": {"f:a": {}}}],
+            },
+            "spec": {
+                "metadata": {"name": "another"}, "none": null, "nodeName": "node", "priority": 7i64,
+                "schedulerName": "who", "schedulingGates": [{"name": "g"}], "tolerations": [{"key": "k"}],
+            },
+            "status": {
+                "phase": "Running", "podIPs": [{"ip": "10.0.0.1"}], "containerStatuses": [{"restartCount": 2i64}],
+                "conditions": [
+                    {"type": "Ready", "status": "True", "lastTransitionTime": "2027-01-01T00:00:01Z"},
+                    {"type": "PodScheduled", "reason": "SchedulingGated"},
+                ],
+            },
         });
         let text = object.to_json();
-        assert_eq!(gist(&text, &["metadata"]), Some(meta::json!({"metadata": (metadata.clone())})));
-        let both = meta::json!({"metadata": metadata, "spec": (object["spec"].clone())});
-        assert_eq!(gist(&text, &["metadata", "spec"]), Some(both));
+        let gist = gist(&text, OF_PODS).unwrap();
+        assert!(gist["metadata"].get("managedFields").is_none() && gist["spec"].get("metadata").is_none());
+        let facts = |value: &Value| {
+            let Facts {
+                revision, namespace, name, uid, generation, created, deleting, labels, owners, finalizers, ..
+            } = Facts::of(PODS, value);
+            let pod = api::core::pod_facts::PodFacts::of(value);
+            let own = (revision, namespace, name, uid, generation, created, deleting, owners, finalizers);
+            format!("{own:?} {:?} {pod:?}", labels.get("a"))
+        };
+        assert_eq!(facts(&gist), facts(&object));
         let all: Vec<(&str, Option<Value>)> =
             Entries(&text).map(|(key, text)| (key, Value::parse(text).ok())).collect();
         let real: Vec<(&str, Option<Value>)> =

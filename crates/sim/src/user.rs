@@ -1,5 +1,6 @@
 //! The user: creates, scales, rolls, drains and deletes, as the seed says. One step is a row in [`STEPS`].
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use base::{Clock, Rng};
@@ -41,6 +42,8 @@ pub struct User {
     pub mirror: Arc<Mirror>,
     pub shell: Process,
     pub rng: Rng,
+    /// About how often it does something.
+    pub pace_ms: u64,
     /// How often its pods are asked whether they are ready.
     pub probe_seconds: i64,
 }
@@ -67,15 +70,21 @@ pub const STEPS: &[(&str, u64, Step)] = &[
 ];
 
 impl User {
-    /// Works until `steps` are done, about one every `pace_ms`. Each step is chosen by its number and made at its time, so
+    /// Waits for a part of the pace, given in thousandths: all that a user does keeps the pace of its world.
+    async fn rest(&mut self, permille: Range<u64>) {
+        let part = permille.start + self.rng.below(permille.end - permille.start);
+        self.shell.sleep((self.pace_ms * part / 1000).max(1)).await;
+    }
+
+    /// Works until `steps` are done, about one each time that the pace says. Each step is chosen by its number and made at its time, so
     /// that a schedule can leave others out.
-    pub async fn work(mut self, steps: u64, pace_ms: u64, schedule: Schedule) {
+    pub async fn work(mut self, steps: u64, schedule: Schedule) {
         self.spaces().await;
         let total: u64 = STEPS.iter().map(|(_, weight, _)| weight).sum();
         let (own, began, mut at_ms) = (self.rng.clone(), self.shell.now(), 0);
         for number in 0..steps {
             self.rng = own.fork(&format!("step {number}"));
-            at_ms += 50 + self.rng.below(pace_ms * 2);
+            at_ms += 50 + self.rng.below(self.pace_ms * 2);
             if !schedule.has_step(number) {
                 continue;
             }
@@ -113,8 +122,7 @@ impl User {
         let kinds = [DEPLOYMENTS, STATEFUL_SETS, JOBS, BUDGETS, PODS, PODS, NODES];
         let mut known: Option<(Resource, String, String)> = None;
         loop {
-            let pause_ms = 100 + self.rng.below(900);
-            self.shell.sleep(pause_ms).await;
+            self.rest(55..550).await;
             let view = self.mirror.view();
             if known.is_none() || self.rng.chance(300) {
                 let found = self.any(&view, &kinds);
@@ -130,8 +138,7 @@ impl User {
     /// Writes large objects and reads them again, over and over.
     pub async fn keep_books(mut self) {
         loop {
-            let pause_ms = 200 + self.rng.below(1_500);
-            self.shell.sleep(pause_ms).await;
+            self.rest(110..935).await;
             let name = format!("book-{}", self.rng.below(5));
             let text = self.rng.next_u64().to_string().repeat(BOOK_BYTES / 16);
             let object = json!({"metadata": {"name": (&name), "namespace": "default"}, "data": {"text": (&text)}});

@@ -528,17 +528,17 @@ impl World {
 
     fn user_of(&self, client: &str, mirror: Arc<Mirror>, stream: &str) -> User {
         let api = self.door(client, "the-user", &[MASTERS], &self.user);
-        let (rng, probe_seconds) = (self.rng.fork(stream), self.settings.profile.probe_seconds);
-        User { api, mirror, shell: self.user.clone(), rng, probe_seconds }
+        let (rng, profile) = (self.rng.fork(stream), self.settings.profile);
+        let (pace_ms, probe_seconds) = (profile.pace_ms(), profile.probe_seconds);
+        User { api, mirror, shell: self.user.clone(), rng, pace_ms, probe_seconds }
     }
 
     fn start_user(&mut self) {
         let profile = self.settings.profile;
         let mirror = self.follower("user", &self.user, user::WATCHES);
         let user = self.user_of("user", mirror.clone(), "user");
-        let (steps, pace_ms) =
-            (profile.steps >> u32::from(self.settings.brief), profile.work_ms / profile.steps.max(1));
-        self.user.spawn(Box::pin(user.work(steps, pace_ms, self.settings.schedule.clone())));
+        let steps = profile.steps >> u32::from(self.settings.brief);
+        self.user.spawn(Box::pin(user.work(steps, self.settings.schedule.clone())));
         if profile.upgrade {
             self.user.spawn(Box::pin(self.user_of("user", mirror.clone(), "bookkeeper").keep_books()));
         }

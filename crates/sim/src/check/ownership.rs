@@ -19,10 +19,13 @@ pub struct Ownership {
     begun: bool,
 }
 
+fn waits(object: &Object) -> bool {
+    object.facts().deleting.is_some() && object.facts().finalizers.iter().any(|one| one == FOREGROUND)
+}
+
 impl Ownership {
     fn note(&mut self, object: &Object) {
-        let waits = object.facts().deleting.is_some() && object.facts().finalizers.iter().any(|one| one == FOREGROUND);
-        self.waits.insert(object.uid().into(), waits);
+        self.waits.insert(object.uid().into(), waits(object));
     }
 
     fn collected(&self, object: &Object) -> Result<(), String> {
@@ -73,6 +76,8 @@ impl Checker for Ownership {
                 }
             }
             match (&change.new, &change.old) {
+                // Most changes change nothing of this.
+                (Some(new), Some(old)) if new.uid() == old.uid() && waits(new) == waits(old) => {}
                 (Some(new), _) => self.note(new),
                 (None, Some(old)) => {
                     self.waits.remove(old.uid());

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use api::core::pod_facts;
 use base::Revision;
 use cache::View;
 use meta::quantity::int_or_percent;
@@ -49,7 +50,7 @@ fn active<'a>(owner: &'a str, view: &'a View) -> impl Iterator<Item = &'a Object
     view.owned(PODS, owner).filter(move |pod| {
         pod.facts().controller().is_some_and(|one| one.uid == owner)
             && pod.facts().deleting.is_none()
-            && !facts(pod).phase.is_final()
+            && !pod_facts::of(pod).phase.is_final()
     })
 }
 
@@ -87,7 +88,11 @@ fn place(pod: &Object) -> Str {
 /// One pod for each node; a set of the user's states no surge.
 fn for_daemon_set(pod: &Object, set: &Object, view: &View, decision: &Decision) -> Result<(), String> {
     let wanted = place(pod);
-    let there = active(set.uid(), view).filter(|other| place(other) == wanted).count();
+    let is_there = |other: &&Object| match &pod_facts::of(other).node {
+        node if node.is_empty() => place(other) == wanted,
+        node => *node == wanted,
+    };
+    let there = active(set.uid(), view).filter(is_there).count();
     if there == 0 || decision.made.is_empty() {
         return Ok(());
     }

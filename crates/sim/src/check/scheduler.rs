@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use api::core::pod_facts;
 use cache::View;
 use meta::{Object, Quantity, Str, Value};
 
@@ -39,7 +40,7 @@ fn asks(pod: &Object, resource: &str) -> i64 {
 impl Scheduler {
     fn check_room(&mut self, node: &Object, after: &View) -> Result<(), String> {
         let (value, mut count, mut sums) = (node.value(), 0, [0; COUNTED.len()]);
-        for pod in after.by(PODS, "node", node.name()).filter(|pod| !facts(pod).phase.is_final()) {
+        for pod in after.by(PODS, "node", node.name()).filter(|pod| !pod_facts::of(pod).phase.is_final()) {
             let read = || (pod.facts().generation, COUNTED.map(|resource| asks(pod, resource)));
             let known = self.asks.entry(pod.uid().into()).or_insert_with(read);
             if known.0 != pod.facts().generation {
