@@ -21,7 +21,7 @@ use crate::endpoints::{Known, KnownPods};
 use crate::numbers::Samples;
 use crate::pod::admit::Takes;
 use crate::pod::{Command, Observed, Outcome, Seen, SeenState, Worker};
-use crate::spec::PodDirs;
+use crate::spec::{self, PodDirs};
 
 pub const PODS: Resource = Resource("pods");
 pub const NODES: Resource = Resource("nodes");
@@ -72,6 +72,8 @@ pub struct Agent {
     pub links: Arc<Mutex<PodLinks>>,
     pub addresses: Mutex<Option<Addresses>>,
     workers: Mutex<BTreeMap<Str, Hears>>,
+    /// The shares that the cgroups of the classes of service have: best effort, burstable.
+    class_shares: Mutex<[u64; 2]>,
     pub tokens: carry::Tokens,
     pub(crate) known: Mutex<KnownPods>,
     pub(crate) samples: Mutex<Samples>,
@@ -115,6 +117,7 @@ impl Agent {
             events,
             links: Arc::new(Mutex::new(links)),
             addresses: Mutex::new(None),
+            class_shares: Mutex::default(),
             workers: Mutex::default(),
             tokens: carry::Tokens::default(),
             known: Mutex::default(),
@@ -348,6 +351,7 @@ impl Agent {
                 worker.object.send_if_modified(|known| known.take().is_some());
             }
         }
+        self.share_out(&here, &workers);
         // What runs for pods that nobody knows is removed.
         for sandbox in found {
             let uid = Str::from(sandbox.spec.uid.as_str());
@@ -382,6 +386,31 @@ impl Agent {
             judged.insert(uid.clone(), refusal.map_or(Ok(takes), Err));
         }
         judged
+    }
+
+    /// Gives the classes of service their shares of the processor: burstable pods what they ask for together, those that
+    /// ask for nothing the least there is (kubelet, `qos_container_manager_linux.go`). Pods that are guaranteed theirs
+    /// stand beside the classes.
+    fn share_out(self: &Arc<Self>, here: &BTreeMap<Str, Object>, workers: &BTreeMap<Str, Hears>) {
+        let counts = |uid: &Str| here.get(uid).is_some_and(|pod| !pod_facts::of(pod).phase.is_final());
+        let burstable = workers.iter().filter(|(uid, _)| counts(uid)).filter_map(|(_, worker)| worker.takes.as_ref());
+        let asked = burstable.filter(|takes| takes.class == "burstable").map(Takes::cpu_milli).sum();
+        let wanted = [spec::shares(0), spec::shares(asked)];
+        if std::mem::replace(&mut *lock(&self.class_shares), wanted) == wanted {
+            return;
+        }
+        let agent = self.clone();
+        tokio::spawn(async move {
+            // What is wanted by now: another may have been faster.
+            let wanted = *lock(&agent.class_shares);
+            for (class, shares) in ["besteffort", "burstable"].into_iter().zip(wanted) {
+                let path = format!("{}/{class}", agent.options.cgroup);
+                let resources = runtime::Resources { cpu_shares: Some(shares), ..runtime::Resources::default() };
+                if let Err(error) = agent.runtime.set_cgroup(&path, resources).await {
+                    tracing::warn!("the class {class} does not have its share: {error}");
+                }
+            }
+        });
     }
 
     /// The task of one pod.

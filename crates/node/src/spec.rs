@@ -71,7 +71,7 @@ fn of_pod(spec: &Value) -> Resources {
 }
 
 /// Of a processor's 1024 shares; nobody has fewer than two.
-fn shares(cpu_milli: i64) -> u64 {
+pub fn shares(cpu_milli: i64) -> u64 {
     (cpu_milli.max(0).unsigned_abs() * 1024 / 1000).max(2)
 }
 

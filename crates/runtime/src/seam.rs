@@ -75,6 +75,11 @@ pub trait Runtime: Send + Sync + 'static {
         let what = format!("the numbers of the cgroup {path}");
         Box::pin(async move { Err(Error::Unsupported { what }) })
     }
+    /// Limits of any cgroup, named as in [`SandboxSpec::cgroup_parent`]; it is made where it is not there.
+    fn set_cgroup<'a>(&'a self, path: &'a str, _: Resources) -> Answer<'a, ()> {
+        let what = format!("the limits of the cgroup {path}");
+        Box::pin(async move { Err(Error::Unsupported { what }) })
+    }
     /// Of the whole pod, from its own cgroup.
     fn sandbox_stats<'a>(&'a self, id: &'a str) -> Answer<'a, ContainerStats>;
 

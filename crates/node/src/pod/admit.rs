@@ -8,6 +8,8 @@ use meta::{Quantity, Str, Value};
 /// What a pod takes of its node for as long as it is there.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Takes {
+    /// Its class of service: `guaranteed`, `burstable` or `besteffort`.
+    pub class: &'static str,
     requests: BTreeMap<Str, Quantity>,
     ports: Vec<HostPort>,
 }
@@ -37,7 +39,15 @@ impl Takes {
             let number = port["hostPort"].as_int().filter(|number| *number > 0)?;
             Some(HostPort { ip: port["hostIP"].text().into(), protocol: port["protocol"].text().into(), port: number })
         });
-        Takes { requests: api::usage::pod_total(spec, "requests"), ports: ports.collect() }
+        Takes {
+            class: crate::spec::qos(pod),
+            requests: api::usage::pod_total(spec, "requests"),
+            ports: ports.collect(),
+        }
+    }
+
+    pub fn cpu_milli(&self) -> i64 {
+        self.requests.get("cpu").map_or(0, Quantity::milli)
     }
 
     /// Why a node that has `allocatable` and these pods does not take one more, as reason and message of its status.

@@ -298,6 +298,15 @@ impl Runtime for Embedded {
         blocking("measure a cgroup", move || Ok(cgroups.usage(&path))).boxed()
     }
 
+    fn set_cgroup<'a>(&'a self, path: &'a str, resources: Resources) -> Answer<'a, ()> {
+        let (cgroups, path) = (self.inner.cgroups.clone(), path.to_owned());
+        let set = move || {
+            cgroups.create(&path)?;
+            cgroups.set(&path, &resources)
+        };
+        blocking("limit a cgroup", set).boxed()
+    }
+
     fn sandbox_stats<'a>(&'a self, id: &'a str) -> Answer<'a, ContainerStats> {
         async move {
             let path = self.inner.pod(id, |p| p.spec.cgroup_parent.clone())?;
