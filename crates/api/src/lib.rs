@@ -41,6 +41,12 @@ pub const INDEXES: &[IndexRow] = &[
     (Resource("pods"), "orphans", core::pod_facts::orphan_of),
     (Resource("pods"), core::selection::LABELS, core::selection::labels_of),
     (Resource("services"), core::selection::SELECTOR, core::selection::selector_of),
+    (Resource("daemonsets.apps"), core::selection::SELECTOR, core::selection::selector_of),
+    (Resource("deployments.apps"), core::selection::SELECTOR, core::selection::selector_of),
+    (Resource("jobs.batch"), core::selection::SELECTOR, core::selection::selector_of),
+    (Resource("replicasets.apps"), core::selection::SELECTOR, core::selection::selector_of),
+    (Resource("replicationcontrollers"), core::selection::SELECTOR, core::selection::selector_of),
+    (Resource("statefulsets.apps"), core::selection::SELECTOR, core::selection::selector_of),
 ];
 
 /// The indexes that file under the value of a selectable field: resource, field, index. An empty value is not filed.

@@ -1,6 +1,7 @@
 //! What many controllers share: resources, references, claims of dependents, records, conditions, hashes.
 
 use api::core::pod_facts::PodFacts;
+use api::core::selecting::selects;
 use api::core::selection;
 use base::{Rng, Time, hash64};
 use cache::{Event, View};
@@ -75,13 +76,17 @@ pub fn owner_keys(event: &Event, kind: &str, out: &mut Vec<Str>) {
     out.dedup();
 }
 
-/// Every object of `resource` in the object's namespace: for orphans, which any of them may want.
+/// Those of `resource` who select an orphan, and may want it.
 pub fn neighbours(view: &View, resource: Resource, event: &Event, out: &mut Vec<Str>) {
     if let Some(object) = event.new.as_ref()
         && object.facts().controller().is_none()
         && object.facts().deleting.is_none()
     {
-        out.extend(view.list(resource, object.namespace()).map(key_of));
+        for place in selection::places_of(object) {
+            let all = view.by(resource, selection::SELECTOR, &place);
+            let wanting = all.filter(|one| one.namespace() == object.namespace() && selects(one, object));
+            out.extend(wanting.map(key_of));
+        }
     }
 }
 

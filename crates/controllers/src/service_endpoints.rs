@@ -2,8 +2,8 @@
 //! `endpoint_slice`.
 
 use api::core::pod_facts::PodFacts;
+use api::core::selecting::selects;
 use api::core::selection;
-use api::core::service_facts::selects;
 use base::Time;
 use cache::{Event, View};
 use meta::{Object, Selector, Str, Value};
@@ -103,8 +103,7 @@ pub fn services_of(event: &Event, view: &View, out: &mut Vec<Str>) {
         }
     }
     for pod in sides(event) {
-        for (key, value) in pod.labels().iter() {
-            let place = selection::place(pod.namespace(), key, value);
+        for place in selection::places_of(pod) {
             for service in view.by(SERVICES, selection::SELECTOR, &place).filter(|service| selects(service, pod)) {
                 if service.namespace() == pod.namespace() {
                     out.push(key_of(service));

@@ -1,5 +1,8 @@
 //! DaemonSets: a pod on every node that fits.
 
+use std::any::Any;
+use std::sync::Arc;
+
 use base::Time;
 use meta::{At, Change, Column, Errors, Prepare, Rules, Status, Value};
 
@@ -40,6 +43,10 @@ impl Default for DaemonSet {
 }
 
 impl Rules for DaemonSet {
+    fn facts(&self, object: &Value) -> Option<Arc<dyn Any + Send + Sync>> {
+        crate::core::selecting::by_terms(object)
+    }
+
     fn defaults(&self, object: &mut Value) {
         let spec = object.make(&["spec"]);
         spec.default("revisionHistoryLimit", 10i64);

@@ -1,5 +1,8 @@
 //! Deployments: a template of pods, rolled out step by step.
 
+use std::any::Any;
+use std::sync::Arc;
+
 use base::Time;
 use meta::{At, Change, Column, Errors, Rules, Value};
 
@@ -35,6 +38,10 @@ impl Default for Deployment {
 }
 
 impl Rules for Deployment {
+    fn facts(&self, object: &Value) -> Option<Arc<dyn Any + Send + Sync>> {
+        crate::core::selecting::by_terms(object)
+    }
+
     fn defaults(&self, object: &mut Value) {
         let spec = object.make(&["spec"]);
         spec.default("replicas", 1i64);

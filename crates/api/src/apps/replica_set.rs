@@ -1,5 +1,8 @@
 //! ReplicaSets and ReplicationControllers: a number of equal pods.
 
+use std::any::Any;
+use std::sync::Arc;
+
 use base::Time;
 use meta::{At, Change, Column, Errors, Rules, Str, Value};
 
@@ -10,6 +13,7 @@ use crate::check;
 use crate::columns::{age, column};
 use crate::core::pod_cells::containers_and_images;
 use crate::core::pod_spec;
+use crate::core::selecting;
 
 /// Both kinds; the older one has a plain map as selector.
 pub struct ReplicaSet {
@@ -68,6 +72,10 @@ impl Default for ReplicaSet {
 }
 
 impl Rules for ReplicaSet {
+    fn facts(&self, object: &Value) -> Option<Arc<dyn Any + Send + Sync>> {
+        if self.is_controller { selecting::by_map(object) } else { selecting::by_terms(object) }
+    }
+
     fn defaults(&self, object: &mut Value) {
         let spec = object.make(&["spec"]);
         spec.default("replicas", 1i64);

@@ -1,5 +1,8 @@
 //! StatefulSets: pods with names and claims that stay.
 
+use std::any::Any;
+use std::sync::Arc;
+
 use base::Time;
 use meta::{At, Change, Column, Errors, Rules, Value, names};
 
@@ -45,6 +48,10 @@ const MUTABLE: [&str; 7] = [
 ];
 
 impl Rules for StatefulSet {
+    fn facts(&self, object: &Value) -> Option<Arc<dyn Any + Send + Sync>> {
+        crate::core::selecting::by_terms(object)
+    }
+
     fn check_name(&self, name: &str) -> Vec<String> {
         names::dns_label(name)
     }

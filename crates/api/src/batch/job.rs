@@ -1,5 +1,8 @@
 //! Jobs: pods that run to their end.
 
+use std::any::Any;
+use std::sync::Arc;
+
 use base::Time;
 use meta::{At, Change, Column, Errors, Prepare, Rules, Selector, Status, Str, Value, names};
 
@@ -46,6 +49,10 @@ impl Default for Job {
 }
 
 impl Rules for Job {
+    fn facts(&self, object: &Value) -> Option<Arc<dyn Any + Send + Sync>> {
+        crate::core::selecting::by_terms(object)
+    }
+
     fn defaults(&self, object: &mut Value) {
         let spec = object.make(&["spec"]);
         if spec["completions"].is_null() && spec["parallelism"].is_null() {

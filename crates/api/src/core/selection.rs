@@ -1,15 +1,15 @@
-//! Who selects whom by labels, found without a look at everybody: pods are filed under their labels, services under one
-//! of those that they ask for.
+//! Who selects whom by labels, found without a look at everybody: pods are filed under their labels, services and owners
+//! of pods under one of those that they ask for.
 
 use base::hash64;
 use meta::labels::Op;
 use meta::{Object, Selector, Str};
 
-use super::service_facts;
+use super::selecting::with_selector;
 
 /// The index of pods by each of their labels.
 pub const LABELS: &str = "labels";
-/// The index of services by one label that they ask for.
+/// The index of those who select by one label that they ask for.
 pub const SELECTOR: &str = "selector";
 
 /// Labels that controllers give to tell their own pods apart. Pods are not filed under them: hardly anybody else asks for
@@ -45,11 +45,19 @@ pub fn place_of_all(namespace: &str, selector: &Selector) -> Option<Str> {
     pairs(selector).find(|(key, _)| !OWN.contains(key)).map(|(key, value)| place(namespace, key, value))
 }
 
-/// For [`SELECTOR`]: any label will do, as whoever looks for services looks at all labels of a pod.
-pub fn selector_of(service: &Object, out: &mut Vec<Str>) {
-    service_facts::with_selector(service, |selector| {
-        out.extend(pairs(selector).next().map(|(key, value)| place(service.namespace(), key, value)));
+/// For [`SELECTOR`]: any label will do, as whoever looks for them looks at all labels of a pod. Those that ask for no label
+/// with one value stand together under none.
+pub fn selector_of(selecting: &Object, out: &mut Vec<Str>) {
+    with_selector(selecting, |selector| {
+        let (key, value) = pairs(selector).next().unwrap_or_default();
+        out.push(place(selecting.namespace(), key, value));
     });
+}
+
+/// The places of [`SELECTOR`] where everybody stands who may select an object: of each of its labels, and of none.
+pub fn places_of(object: &Object) -> impl Iterator<Item = Str> + '_ {
+    let labels = object.labels().iter().chain([("", "")]);
+    labels.map(|(key, value)| place(object.namespace(), key, value))
 }
 
 /// The labels that a selector asks for, each with the one value that it takes.
@@ -96,10 +104,7 @@ mod tests {
             let (mut filed, mut asked) = (Vec::new(), Vec::new());
             labels_of(&pod, &mut filed);
             selector_of(&service, &mut asked);
-            assert!(
-                pod.labels().iter().any(|(key, value)| asked.contains(&place("n", key, value))),
-                "{labels:?} {wanted:?}"
-            );
+            assert!(places_of(&pod).any(|place| asked.contains(&place)), "{labels:?} {wanted:?}");
             match place_of_all("n", &selector) {
                 Some(place) => assert!(filed.contains(&place), "{labels:?} {wanted:?}"),
                 None => without_place += 1,

@@ -47,7 +47,7 @@ pub fn is_external(of_type: &str) -> bool {
 
 impl Rules for Service {
     fn facts(&self, object: &Value) -> Option<Arc<dyn Any + Send + Sync>> {
-        super::service_facts::facts(object)
+        super::selecting::by_map(object)
     }
 
     fn check_name(&self, name: &str) -> Vec<String> {
