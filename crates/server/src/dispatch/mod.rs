@@ -77,6 +77,18 @@ impl Incomer {
     }
 }
 
+/// The `timeout` of a request is a duration, unless the request lasts (upstream: `WithRequestDeadline`).
+fn check_timeout(info: &RequestInfo, query: &Query) -> Result<(), Status> {
+    let text = query.text("timeout");
+    let lasts = info.verb == "watch"
+        || matches!(info.subresource.as_str(), "proxy" | "exec" | "attach" | "portforward" | "log");
+    if text.is_empty() || lasts || meta::normalise::duration_nanos(text).is_some() {
+        return Ok(());
+    }
+    let why = format!("time: invalid duration {text:?}");
+    Err(Status::bad_request(format!("invalid timeout specified in the request URL - {why}")))
+}
+
 /// Answers one request. Panics of a handler end in a 500, not in a dead connection.
 pub async fn answer(server: Arc<Server>, request: Request<Incoming>, certificate: Option<Certified>) -> Response {
     let cut = request.extensions().get::<Cut>().cloned();
@@ -86,6 +98,10 @@ pub async fn answer(server: Arc<Server>, request: Request<Incoming>, certificate
     let incomer = Incomer { method, uri, headers, query, request: Some(request) };
     let uri = incomer.uri.to_string();
     let now = server.now();
+    if let Err(status) = check_timeout(&info, &incomer.query) {
+        server.audit.record(&User::anonymous(), &info, &uri, status.code(), "forbid", now);
+        return body::refusal(&status);
+    }
     let serves = match rests_on_the_newest(&info, &incomer.query) {
         true => server.storage.fresh().await,
         false => server.storage.refusal().map_or(Ok(()), Err),
