@@ -12,6 +12,8 @@ pub struct Takes {
     pub class: &'static str,
     requests: BTreeMap<Str, Quantity>,
     ports: Vec<HostPort>,
+    /// The system that it needs, `""` for any.
+    system: Str,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -43,6 +45,7 @@ impl Takes {
             class: crate::spec::qos(pod),
             requests: api::usage::pod_total(spec, "requests"),
             ports: ports.collect(),
+            system: spec["os"]["name"].text().into(),
         }
     }
 
@@ -63,6 +66,10 @@ impl Takes {
             );
             Some((Str::from(format!("OutOf{name}")), message))
         };
+        if !matches!(self.system.as_str(), "" | "linux") {
+            let why = "Failed to admit pod as the OS field doesn't match node OS";
+            return Some(("PodOSNotSupported".into(), why.to_owned()));
+        }
         let (one, here) = (Quantity::from_int(1), Quantity::from_int(i64::try_from(others.len()).unwrap_or(i64::MAX)));
         if let Some(most) = capacity("pods").filter(|most| here.plus(&one) > *most) {
             return lacks("pods", &one, &here, &most);
@@ -103,6 +110,8 @@ mod tests {
         assert_eq!(reason(takes("0", 80), &[&takes("0", 80)]).as_deref(), Some("NodePorts"));
         assert_eq!(reason(takes("0", 80), &[&takes("0", 81)]), None);
         assert_eq!(reason(takes("0", 0), &[&takes("0", 0), &takes("0", 0)]).as_deref(), Some("OutOfpods"));
+        let other = Takes::of(&json!({"spec": {"os": {"name": "windows"}}}));
+        assert_eq!(reason(other, &[]).as_deref(), Some("PodOSNotSupported"));
         let (_, message) = takes("2", 0).refusal(&allocatable, &[]).unwrap();
         assert!(message.ends_with("cpu, requested: 2000, used: 0, capacity: 1000"), "{message}");
     }
