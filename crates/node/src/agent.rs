@@ -477,18 +477,26 @@ impl Agent {
                     self.event(worker.pod(), "", "Warning", "FailedMount", why);
                 }
             }
-            let wake =
-                worker.wake().map_or(REFRESH, |at| Duration::from_millis(at.ms_since(self.now()).max(1)).min(REFRESH));
-            tokio::select! {
-                changed = pods.changed() => if changed.is_err() { return },
-                () = runtime.notified() => {}
-                Some((command, outcome)) = results.recv() => {
-                    self.take(&mut worker, &command, outcome);
-                    while let Ok((command, outcome)) = results.try_recv() {
+            // An answer that was expected brings no look.
+            loop {
+                let wake = worker.wake().map(|at| Duration::from_millis(at.ms_since(self.now()).max(1)));
+                tokio::select! {
+                    changed = pods.changed() => match changed {
+                        Ok(()) => break,
+                        Err(_) => return,
+                    },
+                    () = runtime.notified() => break,
+                    Some((command, outcome)) = results.recv() => {
                         self.take(&mut worker, &command, outcome);
+                        while let Ok((command, outcome)) = results.try_recv() {
+                            self.take(&mut worker, &command, outcome);
+                        }
+                        if !worker.is_quiet() {
+                            break;
+                        }
                     }
+                    () = tokio::time::sleep(wake.unwrap_or(REFRESH).min(REFRESH)) => break,
                 }
-                () = tokio::time::sleep(wake) => {}
             }
         }
     }

@@ -506,18 +506,27 @@ impl Agent {
                 let answer = self.api.call(worker.telling(&status)).await;
                 worker.told(status, answer.as_ref().map(|_| ()));
             }
-            let wake_ms = worker.wake().map_or(LOOK_MS, |at| at.ms_since(self.shell.now()).clamp(1, LOOK_MS));
-            tokio::select! {
-                biased;
-                Some((command, outcome)) = results.recv() => {
-                    worker.take(&command, outcome, self.shell.now());
-                    while let Ok((command, outcome)) = results.try_recv() {
+            // As real agents do it: an answer that was expected brings no look.
+            loop {
+                let wake_ms = worker.wake().map_or(LOOK_MS, |at| at.ms_since(self.shell.now()).clamp(1, LOOK_MS));
+                tokio::select! {
+                    biased;
+                    Some((command, outcome)) = results.recv() => {
                         worker.take(&command, outcome, self.shell.now());
+                        while let Ok((command, outcome)) = results.try_recv() {
+                            worker.take(&command, outcome, self.shell.now());
+                        }
+                        if !worker.is_quiet() {
+                            break;
+                        }
                     }
+                    changed = pods.changed() => match changed {
+                        Ok(()) => break,
+                        Err(_) => return,
+                    },
+                    () = changed.notified() => break,
+                    () = self.shell.sleep(wake_ms) => break,
                 }
-                changed = pods.changed() => if changed.is_err() { return },
-                () = changed.notified() => {}
-                () = self.shell.sleep(wake_ms) => {}
             }
         }
     }

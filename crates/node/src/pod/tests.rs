@@ -257,3 +257,27 @@ fn what_others_say_of_a_pod_is_set_right_at_a_later_look() {
     worker.see(Some(&pod(&status, 3)), now);
     assert_eq!(worker.status(&observed, &[], now.plus_ms(60_000)), None);
 }
+
+#[test]
+fn a_probe_that_succeeds_as_before_brings_no_look() {
+    let probe = json!({"periodSeconds": 10i64, "failureThreshold": 1i64});
+    let value = pod(json!({"restartPolicy": "Always", "containers": [{"name": "a", "readinessProbe": probe}]}));
+    let object = Object::new(Facts::of(Resource("pods"), &value), value.to_json());
+    let mut observed = Observed { sandbox: true, sandbox_ready: true, ..Observed::default() };
+    observed.containers.insert("a".into(), seen("1", 0, SeenState::Running, 0));
+    let (mut worker, start) = (Worker::default(), Time::from_seconds(1_800_000_000));
+    worker.see(Some(&object), start);
+    for (number, (good, quiet)) in [(true, false), (true, true), (false, false), (true, false)].into_iter().enumerate()
+    {
+        let now = start.plus_ms(20_000 * number as u64);
+        let commands = worker.decide(&observed, now).expect("it is there");
+        let [command] = &commands[..] else { panic!("{commands:?}") };
+        let answered = now.plus_ms(50);
+        worker.take(command, Outcome::Probed(good, String::new()), answered);
+        assert_eq!(worker.is_quiet(), quiet, "probe {number}");
+        let next = Some(answered.plus_ms(10_000));
+        assert_eq!(worker.wake(), next.filter(|_| quiet), "what brings a look sets the time anew");
+        assert!(worker.decide(&observed, answered).is_some_and(|commands| commands.is_empty()));
+        assert_eq!(worker.wake(), next, "a look finds nothing else");
+    }
+}

@@ -47,6 +47,8 @@ pub struct Worker {
     told: Value,
     /// What a look rested on after which there was nothing to tell.
     nothing_new: Option<Basis>,
+    /// What was taken since the last look is what everybody expected.
+    quiet: bool,
 }
 
 /// All that a status is made of; with the same there is the same to tell, whatever the time.
@@ -83,6 +85,7 @@ impl Worker {
             return None;
         }
         self.memory.busy.extend(commands.iter().map(Command::part));
+        self.quiet = true;
         Some(commands)
     }
 
@@ -134,13 +137,18 @@ impl Worker {
         self.memory.wake
     }
 
+    /// Whether what was taken since the last look leaves nothing to be decided or told: probes that succeeded as before.
+    pub fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
     /// Remembers how a command went.
     pub fn take(&mut self, command: &Command, outcome: Outcome, now: Time) -> Vec<Note> {
         let mut notes = Vec::new();
         let mut note = |container: &str, of_type, reason, message| {
             notes.push(Note { container: container.to_owned(), of_type, reason, message });
         };
-        let memory = &mut self.memory;
+        let (memory, quiet) = (&mut self.memory, std::mem::take(&mut self.quiet));
         memory.busy.remove(&command.part());
         if *command == Command::Delete {
             memory.farewell = Some(now);
@@ -163,7 +171,14 @@ impl Worker {
                 else {
                     return notes;
                 };
+                let before = state.verdict;
                 state.answer(probe, good, message, now);
+                let next = state.next;
+                if good && before == Some(true) && *kind != ProbeKind::Startup {
+                    memory.wake_by(next);
+                    self.quiet = quiet;
+                    return notes;
+                }
                 if !good && state.verdict == Some(false) && *kind != ProbeKind::Readiness {
                     let probe = kind.key().trim_end_matches("Probe");
                     let what = format!("Container {container} failed {probe} probe, will be restarted");
