@@ -88,6 +88,8 @@ impl PodGc {
         if self.terminated_max == 0 {
             return Outcome::Settled;
         }
+        // Each pod that ends brings a look at all: where pods are many, several that end together are seen by one.
+        cx.reads = view.count(PODS);
         let mut ended: Vec<&Object> =
             view.list(PODS, "").filter(|pod| pod_facts(pod).phase.is_final() && !is_deleting(pod)).collect();
         let excess = ended.len().saturating_sub(self.terminated_max);
