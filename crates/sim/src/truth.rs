@@ -316,16 +316,30 @@ fn is_alike(one: &[u8], other: &[u8]) -> bool {
 
 /// An object with these of its entries alone: the rest, which is most of it, is passed over.
 fn gist(text: &[u8], wanted: Gist) -> Option<Value> {
-    let mut object = Map::new();
-    for (part, text) in Entries(text) {
-        let Some((_, keys)) = wanted.iter().find(|(known, _)| *known == part) else { continue };
-        let mut kept = Map::new();
-        for (key, text) in Entries(text).filter(|(key, _)| keys.contains(key)) {
+    let (mut object, mut rest) = (Map::new(), text);
+    while object.len() < wanted.len() {
+        let Some((part, value)) = entry(rest) else { break };
+        let Some((_, keys)) = wanted.iter().find(|(known, _)| *known == part) else {
+            rest = value.get(value_bytes(value)?..)?;
+            continue;
+        };
+        let (mut kept, mut entries) = (Map::new(), Entries(value));
+        for (key, text) in entries.by_ref().filter(|(key, _)| keys.contains(key)) {
             kept.insert(key, Value::parse(text).ok()?);
         }
         object.insert(part, kept);
+        // Behind the last entry; a part without any stands there whole.
+        rest = match entries.0.first()? {
+            b'}' => &entries.0[1..],
+            _ => value.get(value_bytes(value)?..)?,
+        };
     }
     Some(Value::Map(object))
+}
+
+/// What stands at a key of a pod's spec, without reading the rest of it.
+pub fn spec_of(pod: &Object, key: &str) -> Value {
+    Value::parse(part(part(&pod.text(), "spec"), key)).unwrap_or_default()
 }
 
 /// What stands at a key of a canonical object; nothing where there is none.
@@ -341,14 +355,18 @@ impl<'a> Iterator for Entries<'a> {
     type Item = (&'a str, &'a [u8]);
 
     fn next(&mut self) -> Option<Self::Item> {
-        let rest = self.0.get(1..)?;
-        let key_bytes = string_bytes(rest)?;
-        let key = std::str::from_utf8(rest.get(1..key_bytes - 1)?).ok()?;
-        let value = rest.get(key_bytes + 1..)?;
+        let (key, value) = entry(self.0)?;
         let value_bytes = value_bytes(value)?;
         self.0 = value.get(value_bytes..)?;
         Some((key, &value[..value_bytes]))
     }
+}
+
+/// The key that stands behind the first byte, and the text that begins with its value.
+fn entry(text: &[u8]) -> Option<(&str, &[u8])> {
+    let rest = text.get(1..)?;
+    let key_bytes = string_bytes(rest)?;
+    Some((std::str::from_utf8(rest.get(1..key_bytes - 1)?).ok()?, rest.get(key_bytes + 1..)?))
 }
 
 /// How long the string is that a text begins with.

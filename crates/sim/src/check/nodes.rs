@@ -30,8 +30,8 @@ impl Checker for Nodes {
         let Seen::Commit { changes, author, .. } = seen else { return Ok(()) };
         for change in *changes {
             let (Some(new), Some(old)) = (&change.new, &change.old) else { continue };
-            let doubts = new.resource() == NODES && is_doubted(new) && !is_doubted(old);
-            if !doubts || !author.who.ends_with(":node-controller") {
+            let may = new.resource() == NODES && author.who.ends_with(":node-controller");
+            if !may || !is_doubted(new) || is_doubted(old) {
                 continue;
             }
             let Some(view) = past.at(author.decided_on) else { continue };

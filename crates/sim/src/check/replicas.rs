@@ -13,7 +13,7 @@ use meta::{Object, Owner, Str, Value};
 use super::{Checker, Seen};
 use crate::desired::facts;
 use crate::exec::Author;
-use crate::truth::Past;
+use crate::truth::{Past, spec_of};
 use crate::user::{DAEMON_SETS, DEPLOYMENTS, JOBS, PODS, REPLICA_SETS, STATEFUL_SETS};
 
 /// What one decision about one owner has written so far.
@@ -80,8 +80,8 @@ fn place(pod: &Object) -> Str {
     if !node.is_empty() {
         return node;
     }
-    let value = pod.value();
-    let required = value.at(&["spec", "affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution"]);
+    let affinity = spec_of(pod, "affinity");
+    let required = affinity.at(&["nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution"]);
     required["nodeSelectorTerms"][0]["matchFields"][0]["values"][0].text().into()
 }
 

@@ -8,7 +8,7 @@ use meta::{Object, Quantity, Str, Value};
 
 use super::{Checker, Seen};
 use crate::desired::facts;
-use crate::truth::Past;
+use crate::truth::{Past, spec_of};
 use crate::user::{NODES, PODS};
 
 const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
@@ -26,22 +26,18 @@ fn milli(value: &Value) -> i64 {
     value.text().parse::<Quantity>().map_or(0, |quantity| quantity.milli())
 }
 
-/// What a pod asks for of one resource, in thousandths.
-fn asks(pod: &Object, resource: &str) -> i64 {
-    let value = pod.value();
-    value
-        .at(&["spec", "containers"])
-        .items()
-        .iter()
-        .map(|one| milli(one.at(&["resources", "requests", resource])))
-        .sum()
+/// What a pod asks for, in thousandths.
+fn asks(pod: &Object) -> [i64; COUNTED.len()] {
+    let containers = spec_of(pod, "containers");
+    let requests = containers.items().iter().map(|one| one.at(&["resources", "requests"]));
+    COUNTED.map(|resource| requests.clone().map(|requests| milli(&requests[resource])).sum())
 }
 
 impl Scheduler {
     fn check_room(&mut self, node: &Object, after: &View) -> Result<(), String> {
         let (value, mut count, mut sums) = (node.value(), 0, [0; COUNTED.len()]);
         for pod in after.by(PODS, "node", node.name()).filter(|pod| !pod_facts::of(pod).phase.is_final()) {
-            let read = || (pod.facts().generation, COUNTED.map(|resource| asks(pod, resource)));
+            let read = || (pod.facts().generation, asks(pod));
             let known = self.asks.entry(pod.uid().into()).or_insert_with(read);
             if known.0 != pod.facts().generation {
                 *known = read();
@@ -61,8 +57,7 @@ impl Scheduler {
 
 /// Whether the node took this pod in the view that the binding was decided on.
 fn was_open(node: &str, pod: &Object, view: &View) -> bool {
-    let value = pod.value();
-    let bears = value.at(&["spec", "tolerations"]).items().iter().any(|one| one["key"].text() == UNSCHEDULABLE);
+    let bears = spec_of(pod, "tolerations").items().iter().any(|one| one["key"].text() == UNSCHEDULABLE);
     bears || view.one(NODES, "", node).is_some_and(|node| !node.value()["spec"]["unschedulable"].is_true())
 }
 
