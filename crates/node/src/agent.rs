@@ -331,10 +331,9 @@ impl Agent {
                 None => {
                     let (object, objects) = watch::channel(Some(pod.clone()));
                     let runtime = Arc::new(Notify::new());
-                    let mut worker = Worker::default();
+                    let mut worker = Worker::new(pod);
                     let takes = match judged.remove(uid) {
                         Some(Err((reason, message))) => {
-                            worker.see(Some(pod), self.now());
                             self.event(worker.pod(), "", "Warning", &reason, message.clone());
                             worker.refuse(reason, message);
                             None

@@ -549,6 +549,10 @@ async fn end(agent: &Agent, pod: &Value) -> Result<(), String> {
 }
 
 async fn remove(agent: &Agent, pod: &Value) -> Result<(), String> {
+    // Without a name of its own its folders would be everybody's.
+    if uid(pod).is_empty() {
+        return Err("the pod has no uid".to_owned());
+    }
     for sandbox in agent.runtime.of_pod(uid(pod)).await.map_err(|error| error.to_string())?.sandboxes {
         agent.runtime.remove_sandbox(&sandbox.id).await.map_err(|error| error.to_string())?;
     }

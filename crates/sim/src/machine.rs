@@ -455,7 +455,7 @@ impl Agent {
                 None => {
                     let (sender, receiver) = watch::channel(Some(pod.clone()));
                     workers.insert(uid.clone(), sender);
-                    self.shell.spawn(Box::pin(self.clone().work(uid.clone(), receiver)));
+                    self.shell.spawn(Box::pin(self.clone().work(Worker::new(pod), uid.clone(), receiver)));
                 }
             }
         }
@@ -465,8 +465,7 @@ impl Agent {
     }
 
     /// The task of one pod.
-    async fn work(self: Arc<Self>, uid: Str, mut pods: watch::Receiver<Option<Object>>) {
-        let mut worker = Worker::default();
+    async fn work(self: Arc<Self>, mut worker: Worker, uid: Str, mut pods: watch::Receiver<Option<Object>>) {
         let host = [Str::from(network::address(self.machine.number).to_string())];
         let (done, mut results) = mpsc::unbounded_channel::<(Command, Outcome)>();
         let changed = self.machine.bell(&uid);

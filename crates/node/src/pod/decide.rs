@@ -31,10 +31,21 @@ pub fn decide(pod: &Value, observed: &Observed, memory: &mut Memory, now: Time) 
         run(pod, observed, memory, now, &mut commands);
         probe(pod, observed, memory, now, &mut commands);
     }
+    pause(memory, now, &mut commands);
     commands.retain(|command| !memory.busy.contains(&command.part()));
     let mut taken = std::collections::BTreeSet::new();
     commands.retain(|command| taken.insert(command.part()));
     commands
+}
+
+/// What could not be stopped or removed is tried again after a while, not over and over.
+fn pause(memory: &mut Memory, now: Time, commands: &mut Vec<Command>) {
+    let clears = |command: &Command| matches!(command, Command::Stop { .. } | Command::Remove | Command::End);
+    let next = memory.clearing_failed_at.plus_ms(RETRY.delay_ms(memory.clearing_failures));
+    if memory.clearing_failures > 0 && now < next && commands.iter().any(clears) {
+        commands.retain(|command| !clears(command));
+        memory.wake_by(next);
+    }
 }
 
 /// The end of a container counts once for the pause before its next start.

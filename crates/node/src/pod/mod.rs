@@ -164,6 +164,9 @@ pub struct Memory {
     pub prepare_failures: u32,
     pub prepare_failed_at: Time,
     pub prepare_error: Option<String>,
+    /// Stops and removals that failed in a row, and when the last one did.
+    pub clearing_failures: u32,
+    pub clearing_failed_at: Time,
     pub removed: bool,
     pub ended: bool,
     /// When the API was last told that the object may go.

@@ -238,7 +238,7 @@ fn what_others_say_of_a_pod_is_set_right_at_a_later_look() {
         });
         Object::new(Facts::of(Resource("pods"), &value), value.to_json())
     };
-    let (mut worker, now) = (Worker::default(), Time::from_seconds(1_800_000_000));
+    let (mut worker, now) = (Worker::new(&pod(&Value::map(), 1)), Time::from_seconds(1_800_000_000));
     let mut observed = Observed { sandbox: true, sandbox_ready: true, ..Observed::default() };
     observed.containers.insert("a".into(), seen("1", 0, SeenState::Running, 0));
     worker.see(Some(&pod(&Value::map(), 1)), now);
@@ -265,7 +265,7 @@ fn a_probe_that_succeeds_as_before_brings_no_look() {
     let object = Object::new(Facts::of(Resource("pods"), &value), value.to_json());
     let mut observed = Observed { sandbox: true, sandbox_ready: true, ..Observed::default() };
     observed.containers.insert("a".into(), seen("1", 0, SeenState::Running, 0));
-    let (mut worker, start) = (Worker::default(), Time::from_seconds(1_800_000_000));
+    let (mut worker, start) = (Worker::new(&object), Time::from_seconds(1_800_000_000));
     worker.see(Some(&object), start);
     for (number, (good, quiet)) in [(true, false), (true, true), (false, false), (true, false)].into_iter().enumerate()
     {
@@ -280,4 +280,23 @@ fn a_probe_that_succeeds_as_before_brings_no_look() {
         assert!(worker.decide(&observed, answered).is_some_and(|commands| commands.is_empty()));
         assert_eq!(worker.wake(), next, "a look finds nothing else");
     }
+}
+
+/// Its folders are named by its uid.
+#[test]
+fn a_pod_that_is_gone_at_the_first_look_is_removed_by_its_name() {
+    let value =
+        json!({"metadata": {"name": "a", "namespace": "ns", "uid": "u"}, "spec": {"containers": [{"name": "a"}]}});
+    let pod = Object::new(Facts::of(Resource("pods"), &value), value.to_json());
+    let (mut worker, mut now) = (Worker::new(&pod), Time::from_seconds(1_800_000_000));
+    worker.see(None, now);
+    let observed = Observed::default();
+    assert_eq!(worker.decide(&observed, now), Some(vec![Command::Remove]));
+    assert_eq!(worker.pod()["metadata"]["uid"].text(), "u");
+    worker.take(&Command::Remove, Outcome::Done(Err("busy".into())), now);
+    assert_eq!(worker.decide(&observed, now), Some(Vec::new()), "it pauses");
+    now = worker.wake().expect("it is tried again");
+    assert_eq!(worker.decide(&observed, now), Some(vec![Command::Remove]));
+    worker.take(&Command::Remove, Outcome::Done(Ok(())), now);
+    assert_eq!(worker.decide(&observed, now), None);
 }

@@ -35,7 +35,6 @@ pub struct Note {
 }
 
 /// One pod on its node.
-#[derive(Default)]
 pub struct Worker {
     memory: Memory,
     /// The pod as it was last, for when its object goes without waiting.
@@ -60,6 +59,12 @@ struct Basis {
 }
 
 impl Worker {
+    /// One that knows its pod: what is done for it when its object is gone needs that.
+    pub fn new(object: &Object) -> Worker {
+        let (pod, seen) = (object.value(), Some(object.revision()));
+        Worker { memory: Memory::default(), pod, seen, gone: false, told: Value::Null, nothing_new: None, quiet: false }
+    }
+
     /// Takes the object as it is now; `None` when it is gone: then the pod ends at once.
     pub fn see(&mut self, object: Option<&Object>, now: Time) {
         let known = std::mem::replace(&mut self.seen, object.map(Object::revision));
@@ -195,8 +200,14 @@ impl Worker {
                     }
                 }
             }
-            (Command::Remove, Outcome::Done(Ok(()))) => memory.removed = true,
-            (Command::End, Outcome::Done(Ok(()))) => memory.ended = true,
+            (Command::Stop { .. } | Command::Remove | Command::End, Outcome::Done(Err(why))) => {
+                memory.clearing_failures = memory.clearing_failures.saturating_add(1);
+                memory.clearing_failed_at = now;
+                tracing::warn!("{command:?}: {why}");
+            }
+            (Command::Stop { .. }, Outcome::Done(Ok(()))) => memory.clearing_failures = 0,
+            (Command::Remove, Outcome::Done(Ok(()))) => (memory.removed, memory.clearing_failures) = (true, 0),
+            (Command::End, Outcome::Done(Ok(()))) => (memory.ended, memory.clearing_failures) = (true, 0),
             (_, Outcome::Done(Err(why))) => tracing::warn!("{command:?}: {why}"),
             _ => {}
         }
