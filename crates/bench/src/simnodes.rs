@@ -154,7 +154,6 @@ impl Drop for SimNodes {
 }
 
 /// One pod on its node.
-#[derive(Default)]
 struct Pod {
     name: String,
     worker: Worker,
@@ -349,7 +348,17 @@ impl Agents {
             self.counts.present.fetch_add(1, Ordering::Relaxed);
             let number = self.addresses;
             let address = format!("10.{}.{}.{}", 128 + number / 65_536 % 64, number / 256 % 256, number % 256);
-            Pod { name: object.name().to_owned(), address: address.into(), ..Pod::default() }
+            Pod {
+                name: object.name().to_owned(),
+                worker: Worker::new(&object),
+                address: address.into(),
+                sandbox: false,
+                ready: false,
+                containers: BTreeMap::new(),
+                telling: false,
+                runs: false,
+                wake: None,
+            }
         });
         pod.worker.see((!deleted).then_some(&object), now());
         self.look(&uid);
