@@ -189,7 +189,7 @@ async fn sandbox(agent: &Agent, pod: &Value, dirs: &PodDirs) -> Result<(), Strin
     };
     write_etc(agent, pod, dirs, &own).map_err(|error| format!("cannot write the pod's files: {error}"))?;
     let netns = (!host_network).then(|| netns_of(agent, pod));
-    let mut spec = spec::sandbox(pod, netns, attempt, &agent.options.cgroup);
+    let mut spec = spec::sandbox(pod, netns, attempt, &agent.options.cgroup, &agent.options.cluster_domain);
     if let Some(address) = address {
         spec.annotations.insert(ADDRESS.to_owned(), address.to_string());
     }
@@ -271,7 +271,7 @@ fn write_etc(agent: &Agent, pod: &Value, dirs: &PodDirs, addresses: &[IpAddr]) -
             "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
              fe00::\tip6-localnet\nfe00::\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n",
         );
-        let subdomain = spec["subdomain"].text();
+        let subdomain = spec::subdomain(pod);
         for address in addresses {
             if subdomain.is_empty() {
                 hosts.push_str(&format!("{address}\t{hostname}\n"));
@@ -290,7 +290,7 @@ fn write_etc(agent: &Agent, pod: &Value, dirs: &PodDirs, addresses: &[IpAddr]) -
         hosts.push_str(&format!("{}\t{}\n", alias["ip"].text(), names.join("\t")));
     }
     std::fs::write(dirs.etc().join("hosts"), hosts)?;
-    std::fs::write(dirs.etc().join("hostname"), format!("{hostname}\n"))?;
+    std::fs::write(dirs.etc().join("hostname"), format!("{}\n", spec::own_name(pod, domain)))?;
     if let Some(text) = resolv_conf(agent, pod) {
         std::fs::write(dirs.etc().join("resolv.conf"), text)?;
     }

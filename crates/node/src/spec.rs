@@ -114,8 +114,8 @@ pub fn oom_score(pod: &Value, container: &Value, capacity_bytes: i64) -> i32 {
     }
 }
 
-/// The sandbox of a pod, its cgroup below `cgroup`; `netns` is where its network namespace is kept, `None` for the node's own.
-pub fn sandbox(pod: &Value, netns: Option<PathBuf>, attempt: u32, cgroup: &str) -> SandboxSpec {
+/// The sandbox of a pod of the cluster `domain`, its cgroup below `cgroup`; `netns` is where its network namespace is kept, `None` for the node's own.
+pub fn sandbox(pod: &Value, netns: Option<PathBuf>, attempt: u32, cgroup: &str, domain: &str) -> SandboxSpec {
     let (meta, spec) = (&pod["metadata"], &pod["spec"]);
     let uid = meta["uid"].text();
     let mut sandbox = SandboxSpec::new(meta["namespace"].text(), meta["name"].text(), uid);
@@ -124,7 +124,7 @@ pub fn sandbox(pod: &Value, netns: Option<PathBuf>, attempt: u32, cgroup: &str) 
         Some(path) => NetworkNamespace::Path(path),
         None => NetworkNamespace::Host,
     };
-    sandbox.hostname = (!spec["hostNetwork"].is_true()).then(|| hostname(pod));
+    sandbox.hostname = (!spec["hostNetwork"].is_true()).then(|| own_name(pod, domain));
     sandbox.host_ipc = spec["hostIPC"].is_true();
     sandbox.share_processes = spec["shareProcessNamespace"].is_true();
     for sysctl in spec.at(&["securityContext", "sysctls"]).items() {
@@ -137,7 +137,28 @@ pub fn sandbox(pod: &Value, netns: Option<PathBuf>, attempt: u32, cgroup: &str) 
     sandbox
 }
 
+/// The name that the pod itself sees: with its domain, where it asks for that.
+pub fn own_name(pod: &Value, domain: &str) -> String {
+    let (host, subdomain) = (hostname(pod), subdomain(pod));
+    match pod.at(&["spec", "setHostnameAsFQDN"]).is_true() && !subdomain.is_empty() {
+        true => format!("{host}.{subdomain}.{}.svc.{domain}", pod.at(&["metadata", "namespace"]).text()),
+        false => host,
+    }
+}
+
+/// The part of a pod's domain that it names; a name that overrides all others has none.
+pub fn subdomain(pod: &Value) -> &str {
+    match pod.at(&["spec", "hostnameOverride"]).text() {
+        "" => pod.at(&["spec", "subdomain"]).text(),
+        _ => "",
+    }
+}
+
 pub fn hostname(pod: &Value) -> String {
+    let overriding = pod.at(&["spec", "hostnameOverride"]).text();
+    if !overriding.is_empty() {
+        return overriding.to_owned();
+    }
     let name = match pod.at(&["spec", "hostname"]).text() {
         "" => pod.at(&["metadata", "name"]).text(),
         name => name,
@@ -319,6 +340,15 @@ mod tests {
         let bound = of_pod(&json!({"containers": [container], "resources": {"limits": {"cpu": "2", "memory": "1Mi"}}}));
         assert_eq!((bound.cpu_shares, bound.cpu_quota_us), (Some(512), Some(200_000)));
         assert_eq!(bound.memory_limit_bytes, Some(1 << 20));
+    }
+
+    #[test]
+    fn a_pod_sees_the_name_that_it_asks_for() {
+        let name = |spec: Value| own_name(&json!({"metadata": {"name": "p", "namespace": "n"}, "spec": spec}), "c.l");
+        assert_eq!(name(json!({})), "p");
+        assert_eq!(name(json!({"hostname": "h", "subdomain": "s"})), "h");
+        assert_eq!(name(json!({"hostname": "h", "subdomain": "s", "setHostnameAsFQDN": true})), "h.s.n.svc.c.l");
+        assert_eq!(name(json!({"hostname": "h", "subdomain": "s", "hostnameOverride": "o.x"})), "o.x");
     }
 
     #[test]

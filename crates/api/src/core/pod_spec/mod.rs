@@ -116,8 +116,17 @@ pub fn check_spec(spec: &At<'_>, cx: &Context<'_>, errors: &mut Errors) {
     if spec.field("resources").is_set() {
         resources::check(&spec.field("resources"), cx, errors);
     }
-    if spec.field("hostnameOverride").is_set() {
-        check::optional(&spec.field("hostnameOverride"), names::dns_subdomain, errors);
+    let name = spec.field("hostnameOverride");
+    if name.is_set() {
+        for other in ["setHostnameAsFQDN", "hostNetwork"] {
+            if spec.field(other).value.is_true() {
+                errors.forbidden(&name.path, format!("may not be specified when {other} is true"));
+            }
+        }
+        if name.text().len() > HOST_NAME_MAX {
+            errors.too_long(&name.path, HOST_NAME_MAX);
+        }
+        check::invalid(&name, names::dns_subdomain(name.text()), errors);
     }
 }
 
@@ -190,6 +199,8 @@ fn check_claims(spec: &At<'_>, errors: &mut Errors) {
 }
 
 const NAMESERVERS_MAX: usize = 3;
+/// What Linux takes for the name of a machine, in bytes.
+const HOST_NAME_MAX: usize = 64;
 const SEARCHES_MAX: usize = 32;
 const SEARCH_LEN_MAX: usize = 2048;
 
@@ -216,8 +227,8 @@ fn check_dns(spec: &At<'_>, errors: &mut Errors) {
     for search in searches.items() {
         let text = search.text().strip_suffix('.').unwrap_or(search.text());
         if search.text() != "." {
-            // Underscores are allowed here, as in service records.
-            check::invalid(&search, names::dns_subdomain(&text.replace('_', "-")), errors);
+            // Underscores may stand anywhere here, as in service records.
+            check::invalid(&search, names::dns_subdomain(&text.replace('_', "a")), errors);
         }
     }
     for option in config.field("options").items() {
