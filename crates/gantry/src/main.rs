@@ -1,5 +1,13 @@
 //! The one binary: arguments, configuration, the real clock and disk, and the wiring of all rooms.
 
+/// Like `println!` for what stays: it does not end because what it says cannot be written, as on a full disk.
+macro_rules! tell {
+    ($($words:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout(), $($words)*);
+    }};
+}
+
 mod agent;
 mod apply;
 mod backend;
@@ -44,7 +52,8 @@ fn main() -> ExitCode {
             ExitCode::from(Error::Words(words).code())
         }
         Err(error) => {
-            eprintln!("gantry: {error}");
+            // The code tells it, too, where this cannot be written.
+            let _ = writeln!(std::io::stderr(), "gantry: {error}");
             ExitCode::from(error.code())
         }
     }

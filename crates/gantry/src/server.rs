@@ -68,13 +68,13 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
         tokio::spawn(footprint::cool_trees());
         tokio::spawn(footprint::huge_pages_when_large());
         let running = start(settings).await?;
-        println!("The API answers on {}", url_of(settings));
-        println!("kubectl --kubeconfig {} get namespaces", settings.data().join("kubeconfig").display());
+        tell!("The API answers on {}", url_of(settings));
+        tell!("kubectl --kubeconfig {} get namespaces", settings.data().join("kubeconfig").display());
         if !settings.names("parts", "controllers") {
-            println!("Without the part controllers nothing happens by itself, and no machine can join.");
+            tell!("Without the part controllers nothing happens by itself, and no machine can join.");
         } else {
             let token = settings.data().join(TOKEN_FILE);
-            println!("Machines join with gantry agent --server URL --token-file {}", token.display());
+            tell!("Machines join with gantry agent --server URL --token-file {}", token.display());
         }
         let why = tokio::select! {
             () = stopped() => None,

@@ -100,7 +100,7 @@ impl<'a> Up<'a> {
         let linked = async { linked.await.map_err(|error| Error::doing("make the nodes", error))? };
         let server_settings = settings.handed_to("server").with("also", inside);
         let (server, (lan, nodes)) = crate::server::start_beside(&server_settings, linked).await?;
-        println!("The API answers on https://{listen}");
+        tell!("The API answers on https://{listen}");
         let images = data.join("images");
         std::fs::create_dir_all(&images).map_err(Error::file("create the folder", &images))?;
         tokio::spawn(tell_ready(server.server.clone(), count as usize));
@@ -111,10 +111,10 @@ impl<'a> Up<'a> {
         }
         for file in settings.all("apply") {
             crate::apply::file(&up.server.server, Path::new(file)).await?;
-            println!("applied {file}");
+            tell!("applied {file}");
         }
-        println!("The cluster is up; Ctrl-C stops it.");
-        println!("kubectl --kubeconfig {} get nodes", data.join("kubeconfig").display());
+        tell!("The cluster is up; Ctrl-C stops it.");
+        tell!("kubectl --kubeconfig {} get nodes", data.join("kubeconfig").display());
         Ok(up)
     }
 
@@ -146,7 +146,7 @@ impl<'a> Up<'a> {
             }
             self.nodes = nodes;
         }
-        println!("stopping");
+        tell!("stopping");
         for node in &mut self.nodes {
             node.stop().await;
         }
@@ -199,7 +199,7 @@ async fn tell_ready(server: Arc<server::Server>, count: usize) {
         for node in mirror.view().list(node::agent::NODES, "") {
             if is_ready(&node.value(), begun.seconds()) && told.insert(node.name().to_owned()) {
                 let seconds = server.now().ms_since(begun) as f64 / 1000.0;
-                println!("{} is ready after {seconds:.1} s", node.name());
+                tell!("{} is ready after {seconds:.1} s", node.name());
             }
         }
         // The server lives as long as the process.
@@ -388,7 +388,7 @@ fn stop_running(data: &Path) -> Result<(), Error> {
     let (Some(pid), true) = (pid, ["gantry up", "gantry agent"].contains(&owner.who.as_str())) else {
         return Err(Error::InUse { path: data.to_owned(), by: owner.told() });
     };
-    println!("stopping {}", owner.told());
+    tell!("stopping {}", owner.told());
     rustix::process::kill_process(pid, Signal::TERM).map_err(|error| Error::doing("stop it", error))?;
     let until = Instant::now() + UP_STOP;
     while Folder::owner(data).is_some() {
