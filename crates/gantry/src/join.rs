@@ -15,8 +15,7 @@ use client::{Api, HttpApi, Identity as Proof, Request};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use meta::{Resource, Value, json};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject};
+use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
 use server::ca::{Current, Identity, renew_after, time_left, write_private};
 
 use crate::error::Error;
@@ -331,7 +330,7 @@ async fn contact_one(server: &str) -> Result<String, Error> {
             .with_safe_default_protocol_versions()
             .map_err(|error| unreachable(&error))?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Anyone))
+            .with_custom_certificate_verifier(Arc::new(server::unjudged::Unjudged))
             .with_no_client_auth();
         let name = ServerName::try_from(host.clone()).map_err(|error| unreachable(&error))?;
         let stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, socket).await;
@@ -350,45 +349,6 @@ async fn contact_one(server: &str) -> Result<String, Error> {
         String::from_utf8(bytes.to_vec()).map_err(|error| unreachable(&error))
     };
     tokio::time::timeout(CONTACT_TIMEOUT, asked).await.unwrap_or_else(|_| Err(unreachable(&"no answer within 10 s")))
-}
-
-/// Takes any certificate: what comes over such a connection is checked against the token's hash.
-#[derive(Debug)]
-struct Anyone;
-
-impl ServerCertVerifier for Anyone {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &rustls::DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &rustls::DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
-    }
 }
 
 /// The objects that let newcomers in, as kubeadm makes them: who may ask for a certificate, who may read the authority,

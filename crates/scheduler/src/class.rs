@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use api::core::host_ports::{self, HostPort};
 use meta::{Labels, Quantity, Selector, Str, Value};
 
 use crate::terms::TermId;
@@ -29,13 +30,6 @@ pub struct Toleration {
     pub value: Str,
     /// `""`: every effect.
     pub effect: Str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Port {
-    pub ip: Str,
-    pub protocol: Str,
-    pub port: i64,
 }
 
 /// A topology spread constraint.
@@ -85,7 +79,7 @@ pub struct Class {
     pub named: Option<Vec<Str>>,
     pub node_preferred: Vec<(i64, NodeTerm)>,
     pub tolerations: Vec<Toleration>,
-    pub ports: Vec<Port>,
+    pub ports: Vec<HostPort>,
     pub affinity: Vec<TermId>,
     pub anti_affinity: Vec<TermId>,
     pub preferred: Vec<Weighted>,
@@ -232,7 +226,7 @@ impl Class {
                 .map(|one| (one["weight"].as_int().unwrap_or(0), node_term(&one["preference"])))
                 .collect(),
             tolerations: spec["tolerations"].items().iter().map(toleration).collect(),
-            ports: ports_of(spec),
+            ports: host_ports::of(spec),
             affinity: affinity_terms,
             anti_affinity: anti_terms,
             preferred,
@@ -319,36 +313,6 @@ impl NodeTerm {
         }
         self.labels.iter().all(|requirement| requirement.holds(labels.get(&requirement.key)))
             && self.names.iter().all(|requirement| requirement.holds(Some(name)))
-    }
-}
-
-fn ports_of(spec: &Value) -> Vec<Port> {
-    let sidecars = spec["initContainers"].items().iter().filter(|one| one["restartPolicy"].text() == "Always");
-    let containers = spec["containers"].items().iter().chain(sidecars);
-    let ports = containers.flat_map(|container| container["ports"].items());
-    ports
-        .filter_map(|port| {
-            let number = port["hostPort"].as_int().filter(|number| *number > 0)?;
-            let ip = match port["hostIP"].text() {
-                "" => "0.0.0.0",
-                ip => ip,
-            };
-            let protocol = match port["protocol"].text() {
-                "" => "TCP",
-                protocol => protocol,
-            };
-            Some(Port { ip: ip.into(), protocol: protocol.into(), port: number })
-        })
-        .collect()
-}
-
-impl Port {
-    /// Whether two pods cannot both have it on one node.
-    pub fn clashes(&self, other: &Port) -> bool {
-        const ANY: [&str; 2] = ["0.0.0.0", "::"];
-        self.port == other.port
-            && self.protocol == other.protocol
-            && (self.ip == other.ip || ANY.contains(&self.ip.as_str()) || ANY.contains(&other.ip.as_str()))
     }
 }
 

@@ -227,6 +227,7 @@ impl Scheduler {
         if facts.scheduler != NAME || pod.facts().deleting.is_some() {
             self.pending.remove(&key);
             self.queue.remove(&key);
+            self.nominated.remove(&key);
             return;
         }
         let changed = self.pending.get(&key).is_none_or(|known| {

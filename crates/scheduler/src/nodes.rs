@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use api::core::host_ports::HostPort;
 use meta::{Labels, Object, Str};
 
-use crate::class::{Amounts, Class, Port, Taint};
+use crate::class::{Amounts, Class, Taint};
 
 /// A pod on a node.
 #[derive(Clone, Debug)]
@@ -47,7 +48,7 @@ pub struct Nodes {
     pub scored_memory: Vec<i64>,
     pub others: Vec<BTreeMap<Str, i64>>,
     pub others_used: Vec<BTreeMap<Str, i64>>,
-    pub ports: Vec<Vec<Port>>,
+    pub ports: Vec<Vec<HostPort>>,
     pub residents: Vec<Vec<Resident>>,
     /// Image name to bytes.
     pub images: Vec<BTreeMap<Str, i64>>,

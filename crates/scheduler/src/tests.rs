@@ -235,6 +235,20 @@ fn who_comes_together_makes_room_once_each() {
 }
 
 #[test]
+fn who_is_deleted_while_it_waits_keeps_no_room() {
+    let mut lab = Lab::new();
+    lab.node("n1", "1", "z", Value::Null);
+    lab.pod("low", "1", json!({"spec": {"priority": 1}}));
+    lab.run();
+    lab.pod("high", "1", json!({"spec": {"priority": 10}}));
+    lab.run();
+    lab.pod("high", "1", json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}, "spec": {"priority": 10}}));
+    lab.delete("low");
+    lab.pod("next", "1", json!({"spec": {"priority": 5}}));
+    assert_eq!(lab.run(), ["next>n1"]);
+}
+
+#[test]
 fn the_search_for_room_goes_on_behind_nodes_that_cannot_make_any() {
     let mut lab = Lab::new();
     for at in 0..150 {

@@ -32,6 +32,7 @@ pub mod subresource;
 pub mod table;
 pub mod tokens;
 pub mod uid;
+pub mod unjudged;
 pub mod verbs;
 
 use std::collections::BTreeMap;

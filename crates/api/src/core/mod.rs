@@ -4,6 +4,7 @@ pub mod claim;
 pub mod config_map;
 pub mod endpoints;
 pub mod event;
+pub mod host_ports;
 pub mod limit_range;
 pub mod namespace;
 pub mod node;

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use api::core::host_ports::{self, HostPort};
 use meta::{Quantity, Str, Value};
 
 /// What a pod takes of its node for as long as it is there.
@@ -16,35 +17,13 @@ pub struct Takes {
     system: Str,
 }
 
-#[derive(Clone, Debug, PartialEq)]
-struct HostPort {
-    ip: Str,
-    protocol: Str,
-    port: i64,
-}
-
-impl HostPort {
-    fn clashes(&self, other: &HostPort) -> bool {
-        let everywhere = |ip: &str| matches!(ip, "" | "0.0.0.0" | "::");
-        self.port == other.port
-            && self.protocol == other.protocol
-            && (self.ip == other.ip || everywhere(&self.ip) || everywhere(&other.ip))
-    }
-}
-
 impl Takes {
     pub fn of(pod: &Value) -> Takes {
         let spec = &pod["spec"];
-        let sidecars = spec["initContainers"].items().iter().filter(|one| super::is_sidecar(one));
-        let ports = spec["containers"].items().iter().chain(sidecars).flat_map(|one| one["ports"].items());
-        let ports = ports.filter_map(|port| {
-            let number = port["hostPort"].as_int().filter(|number| *number > 0)?;
-            Some(HostPort { ip: port["hostIP"].text().into(), protocol: port["protocol"].text().into(), port: number })
-        });
         Takes {
             class: crate::spec::qos(pod),
             requests: api::usage::pod_total(spec, "requests"),
-            ports: ports.collect(),
+            ports: host_ports::of(spec),
             system: spec["os"]["name"].text().into(),
         }
     }

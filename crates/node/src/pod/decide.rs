@@ -295,9 +295,12 @@ fn keep(
 /// What brings a container the resources that its spec has now: new limits, or a new start where its policy asks for one.
 pub fn resize(container: &Value, seen: &Seen) -> Option<Command> {
     let (has, wants) = (seen.limits.as_ref()?, crate::spec::resized(&container["resources"]));
-    let cpu = wants.cpu_shares != has.cpu_shares || wants.cpu_quota_us != Some(has.cpu_quota_us.unwrap_or(-1));
+    // No pod can give its limit up: one that is in force all the same was a mistake, and is no reason for a new start.
+    let freed = wants.cpu_quota_us == Some(-1) && has.cpu_quota_us.is_some_and(|quota| quota != -1);
+    let cpu =
+        wants.cpu_shares != has.cpu_shares || !freed && wants.cpu_quota_us != Some(has.cpu_quota_us.unwrap_or(-1));
     let memory = wants.memory_limit_bytes.is_some() && wants.memory_limit_bytes != has.memory_limit_bytes;
-    if !cpu && !memory {
+    if !cpu && !memory && !freed {
         return None;
     }
     let restarts = container["resizePolicy"].items().iter().any(|policy| {

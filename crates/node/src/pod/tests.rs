@@ -226,6 +226,13 @@ fn limits_follow_the_spec_and_are_told_when_they_are_in_force() {
     assert_eq!((script.decide(), told(&script)), (Vec::new(), "300m".to_owned()));
     script.pod.set(&["spec"], container("400m", "RestartContainer"));
     assert_eq!(script.decide(), ["stop a 30000"]);
+    let free = json!({"restartPolicy": "Always", "containers": [{
+        "name": "a", "resizePolicy": [{"resourceName": "cpu", "restartPolicy": "RestartContainer"}],
+    }]});
+    script.pod.set(&["spec"], free);
+    let limits = Resources { cpu_shares: Some(2), cpu_quota_us: Some(1_000), ..Resources::default() };
+    script.set("a", Seen { limits: Some(limits), ..running });
+    assert_eq!(script.decide(), ["resize a"], "it is set free where it runs");
 }
 
 /// As a node's controller does, in the very second in which the pod was told to be ready.

@@ -11,9 +11,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use meta::{Kind, Reason, Resource, Status, Str, Value};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::{DigitallySignedStruct, SignatureScheme};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject};
+use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -25,6 +23,7 @@ use crate::error::Error;
 use crate::flow::places::Place;
 use crate::http::{Body, Response, body};
 use crate::subresource::links::{Links, PAGE_MAX_BYTES};
+use crate::unjudged::Unjudged;
 
 const NODES: Resource = Resource("nodes");
 const PODS: Resource = Resource("pods");
@@ -39,7 +38,7 @@ const KUBELET_PORT: u16 = 10250;
 /// How the server proves itself to the nodes.
 pub struct Kubelets {
     tls: Arc<rustls::ClientConfig>,
-    /// For what runs in pods: whose certificates nobody here could judge.
+    /// For what runs in pods, whose certificates nobody here could judge: a proxy is for looking at it, as in upstream.
     unjudged: Arc<rustls::ClientConfig>,
     certificate: Arc<Current>,
 }
@@ -97,47 +96,6 @@ pub async fn read(server: &Server, node: &str, path: &str, limit: usize) -> Resu
     connection.abort();
     let bytes = body.map_err(|error| failed(&error))?.to_bytes();
     if code.is_success() { Ok(bytes) } else { Err(failed(&code)) }
-}
-
-/// Takes every certificate: a proxy to a pod or a service is for looking at it, as in upstream's API server.
-#[derive(Debug)]
-struct Unjudged;
-
-impl ServerCertVerifier for Unjudged {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let known = rustls::crypto::ring::default_provider().signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, certificate, signed, &known)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let known = rustls::crypto::ring::default_provider().signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signed, &known)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
-    }
 }
 
 /// How a connection is secured.
