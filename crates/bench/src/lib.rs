@@ -4,7 +4,7 @@
 //! - [`cluster`]: nodes without machines; [`simnodes`]: their agents; [`real`]: a real one.
 //! - [`frame`]: options in, one JSON object out. [`machine`]: processor time, memory, pinning, what else was running.
 //! - [`child`]: the system under test, always a process of its own. [`door`]: a lean client of the public API;
-//!   [`load`] drives it. [`shapes`]: nodes and pods as users have them.
+//!   [`load`] drives it; [`asker`] asks for names. [`shapes`]: nodes and pods as users have them.
 //! - `torture`: no figures of speed, but whether promises hold while everything is killed.
 //! - [`report`]: results on paper, and the comparison with stored ones.
 //!
@@ -14,6 +14,7 @@
 //! Invariants: every process and folder that a bench makes is gone when it ends, also when it fails; the time of the
 //! server's processor is kept apart from the client's.
 
+pub mod asker;
 mod benches;
 pub mod child;
 pub mod cluster;

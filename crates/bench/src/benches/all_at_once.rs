@@ -7,18 +7,17 @@
 //!
 //! What is not answered, or not bound, by the end counts as having waited until then.
 
-use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::asker;
 use crate::benches::dns;
-use crate::child::Child;
 use crate::cluster::{Nodes, Pods, lock};
 use crate::door::Ask;
 use crate::error::Error;
 use crate::frame::{Bench, Run, Want, figure, option};
 use crate::load::{self, Maker, Until, micros};
-use crate::machine::{Process, program};
+use crate::machine::Process;
 use crate::numbers::percentile;
 use crate::real::Up;
 use crate::shapes::{MERGE, NAMESPACE, base_pod, deployment, pod_name, pods_path};
@@ -49,6 +48,7 @@ pub const BENCH: Bench = Bench {
         figure("answered_percent", Want::AtLeast(99.0, 100.0)),
         figure("bound_percent", Want::AtLeast(99.0, 100.0)),
         figure("api_p99_ms", Want::AtMost(100.0, 10.0)),
+        figure("dns_answered_percent", Want::AtLeast(99.0, 100.0)),
         figure("dns_p99_ms", Want::AtMost(10.0, 1.0)),
         figure("bound_p99_ms", Want::AtMost(1_000.0, 100.0)),
     ],
@@ -58,9 +58,6 @@ pub const BENCH: Bench = Bench {
 };
 
 fn run(run: &mut Run) -> Result<(), Error> {
-    if program("dnsperf").is_none() {
-        return Err(Error::Lacks("the generator dnsperf is not installed (Debian: dnsperf)".into()));
-    }
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let tokio = tokio.map_err(Error::while_doing("start the client"))?;
     tokio.block_on(measure(run))
@@ -78,7 +75,7 @@ async fn measure(run: &mut Run) -> Result<(), Error> {
     let cordon = meta::json!({"spec": {"unschedulable": true}});
     server.door.two().await?.ask(&Ask::patch("/api/v1/nodes/node-1", MERGE, &cordon)).await?;
     let agents = SimNodes::start(&server.door, cluster.dead()).await?;
-    let make: Maker = Arc::new(|number| dns::creation(&format!("service-{number}")));
+    let make: Maker = Arc::new(|number| dns::creation(&service_name(number)));
     load::closed(server.process(), load::lines(&server.door, 32, true).await?, make, Until::Requests(services)).await?;
     let make: Maker = Arc::new(move |number| {
         let wanted = deployment(NAMESPACE, &format!("web-{number}"), 1_000.min(pods - number * 1_000));
@@ -96,27 +93,31 @@ async fn measure(run: &mut Run) -> Result<(), Error> {
     let seconds = run.number("seconds")?;
     let address = dns::server_of(&up).await?;
     let asking = dns::Asking::inside(agent)?;
-    asking.wait(address, &format!("service-{}", services - 1))?;
-    let questions = dns::questions(run.dir(), services)?;
-    let rate = run.number("questions")?.to_string();
-    let mut command = dns::generator(Some(agent), address, &questions, seconds + 2, Some(&rate));
-    command.stdout(Stdio::null());
-    let generator = Child::start(command, &[], &run.dir().join("dnsperf.log"))?;
+    asking.wait(address, &service_name(services - 1))?;
+    let names: Vec<String> = (0..services)
+        .map(|number| format!("{}.{NAMESPACE}.svc.cluster.local", service_name(number * 7919 % services)))
+        .collect();
+    let time = Duration::from_secs(seconds);
+    let generator = asker::start(agent, address, &names, run.number("questions")?, time)?;
     let probing = std::thread::spawn(move || probe(&asking, address, seconds));
-    let before: Vec<u64> = [server.process(), agent, Process::own(), generator.process].map(Process::cpu_us).into();
+    let parts = [("server", server.process()), ("agent", agent), ("client", Process::own())];
+    let before = parts.map(|(_, process)| process.cpu_us());
     let began = Instant::now();
     let (api, sent) = offered(run, &up, &bound, alive, seconds as f64).await?;
     let elapsed = began.elapsed().as_secs_f64();
-    let after: Vec<u64> = [server.process(), agent, Process::own(), generator.process].map(Process::cpu_us).into();
-    drop(generator);
-    let parts = ["server", "agent", "client", "generator"];
+    let used = parts.map(|(_, process)| process.cpu_us());
+    let named = generator.join().map_err(|_| Error::doing("ask for names", "the asking thread failed"))??;
     let mut whole = 0.0;
-    for (name, (before, after)) in parts.iter().zip(before.iter().zip(&after)) {
+    for ((name, process), (before, after)) in parts.iter().zip(before.iter().zip(&used)) {
         let cores = after.saturating_sub(*before) as f64 / 1e6 / elapsed;
         whole += cores;
-        run.figure(&format!("{name}_cores_used"), cores);
+        // The generator is a thread of the client's process.
+        let asking = if *process == Process::own() { named.cpu_us as f64 / 1e6 / elapsed } else { 0.0 };
+        run.figure(&format!("{name}_cores_used"), cores - asking);
     }
+    run.figure("generator_cores_used", named.cpu_us as f64 / 1e6 / elapsed);
     run.figure("cores_used", whole);
+    run.figure("dns_answered_percent", named.percent());
     let mut answered = probing.join().map_err(|_| Error::doing("ask for names", "the asking thread failed"))??;
     run.figure("dns_p99_ms", percentile(&mut answered, 0.99) / 1e3);
     let Api { latencies_us, sent: asked, failed } = api;
@@ -137,6 +138,11 @@ async fn measure(run: &mut Run) -> Result<(), Error> {
     run.figure("bound_p99_ms", percentile(&mut waits, 0.99) / 1e3);
     run.figure("status_p99_ms", agents.counts.write_p99_ms());
     Ok(())
+}
+
+/// All are of one length, so that questions about them are.
+fn service_name(number: usize) -> String {
+    format!("service-{number:05}")
 }
 
 /// What came of the requests.
@@ -184,7 +190,7 @@ async fn offered(run: &Run, up: &Up, bound: &Pods, alive: usize, seconds: f64) -
             }
         } else {
             let service = number % services;
-            Ask::get(&format!("/api/v1/namespaces/{NAMESPACE}/services/service-{service}"))
+            Ask::get(&format!("/api/v1/namespaces/{NAMESPACE}/services/{}", service_name(service)))
         };
         asked += 1;
         send(ask, asked);
@@ -203,7 +209,7 @@ fn probe(asking: &dns::Asking, server: std::net::SocketAddr, seconds: u64) -> Re
     let (began, mut found) = (Instant::now(), Vec::new());
     while began.elapsed() < Duration::from_secs(seconds) {
         let sent = Instant::now();
-        asking.wait(server, "service-0")?;
+        asking.wait(server, &service_name(0))?;
         found.push(micros(sent.elapsed()));
         std::thread::sleep(Duration::from_millis(1_000 / PROBES_PER_S));
     }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use meta::{Value, json};
 
+use crate::asker;
 use crate::child::Child;
 use crate::door::Ask;
 use crate::error::Error;
@@ -145,7 +146,7 @@ fn pin_all(process: Process, cores: &[usize]) {
     }
 }
 
-pub fn questions(folder: &Path, services: usize) -> Result<PathBuf, Error> {
+fn questions(folder: &Path, services: usize) -> Result<PathBuf, Error> {
     let path = folder.join("questions");
     let mut text = String::new();
     for number in 0..services {
@@ -162,7 +163,7 @@ struct Done {
     average_us: f64,
 }
 
-pub fn generator(
+fn generator(
     inside: Option<Process>,
     server: SocketAddr,
     questions: &Path,
@@ -227,17 +228,12 @@ impl Asking {
 
     /// Asks for a service until it is answered.
     pub fn wait(&self, server: SocketAddr, service: &str) -> Result<(), Error> {
-        let mut question = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
-        for label in [service, NAMESPACE, "svc", "cluster", "local"] {
-            question.push(u8::try_from(label.len()).unwrap_or(u8::MAX));
-            question.extend(label.as_bytes());
-        }
-        question.extend([0, 0, 1, 0, 1]);
+        let question = asker::question(&format!("{service}.{NAMESPACE}.svc.cluster.local"));
         let (began, mut answer) = (Instant::now(), [0; 512]);
         while began.elapsed() < ANSWER_TIMEOUT {
             self.0.send_to(&question, server).map_err(Error::while_doing("ask"))?;
-            // One that got lost is asked again; the code of success and one answer at least.
-            if self.0.recv(&mut answer).is_ok() && answer[3] & 0xf == 0 && answer[7] > 0 {
+            // One that got lost is asked again.
+            if self.0.recv(&mut answer).is_ok_and(|bytes| asker::answers(&answer[..bytes])) {
                 return Ok(());
             }
             std::thread::sleep(Duration::from_micros(300));
