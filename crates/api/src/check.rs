@@ -129,6 +129,47 @@ fn label_name_at(path: &Path<'_>, key: &str, errors: &mut Errors) {
     }
 }
 
+/// The conditions of a status, each of its own type.
+pub fn conditions(at: &At<'_>, errors: &mut Errors) {
+    const REASON_MAX_BYTES: usize = 1 << 10;
+    const MESSAGE_MAX_BYTES: usize = 32 << 10;
+    let is_reason = |text: &str| {
+        let letter = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+        text.bytes().next().is_some_and(|first| first.is_ascii_alphabetic())
+            && text.bytes().last().is_some_and(letter)
+            && text.bytes().all(|byte| letter(byte) || byte == b',' || byte == b':')
+    };
+    for (index, condition) in at.items().enumerate() {
+        let (of_type, reason, message) =
+            (condition.field("type"), condition.field("reason"), condition.field("message"));
+        if at.value.items()[..index].iter().any(|other| other["type"] == *of_type.value) {
+            errors.duplicate_value(&condition.path, of_type.text());
+        }
+        match of_type.text() {
+            "" => errors.required(&of_type.path, "is required"),
+            _ => label_name(&of_type, errors),
+        }
+        word(&condition.field("status"), &["False", "True", "Unknown"], errors);
+        non_negative(&condition.field("observedGeneration"), errors);
+        required(&condition.field("lastTransitionTime"), errors);
+        match reason.text() {
+            "" => errors.required(&reason.path, ""),
+            text if !is_reason(text) => errors.invalid(
+                &reason,
+                "a condition reason must start with alphabetic character, optionally followed by a string of \
+                 alphanumeric characters or '_,:', and must end with an alphanumeric character or '_'",
+            ),
+            _ => {}
+        }
+        if reason.text().len() > REASON_MAX_BYTES {
+            errors.too_long(&reason.path, REASON_MAX_BYTES);
+        }
+        if message.text().len() > MESSAGE_MAX_BYTES {
+            errors.too_long(&message.path, MESSAGE_MAX_BYTES);
+        }
+    }
+}
+
 /// A label's key.
 pub fn label_name(at: &At<'_>, errors: &mut Errors) {
     label_name_at(&at.path, at.text(), errors);

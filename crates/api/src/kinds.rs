@@ -7,7 +7,7 @@ use meta::{Kind, Names, Resource, Rules, Str, Subresource, Verb};
 
 use crate::{
     admissionregistration, apiextensions, apiregistration, apps, autoscaling, batch, certificates, coordination, core,
-    discovery, flowcontrol, networking, node, policy, rbac, resource, scheduling, storage,
+    discovery, flowcontrol, networking, node, policy, rbac, resource, scheduling, storage, storagemigration,
 };
 use Verb::{Create, Delete, DeleteCollection, Get, List, Patch, Update, Watch};
 
@@ -100,6 +100,8 @@ const KINDS: &[Row] = &[
     Row("batch", "v1", "CronJob", "cronjobs", "cj", "all", true, ALL, &[STATUS], || Arc::new(batch::cron_job::CronJob::new())),
     Row("batch", "v1", "Job", "jobs", "", "all", true, ALL, &[STATUS], || Arc::new(batch::job::Job::new())),
     Row("certificates.k8s.io", "v1", "CertificateSigningRequest", "certificatesigningrequests", "csr", "", false, ALL, &[APPROVAL, STATUS], || Arc::new(certificates::certificate_signing_request::CertificateSigningRequest::new())),
+    Row("certificates.k8s.io", "v1", "ClusterTrustBundle", "clustertrustbundles", "", "", false, ALL, &[], || Arc::new(certificates::cluster_trust_bundle::ClusterTrustBundle::new())),
+    Row("certificates.k8s.io", "v1", "PodCertificateRequest", "podcertificaterequests", "", "", true, ALL, &[STATUS], || Arc::new(certificates::pod_certificate_request::PodCertificateRequest::new())),
     Row("networking.k8s.io", "v1", "IngressClass", "ingressclasses", "", "", false, ALL, &[], || Arc::new(networking::ingress_class::IngressClass::new())),
     Row("networking.k8s.io", "v1", "Ingress", "ingresses", "ing", "", true, ALL, &[STATUS], || Arc::new(networking::ingress::Ingress::new())),
     Row("networking.k8s.io", "v1", "IPAddress", "ipaddresses", "ip", "", false, ALL, &[], || Arc::new(networking::ip_address::IpAddress::new())),
@@ -133,6 +135,7 @@ const KINDS: &[Row] = &[
     Row("resource.k8s.io", "v1", "ResourceSlice", "resourceslices", "", "", false, ALL, &[], || Arc::new(resource::resource_slice::ResourceSlice::new())),
     Row("flowcontrol.apiserver.k8s.io", "v1", "FlowSchema", "flowschemas", "", "", false, ALL, &[STATUS], || Arc::new(flowcontrol::flow_schema::FlowSchema::new())),
     Row("flowcontrol.apiserver.k8s.io", "v1", "PriorityLevelConfiguration", "prioritylevelconfigurations", "", "", false, ALL, &[STATUS], || Arc::new(flowcontrol::priority_level::PriorityLevel::new())),
+    Row("storagemigration.k8s.io", "v1", "StorageVersionMigration", "storageversionmigrations", "", "", false, ALL, &[STATUS], || Arc::new(storagemigration::storage_version_migration::StorageVersionMigration::new())),
 ];
 
 /// All built-in kinds, in discovery's order.

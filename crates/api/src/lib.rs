@@ -28,6 +28,7 @@ pub mod resource;
 pub mod scheduling;
 pub mod schema;
 pub mod storage;
+pub mod storagemigration;
 pub mod usage;
 
 use meta::{Object, Resource, Str};

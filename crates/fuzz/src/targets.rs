@@ -39,6 +39,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "continue-tokens", seeds: continue_tokens, run: continue_token },
     Target { name: "tokens", seeds: tokens, run: token },
     Target { name: "certificates", seeds: certificates, run: certificate },
+    Target { name: "pem", seeds: pem_texts, run: pem },
     Target { name: "spdy", seeds: spdy_bytes, run: spdy },
     Target { name: "websocket", seeds: node::fuzzing::conversations, run: websocket },
     Target { name: "packed-values", seeds: packed_values, run: packed_value },
@@ -463,6 +464,48 @@ fn certificate(input: &[u8]) {
     // The same bytes as a request in its envelope, so that what is inside is reached, too.
     let _ = AUTHORITY.sign(&enveloped("CERTIFICATE REQUEST", input), server::ca::Usage::Server, 600);
     let _ = server::ca::time_left(&enveloped("CERTIFICATE", input));
+    check_certificate_kinds(&enveloped("CERTIFICATE", input), input);
+}
+
+/// The kinds that hold certificates read them when they are made and when they are answered.
+fn check_certificate_kinds(pem: &str, bytes: &[u8]) {
+    use api::certificates::{cluster_trust_bundle::ClusterTrustBundle, pod_certificate_request::PodCertificateRequest};
+    let bundle = meta::json!({"metadata": {"name": "a"}, "spec": {"trustBundle": pem}});
+    check_alone(&ClusterTrustBundle::new(), None, &bundle);
+    let stub = STANDARD.encode(bytes);
+    let spec = meta::json!({"signerName": "a.b/c", "maxExpirationSeconds": 3600i64, "stubPKCS10Request": stub});
+    let asked = meta::json!({"metadata": {"name": "a"}, "spec": spec});
+    check_alone(&PodCertificateRequest::new(), None, &asked);
+    let mut answered = asked.clone();
+    let condition = meta::json!({
+        "type": "Issued", "status": "True", "reason": "R", "message": "", "lastTransitionTime": "2030-01-01T00:00:00Z",
+    });
+    answered.set(&["status"], meta::json!({"certificateChain": pem, "conditions": [condition]}));
+    check_alone(&PodCertificateRequest::new(), Some(&asked), &answered);
+}
+
+fn check_alone(rules: &dyn meta::Rules, old: Option<&Value>, object: &Value) {
+    let subresource = if old.is_some() { "status" } else { "" };
+    let (user, uid, now) = ("", "", Time::from_seconds(1_800_000_000));
+    let change = Change { old, sibling: None, subresource, now, user, groups: &[], uid, extra: &[] };
+    rules.check(&change, &At::root(object), &mut Errors::default());
+    rules.cells(object, now);
+}
+
+fn pem_texts() -> Vec<Vec<u8>> {
+    let mut all: Vec<Vec<u8>> = certificates().iter().map(|one| enveloped("CERTIFICATE", one).into_bytes()).collect();
+    all.extend(texts(&["-----BEGIN A-----\nB: c\n\nb25l\n-----END A-----", "x\n-----BEGIN A-----\n-----END A-----\n"]));
+    all
+}
+
+fn pem(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    for block in api::certificates::pem::blocks(&text) {
+        let written = api::certificates::pem::write(block.label, &block.bytes);
+        let again = api::certificates::pem::blocks(&written).next().map(|block| block.bytes);
+        assert_eq!(again, Some(block.bytes), "what was read and is written reads the same");
+    }
+    check_certificate_kinds(&text, input);
 }
 
 fn spdy_bytes() -> Vec<Vec<u8>> {

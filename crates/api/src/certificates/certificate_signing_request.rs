@@ -3,7 +3,7 @@
 use base::Time;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use meta::{At, Change, Column, Errors, Prepare, Rules, Status, Str, Value, names};
+use meta::{At, Change, Column, Errors, Prepare, Rules, Status, Str, Value};
 
 use crate::columns::{age, columns, human};
 
@@ -127,14 +127,7 @@ impl Rules for CertificateSigningRequest {
             }
         }
         let signer = spec.field("signerName");
-        if signer.is_empty() {
-            errors.required(
-                &signer.path,
-                "must be a fully qualified domain and path of the form 'example.com/signer-name'",
-            );
-        } else if !is_signer(signer.text()) {
-            errors.invalid(&signer, "must be a fully qualified domain and path of the form 'example.com/signer-name'");
-        }
+        super::check_signer_name(&signer, errors);
         let life = spec.field("expirationSeconds");
         if life.int().is_some_and(|seconds| seconds < LIFE_SECONDS_MIN) {
             errors.invalid(
@@ -189,19 +182,6 @@ fn stamp(object: &mut Value, now: Time) {
                 condition.set(&["status"], "True");
             }
         }
-    }
-}
-
-/// `domain/path`, the domain with a dot, all parts without doubtful letters.
-fn is_signer(name: &str) -> bool {
-    match name.split_once('/') {
-        Some((domain, path)) => {
-            domain.contains('.')
-                && names::dns_subdomain(domain).is_empty()
-                && !path.is_empty()
-                && path.split('.').all(|part| names::dns_subdomain(part).is_empty())
-        }
-        None => false,
     }
 }
 

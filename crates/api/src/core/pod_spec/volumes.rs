@@ -5,10 +5,13 @@ use std::collections::BTreeSet;
 use meta::{At, Errors, Quantity, Str, Value, names};
 
 use super::{Context, disks, env};
+use crate::certificates::{self, cluster_trust_bundle};
 use crate::check;
 
 /// Shortest life of a projected token.
 const TOKEN_SECONDS_MIN: i64 = 600;
+/// Where the parts of a pod's credentials are written to.
+const CREDENTIAL_PATHS: [&str; 3] = ["credentialBundlePath", "keyPath", "certificateChainPath"];
 
 pub fn check(volumes: &At<'_>, cx: &Context<'_>, errors: &mut Errors) {
     let mut seen: BTreeSet<Str> = BTreeSet::new();
@@ -175,13 +178,8 @@ fn check_projected(source: &At<'_>, errors: &mut Errors) {
                     check::required(&path, errors);
                     check::unreserved_path(&path, errors);
                 }
-                "clusterTrustBundle" => {
-                    let (name, signer) = (inner.field("name"), inner.field("signerName"));
-                    if name.is_set() == signer.is_set() {
-                        errors.required(&inner.path, "either name or signerName must be specified");
-                    }
-                    check::required(&inner.field("path"), errors);
-                }
+                "clusterTrustBundle" => check_trust_bundle(&inner, errors),
+                "podCertificate" => check_pod_certificate(&inner, errors),
                 _ => {}
             }
             check_conflicts(&inner, source, &mut paths, errors);
@@ -189,11 +187,66 @@ fn check_projected(source: &At<'_>, errors: &mut Errors) {
     }
 }
 
+fn check_trust_bundle(source: &At<'_>, errors: &mut Errors) {
+    let (name, signer, labels) = (source.field("name"), source.field("signerName"), source.field("labelSelector"));
+    match (name.is_set(), signer.is_set()) {
+        (true, true) => errors.invalid(source, "only one of name and signerName may be used"),
+        (true, false) => {
+            if name.text().is_empty() {
+                errors.required(&name.path, "must be a valid object name");
+            }
+            for why in cluster_trust_bundle::reference_faults(name.text()) {
+                errors.invalid(&name, format!("not a valid clustertrustbundlename: {why}"));
+            }
+            if labels.is_set() {
+                errors.invalid(&labels, "labelSelector must be unset if name is specified");
+            }
+        }
+        (false, true) => {
+            certificates::check_signer_name(&signer, errors);
+            check::label_selector(&labels, errors);
+        }
+        (false, false) => errors.required(&source.path, "either name or signerName must be specified"),
+    }
+    check::required(&source.field("path"), errors);
+    check::unreserved_path(&source.field("path"), errors);
+}
+
+fn check_pod_certificate(source: &At<'_>, errors: &mut Errors) {
+    let (signer, seconds) = (source.field("signerName"), source.field("maxExpirationSeconds"));
+    certificates::check_signer_name(&signer, errors);
+    certificates::check_user_annotations(&source.field("userAnnotations"), errors);
+    let key_types = ["RSA3072", "RSA4096", "ECDSAP256", "ECDSAP384", "ECDSAP521", "ED25519"];
+    check::supported(&source.field("keyType"), &key_types, errors);
+    let (least, most) = certificates::pod_certificate_seconds(signer.text());
+    match seconds.int() {
+        Some(asked) if asked < least => {
+            errors.invalid(&seconds, format!("if provided, maxExpirationSeconds must be >= {least}"));
+        }
+        Some(asked) if asked > most => {
+            errors.invalid(&seconds, format!("if provided, maxExpirationSeconds must be <= {most}"));
+        }
+        _ => {}
+    }
+    let mut is_written = false;
+    for key in CREDENTIAL_PATHS {
+        let path = source.field(key);
+        if !path.text().is_empty() {
+            is_written = true;
+            check::unreserved_path(&path, errors);
+        }
+    }
+    if !is_written {
+        let why = "specify at least one of credentialBundlePath, keyPath, and certificateChainPath";
+        errors.required(&source.path, why);
+    }
+}
+
 /// Two sources may not write one file.
 fn check_conflicts(inner: &At<'_>, source: &At<'_>, paths: &mut BTreeSet<Str>, errors: &mut Errors) {
-    let own = [inner.value["path"].text()];
+    let own = ["path"].iter().chain(&CREDENTIAL_PATHS).map(|key| inner.value[*key].text());
     let items = inner.value["items"].items().iter().map(|item| item["path"].text());
-    for path in own.into_iter().chain(items).filter(|path| !path.is_empty()) {
+    for path in own.chain(items).filter(|path| !path.is_empty()) {
         if !paths.insert(path.into()) {
             errors.invalid_value(&source.path, path, "conflicting duplicate paths");
         }
