@@ -28,6 +28,9 @@ pub const CRON_JOBS: Resource = Resource("cronjobs.batch");
 pub const BUDGETS: Resource = Resource("poddisruptionbudgets.policy");
 pub const QUOTAS: Resource = Resource("resourcequotas");
 pub const SIGNING_REQUESTS: Resource = Resource("certificatesigningrequests.certificates.k8s.io");
+pub const TRUST_BUNDLES: Resource = Resource("clustertrustbundles.certificates.k8s.io");
+pub const POD_CERTIFICATE_REQUESTS: Resource = Resource("podcertificaterequests.certificates.k8s.io");
+pub const MIGRATIONS: Resource = Resource("storageversionmigrations.storagemigration.k8s.io");
 pub const CLUSTER_ROLES: Resource = Resource("clusterroles.rbac.authorization.k8s.io");
 pub const DEFINITIONS: Resource = Resource("customresourcedefinitions.apiextensions.k8s.io");
 

@@ -20,6 +20,7 @@ mod job;
 mod namespace;
 mod node_fit;
 mod node_lifecycle;
+mod pod_certificate_cleaner;
 mod pod_gc;
 mod replica_set;
 mod resource_quota;
@@ -28,10 +29,12 @@ mod service_account;
 mod service_endpoints;
 mod signing_request;
 mod stateful_set;
+mod storage_migration;
 mod storage_protection;
 mod subject;
 mod taint_eviction;
 mod token_secret;
+mod trust_bundle_publisher;
 mod ttl_after_finished;
 
 #[cfg(test)]
@@ -136,4 +139,7 @@ pub const CONTROLLERS: &[Make] = &[
     |_| Box::new(storage_protection::StorageProtection::of_classes()),
     |settings| Box::new(signing_request::SigningRequests { sign: settings.sign.clone() }),
     |_| Box::new(replica_set::ReplicaSets::of_replication_controllers()),
+    |settings| Box::new(trust_bundle_publisher::TrustBundlePublisher { pem: settings.root_ca_pem.clone() }),
+    |_| Box::new(pod_certificate_cleaner::PodCertificateCleaner),
+    |_| Box::new(storage_migration::StorageMigration),
 ];

@@ -645,3 +645,60 @@ fn token_secrets_are_filled_and_go_with_their_account() {
     world.settle();
     assert!(world.get(SECRETS, "a", "t").is_null());
 }
+
+#[test]
+fn the_bundle_of_the_servers_authority_is_named_by_what_it_holds() {
+    let pem = api::certificates::pem::write("CERTIFICATE", b"anchor");
+    let mut world = World::with(&Settings { root_ca_pem: pem.clone(), ..Settings::default() });
+    world.create(NAMESPACES, json!({"metadata": {"name": "kube-system"}}));
+    world.settle();
+    let signer = "kubernetes.io/kube-apiserver-serving";
+    let first = world.all(TRUST_BUNDLES);
+    assert_eq!(first.len(), 1);
+    assert_eq!(first[0].at(&["spec", "trustBundle"]).text(), pem);
+    assert!(first[0].at(&["metadata", "name"]).text().starts_with("kubernetes.io:kube-apiserver-serving:"));
+    let former = json!({"metadata": {"name": "former"}, "spec": {"signerName": signer, "trustBundle": "x"}});
+    world.create(TRUST_BUNDLES, former);
+    world.create(TRUST_BUNDLES, json!({"metadata": {"name": "other"}, "spec": {"trustBundle": "x"}}));
+    world.settle();
+    let left: Vec<String> =
+        world.all(TRUST_BUNDLES).iter().map(|one| one.at(&["metadata", "name"]).text().into()).collect();
+    assert_eq!(left, [first[0].at(&["metadata", "name"]).text(), "other"]);
+}
+
+#[test]
+fn requests_for_certificates_of_pods_are_forgotten() {
+    let mut world = world();
+    world.create(POD_CERTIFICATE_REQUESTS, json!({"metadata": {"name": "r", "namespace": "ns"}}));
+    world.pass(14 * 60);
+    assert_eq!(world.all(POD_CERTIFICATE_REQUESTS).len(), 1);
+    world.pass(2 * 60);
+    assert!(world.all(POD_CERTIFICATE_REQUESTS).is_empty());
+}
+
+#[test]
+fn migrations_of_a_resource_run_one_after_the_other() {
+    let migration = |name: &str, resource: &str| {
+        json!({
+            "apiVersion": "storagemigration.k8s.io/v1", "kind": "StorageVersionMigration", "metadata": {"name": name},
+            "spec": {"resource": {"group": "", "resource": resource}},
+        })
+    };
+    let mut world = world();
+    let is = |world: &World, name: &str, of_type: &str| {
+        api::storagemigration::storage_version_migration::holds(&world.get(MIGRATIONS, "", name), of_type)
+    };
+    // Nothing of today is written anew, and what is not served is waited for first.
+    world.create(MIGRATIONS, migration("a", "configmaps"));
+    world.create(MIGRATIONS, migration("b", "configmaps"));
+    world.create(MIGRATIONS, migration("n", "nothings"));
+    let before = world.get(CONFIG_MAPS, "ns", "kube-root-ca.crt");
+    world.settle();
+    for name in ["a", "b"] {
+        assert!(is(&world, name, "Succeeded") && !is(&world, name, "Running"), "{name}");
+    }
+    assert_eq!(world.get(CONFIG_MAPS, "ns", "kube-root-ca.crt"), before);
+    assert!(is(&world, "n", "Running") && !is(&world, "n", "Failed"));
+    world.pass(61);
+    assert!(is(&world, "n", "Failed") && !is(&world, "n", "Running"));
+}
