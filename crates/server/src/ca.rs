@@ -22,6 +22,8 @@ use crate::error::Error;
 
 /// How long the root holds.
 const ROOT_DAYS: u64 = 3650;
+/// How far back a signed request holds, for clocks that are a little behind.
+const SIGNED_BACK: Duration = Duration::from_secs(300);
 /// How long what it signs for servers and users holds.
 pub const LEAF_DAYS: i64 = 365;
 
@@ -161,7 +163,10 @@ impl Ca {
         request.params.is_ca = IsCa::NoCa;
         request.params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         request.params.extended_key_usages = usage.purposes();
-        validity(&mut request.params, Duration::from_secs(u64::try_from(seconds).unwrap_or(0).max(1)));
+        let life = Duration::from_secs(u64::try_from(seconds).unwrap_or(0).max(1));
+        validity(&mut request.params, life);
+        // Who asks says for how long: little more is given.
+        request.params.not_before = (std::time::SystemTime::now() - SIGNED_BACK).into();
         Ok(request.signed_by(&self.issuer).map_err(failed("sign a certificate request"))?.pem())
     }
 }

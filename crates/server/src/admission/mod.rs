@@ -4,6 +4,8 @@
 //! validation, and then the validating steps. All are pure over a view; what must change together with the object
 //! (a quota's use) is a companion of the same commit.
 
+pub mod certificate_signers;
+pub mod certificate_subject;
 pub mod default_tolerations;
 pub mod limit_ranger;
 pub mod namespace_lifecycle;
@@ -76,6 +78,8 @@ pub const RULES: &[&dyn Admission] = &[
     &default_tolerations::DefaultTolerationSeconds,
     &storage_protection::StorageObjectInUseProtection,
     &runtime_class::RuntimeClass,
+    &certificate_signers::CertificateSigners,
+    &certificate_subject::CertificateSubjectRestriction,
     &rbac_escalation::RbacEscalation,
     &node_ports::NodePorts,
     &resource_quota::ResourceQuota,

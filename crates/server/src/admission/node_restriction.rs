@@ -1,9 +1,12 @@
 //! A node writes only its own node object, its own lease, and the pods bound to it.
 
-use meta::{Status, Value};
+use meta::{Resource, Status, Value};
 
 use super::{Admission, Review};
 
+const NODES: Resource = Resource("nodes");
+const PODS: Resource = Resource("pods");
+const ACCOUNTS: Resource = Resource("serviceaccounts");
 /// Labels that a node may not set on itself, but for these exceptions.
 const RESERVED: &[&str] = &["kubernetes.io", "k8s.io"];
 const ALLOWED: &[&str] = &[
@@ -44,7 +47,7 @@ impl Admission for NodeRestriction {
                 }
                 Ok(())
             }
-            "serviceaccounts" if review.subresource == "token" => Ok(()),
+            "podcertificaterequests.certificates.k8s.io" => check_certificate_request(review, &node),
             _ => Ok(()),
         }
     }
@@ -83,6 +86,46 @@ fn is_reserved(key: &str) -> bool {
         return true;
     }
     reserved && !ALLOWED.contains(&key) && !ALLOWED_PREFIXES.iter().any(|allowed| key.starts_with(allowed))
+}
+
+/// A node asks only for its own pods, as whom they run, and what they mount.
+fn check_certificate_request(review: &Review<'_>, node: &str) -> Result<(), Status> {
+    let spec = &review.object["spec"];
+    if (review.operation, review.subresource) != ("CREATE", "") {
+        return Err(review.forbidden(format!("node {node:?} can only create such requests")));
+    }
+    if spec["nodeName"].text() != node {
+        return Err(review.forbidden(format!("it names the node {:?}, not {node:?}", spec["nodeName"].text())));
+    }
+    let namespaced = |resource: Resource, name: &str| review.view.one(resource, review.namespace, name);
+    let (pod, account) = (spec["podName"].text(), spec["serviceAccountName"].text());
+    let found = [
+        ("node", "nodeUID", review.view.one(NODES, "", node)),
+        ("pod", "podUID", namespaced(PODS, pod)),
+        ("service account", "serviceAccountUID", namespaced(ACCOUNTS, account)),
+    ];
+    for (what, uid, object) in &found {
+        if object.is_none_or(|object| object.uid() != spec[*uid].text()) {
+            return Err(review.forbidden(format!("there is no {what} with that name and uid")));
+        }
+    }
+    let Some(pod) = found[1].2.map(meta::Object::value) else { return Ok(()) };
+    if pod.at(&["spec", "nodeName"]).text() != node {
+        return Err(review.forbidden(format!("the pod does not run on node {node:?}")));
+    }
+    if pod.at(&["metadata", "annotations"]).get("kubernetes.io/config.mirror").is_some() {
+        return Err(review.forbidden("the pod is a mirror pod"));
+    }
+    if pod.at(&["spec", "serviceAccountName"]).text() != account {
+        return Err(review.forbidden("the pod runs as another service account"));
+    }
+    let signer = spec["signerName"].text();
+    let mut sources =
+        pod.at(&["spec", "volumes"]).items().iter().flat_map(|one| one.at(&["projected", "sources"]).items());
+    if !sources.any(|source| source.at(&["podCertificate", "signerName"]).text() == signer) {
+        return Err(review.forbidden(format!("the pod mounts no certificate of the signer {signer:?}")));
+    }
+    Ok(())
 }
 
 fn check_pod(review: &Review<'_>, node: &str) -> Result<(), Status> {

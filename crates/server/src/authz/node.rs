@@ -12,6 +12,7 @@ use super::{Attributes, Decision};
 
 pub const PODS: Resource = Resource("pods");
 const CLAIMS: Resource = Resource("persistentvolumeclaims");
+const CERTIFICATE_REQUESTS: Resource = Resource("podcertificaterequests.certificates.k8s.io");
 const ATTACHMENTS: Resource = Resource("volumeattachments.storage.k8s.io");
 
 /// What every node may do without a look at any pod.
@@ -29,6 +30,8 @@ static RULES: LazyLock<Vec<PolicyRule>> = LazyLock::new(|| {
         {"verbs": ["create"], "apiGroups": [""], "resources": ["pods/eviction"]},
         {"verbs": ["create", "get", "list", "watch"], "apiGroups": ["certificates.k8s.io"],
          "resources": ["certificatesigningrequests"]},
+        {"verbs": ["get", "list", "watch"], "apiGroups": ["certificates.k8s.io"],
+         "resources": ["clustertrustbundles"]},
         {"verbs": ["get", "list", "watch"], "apiGroups": ["node.k8s.io"], "resources": ["runtimeclasses"]},
         {"verbs": ["get", "list", "watch"], "apiGroups": ["storage.k8s.io"], "resources": ["csidrivers"]},
         {"verbs": ["get", "list", "watch"], "apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"]}
@@ -87,10 +90,25 @@ pub fn decide(attributes: &Attributes<'_>, view: &View) -> Decision {
             let attachment = view.one(ATTACHMENTS, "", attributes.name);
             graph(attachment.is_some_and(|attachment| attachment.value().at(&["spec", "nodeName"]).text() == node))
         }
-        ("", "serviceaccounts", "token") if attributes.verb == "create" => graph(pods_of(view, node).any(|pod| {
-            pod.namespace() == attributes.namespace
-                && pod.value().at(&["spec", "serviceAccountName"]).text() == attributes.name
-        })),
+        ("", "serviceaccounts", subresource @ ("" | "token"))
+            if attributes.verb == if subresource.is_empty() { "get" } else { "create" } =>
+        {
+            graph(pods_of(view, node).any(|pod| {
+                pod.namespace() == attributes.namespace
+                    && pod.value().at(&["spec", "serviceAccountName"]).text() == attributes.name
+            }))
+        }
+        ("certificates.k8s.io", "podcertificaterequests", "") => match attributes.verb {
+            "create" => Decision::Allow(String::new()),
+            "list" | "watch" if attributes.fields.exact("spec.nodeName") == Some(node) => {
+                Decision::Allow(String::new())
+            }
+            "get" => {
+                let request = view.one(CERTIFICATE_REQUESTS, attributes.namespace, attributes.name);
+                graph(request.is_some_and(|request| request.value().at(&["spec", "nodeName"]).text() == node))
+            }
+            _ => none,
+        },
         ("coordination.k8s.io", "leases", "") => {
             let own = attributes.namespace == "kube-node-lease" && attributes.name == node;
             let creates = attributes.verb == "create" && attributes.namespace == "kube-node-lease";
