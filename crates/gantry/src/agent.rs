@@ -9,7 +9,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use cache::{Cache, Index};
-use client::{Api, HttpApi, Mirror, Path as ApiPath, Paths, Wish, follow};
+use client::{Api, HttpApi, Mirror, Path as ApiPath, Paths, Wish, follow, follow_one};
 use meta::{Resource, Value};
 use net::plan::PlanOptions;
 use net::{Netns, NetnsThread, PodLinks};
@@ -171,7 +171,11 @@ async fn serve(settings: &Settings, place: Place) -> Result<(), Error> {
         let recorder = recorder.clone();
         tokio::spawn(async move { recorder.record(record).await });
     });
-    let agent = Agent::new(options, doors, mirror.clone(), runtime, clock, events, links);
+    let (http, further) = (member.http.clone(), mirror.clone());
+    let follower: node::agent::Follower = Arc::new(move |resource| {
+        tokio::spawn(follow_one(http.clone(), further.clone(), Wish::all(resource)));
+    });
+    let agent = Agent::new(options, doors, (mirror.clone(), follower), runtime, clock, events, links);
     let tls = node::kubelet::tls_with(member.serving.clone(), &member.ca_pem)
         .map_err(|error| Error::doing("serve the node's endpoints", error))?;
     tokio::spawn(node::kubelet::serve(listener, tls, agent.clone()));

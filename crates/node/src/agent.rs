@@ -1,6 +1,6 @@
 //! The shell of the agent: what it is given, what it shares, and the tasks that run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -61,6 +61,9 @@ pub struct AgentOptions {
 /// Where events go.
 pub type EventSink = Arc<dyn Fn(EventRecord) + Send + Sync>;
 
+/// Begins to mirror all objects of a further resource, for as long as the process lives.
+pub type Follower = Arc<dyn Fn(Resource) + Send + Sync>;
+
 /// What all tasks of an agent share.
 pub struct Agent {
     pub options: AgentOptions,
@@ -75,6 +78,10 @@ pub struct Agent {
     /// The shares that the cgroups of the classes of service have: best effort, burstable.
     class_shares: Mutex<[u64; 2]>,
     pub tokens: carry::Tokens,
+    pub(crate) credentials: crate::certificates::Store,
+    /// What is followed beside what every agent follows.
+    followed: Mutex<BTreeSet<Resource>>,
+    follower: Follower,
     pub(crate) known: Mutex<KnownPods>,
     pub(crate) samples: Mutex<Samples>,
     pub(crate) permits: crate::endpoints::permit::Permits,
@@ -101,7 +108,7 @@ impl Agent {
     pub fn new(
         options: AgentOptions,
         api: Arc<dyn Api>,
-        mirror: Arc<Mirror>,
+        (mirror, follower): (Arc<Mirror>, Follower),
         runtime: Arc<dyn Runtime>,
         clock: Arc<dyn Clock>,
         events: EventSink,
@@ -120,6 +127,9 @@ impl Agent {
             class_shares: Mutex::default(),
             workers: Mutex::default(),
             tokens: carry::Tokens::default(),
+            credentials: crate::certificates::Store::default(),
+            followed: Mutex::default(),
+            follower,
             known: Mutex::default(),
             samples: Mutex::default(),
             permits: crate::endpoints::permit::Permits::default(),
@@ -142,6 +152,13 @@ impl Agent {
 
     pub fn host_addresses(&self) -> Vec<Str> {
         self.options.addresses.iter().map(|address| address.to_string().into()).collect()
+    }
+
+    /// Has all objects of `resource` mirrored from now on: few pods need them, and most agents never.
+    pub fn follow(&self, resource: Resource) {
+        if lock(&self.followed).insert(resource) {
+            (self.follower)(resource);
+        }
     }
 
     /// An object by a read of the API: a secret, a config map.

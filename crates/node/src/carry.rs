@@ -16,7 +16,7 @@ use crate::env::{self, CONFIG_MAPS, Place, SECRETS};
 use crate::pod::worker::{self, FAILED_MOUNT, FAILED_SANDBOX};
 use crate::pod::{Command, Outcome, StartFailure};
 use crate::spec::{self, PodDirs};
-use crate::{probe, volumes};
+use crate::{certificates, probe, volumes};
 
 /// Tokens of pods that are still good: by pod, audience and seconds.
 pub type TokenKey = (Str, Str, i64);
@@ -152,7 +152,12 @@ fn place<'a>(agent: &Agent, host: &'a [Str], addresses: &'a [Str]) -> Place<'a> 
 
 /// Makes or updates the pod's volumes.
 pub async fn refresh(agent: &Agent, pod: &Value) -> Result<(), String> {
-    let (fetched, tokens) = tokio::join!(fetch_all(agent, pod, of_volumes(pod)), tokens(agent, pod));
+    let (fetched, tokens, anchors, credentials) = tokio::join!(
+        fetch_all(agent, pod, of_volumes(pod)),
+        tokens(agent, pod),
+        certificates::anchors(agent, pod),
+        certificates::credentials(agent, pod)
+    );
     let addresses = agent.observe(uid(pod)).await.map(|(observed, _)| observed.addresses).unwrap_or_default();
     let host = agent.host_addresses();
     let sources = volumes::Sources {
@@ -160,6 +165,8 @@ pub async fn refresh(agent: &Agent, pod: &Value) -> Result<(), String> {
         token: &|audience, seconds| {
             tokens.get(&(audience.into(), seconds)).cloned().unwrap_or_else(|| Err("no token".to_owned()))
         },
+        anchors: &anchors,
+        credentials: &credentials,
         place: place(agent, &host, &addresses),
     };
     volumes::make(pod, &agent.dirs(uid(pod)), &sources)
@@ -557,6 +564,7 @@ async fn remove(agent: &Agent, pod: &Value) -> Result<(), String> {
         agent.runtime.remove_sandbox(&sandbox.id).await.map_err(|error| error.to_string())?;
     }
     detach(agent, pod).await?;
+    agent.credentials.forget(uid(pod));
     clear(agent.dirs(uid(pod))).await
 }
 

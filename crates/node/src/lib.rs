@@ -14,6 +14,7 @@
 
 pub mod agent;
 pub mod carry;
+pub mod certificates;
 pub mod endpoints;
 pub mod env;
 pub mod fuzzing;

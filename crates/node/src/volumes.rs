@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use meta::{Resource, Str, Value};
 use rustix::mount::MountFlags;
 
+use crate::certificates::{Credentials, Found};
 use crate::env::{CONFIG_MAPS, Fetch, Place, SECRETS, bytes_of, field_value, resource_value};
 use crate::spec::PodDirs;
 
@@ -20,6 +21,9 @@ pub struct Sources<'a> {
     pub fetch: Fetch<'a>,
     /// A service-account token for an audience: `(audience, seconds)`.
     pub token: &'a dyn Fn(&str, i64) -> Result<String, String>,
+    /// The anchors of a source of trust, and the credentials of a source of certificates: by volume and place.
+    pub anchors: &'a Found<String>,
+    pub credentials: &'a Found<Credentials>,
     pub place: Place<'a>,
 }
 
@@ -104,8 +108,8 @@ fn make_one(pod: &Value, volume: &Value, path: &Path, group: Option<u32>, source
         downward(pod, source, sources)?
     } else if let Some(source) = volume.get("projected") {
         let mut files = Vec::new();
-        for source in source["sources"].items() {
-            files.extend(projected(pod, source, sources)?);
+        for (at, source) in source["sources"].items().iter().enumerate() {
+            files.extend(projected(pod, (volume["name"].text().into(), at), source, sources)?);
         }
         files
     } else {
@@ -162,8 +166,42 @@ fn set_mode(path: &Path, mode: u32) -> std::io::Result<()> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
 }
 
-/// A file to be: its path inside the volume, content, mode if it has one of its own.
-type File = (String, Vec<u8>, Option<u32>);
+/// A file to be.
+struct File {
+    /// Inside the volume.
+    path: String,
+    bytes: Vec<u8>,
+    /// Where it is not that of the volume.
+    mode: Option<u32>,
+    /// Where it is not root.
+    owner: Option<u32>,
+}
+
+impl File {
+    fn new(path: &str, bytes: impl Into<Vec<u8>>, mode: Option<u32>) -> File {
+        File { path: path.to_owned(), bytes: bytes.into(), mode, owner: None }
+    }
+
+    /// What only the pod may read: its own where all its containers run as one user.
+    fn private(pod: &Value, path: &str, bytes: impl Into<Vec<u8>>) -> File {
+        let owner = only_user(pod);
+        let shared = pod.at(&["spec", "securityContext", "fsGroup"]).as_int().is_some();
+        File { owner, ..File::new(path, bytes, (owner.is_some() || shared).then_some(0o600)) }
+    }
+}
+
+/// The user as whom all containers of the pod run, if it says one.
+fn only_user(pod: &Value) -> Option<u32> {
+    let spec = &pod["spec"];
+    let of_pod = spec.at(&["securityContext", "runAsUser"]).as_int();
+    let lists = ["initContainers", "containers", "ephemeralContainers"];
+    let mut users = lists.iter().flat_map(|list| spec[*list].items()).map(|container| {
+        let own = container.at(&["securityContext", "runAsUser"]).as_int();
+        own.or(of_pod)
+    });
+    let first = users.next()??;
+    users.all(|user| user == Some(first)).then(|| u32::try_from(first).ok()).flatten()
+}
 
 fn keyed(resource: Resource, source: &Value, name_key: &str, sources: &Sources<'_>) -> Result<Vec<File>, String> {
     let name = source[name_key].text();
@@ -180,14 +218,14 @@ fn keyed(resource: Resource, source: &Value, name_key: &str, sources: &Sources<'
         let keys: Vec<Str> = keys.collect();
         return Ok(keys
             .into_iter()
-            .filter_map(|key| Some((key.to_string(), bytes_of(resource, &object, &key)?, None)))
+            .filter_map(|key| Some(File::new(&key, bytes_of(resource, &object, &key)?, None)))
             .collect());
     }
     let mut files = Vec::new();
     for item in items {
         let key = item["key"].text();
         match bytes_of(resource, &object, key) {
-            Some(bytes) => files.push((item["path"].text().to_owned(), bytes, mode_of(item))),
+            Some(bytes) => files.push(File::new(item["path"].text(), bytes, mode_of(item))),
             None if optional => {}
             None => return Err(format!("references non-existent {what} key: {key}")),
         }
@@ -206,12 +244,12 @@ fn downward(pod: &Value, source: &Value, sources: &Sources<'_>) -> Result<Vec<Fi
             Some(reference) => resource_value(pod, &Value::Null, reference, &sources.place)?,
             None => field_value(pod, item.at(&["fieldRef", "fieldPath"]).text(), &sources.place)?,
         };
-        files.push((item["path"].text().to_owned(), text.into_bytes(), mode_of(item)));
+        files.push(File::new(item["path"].text(), text, mode_of(item)));
     }
     Ok(files)
 }
 
-fn projected(pod: &Value, source: &Value, sources: &Sources<'_>) -> Result<Vec<File>, String> {
+fn projected(pod: &Value, place: (Str, usize), source: &Value, sources: &Sources<'_>) -> Result<Vec<File>, String> {
     if let Some(source) = source.get("configMap") {
         return keyed(CONFIG_MAPS, source, "name", sources);
     }
@@ -224,7 +262,19 @@ fn projected(pod: &Value, source: &Value, sources: &Sources<'_>) -> Result<Vec<F
     if let Some(source) = source.get("serviceAccountToken") {
         let seconds = source["expirationSeconds"].as_int().unwrap_or(3600);
         let token = (sources.token)(source["audience"].text(), seconds)?;
-        return Ok(vec![(source["path"].text().to_owned(), token.into_bytes(), Some(0o600))]);
+        return Ok(vec![File::private(pod, source["path"].text(), token)]);
+    }
+    if let Some(source) = source.get("clusterTrustBundle") {
+        let anchors = sources.anchors.get(&place).cloned().unwrap_or_else(|| Err("no bundle".to_owned()))?;
+        return Ok(vec![File::private(pod, source["path"].text(), anchors)]);
+    }
+    if let Some(source) = source.get("podCertificate") {
+        let held = sources.credentials.get(&place).cloned().unwrap_or_else(|| Err("no credentials".to_owned()))?;
+        let Credentials { key_pem, chain_pem } = held;
+        let bundle = format!("{key_pem}{chain_pem}");
+        let parts = [("credentialBundlePath", bundle), ("keyPath", key_pem), ("certificateChainPath", chain_pem)];
+        let files = parts.into_iter().map(|(key, text)| File::private(pod, source[key].text(), text));
+        return Ok(files.filter(|file| !file.path.is_empty()).collect());
     }
     Err("a projected source that is not served here".to_owned())
 }
@@ -250,16 +300,16 @@ fn write_files(dir: &Path, files: &[File], mode: u32, group: Option<u32>) -> std
     std::fs::create_dir(&fresh)?;
     set_mode(&fresh, 0o755)?;
     own(&fresh, group)?;
-    for (path, bytes, own_mode) in files.iter().filter(|(path, _, _)| is_inside(path)) {
-        let path = fresh.join(path);
+    for file in files.iter().filter(|file| is_inside(&file.path)) {
+        let path = fresh.join(&file.path);
         if let Some(parent) = path.parent() {
             std::fs::create_dir_all(parent)?;
         }
-        std::fs::write(&path, bytes)?;
+        std::fs::write(&path, &file.bytes)?;
         // A group that shares the volume can read what its owner can.
-        let mode = own_mode.unwrap_or(mode);
+        let mode = file.mode.unwrap_or(mode);
         set_mode(&path, if group.is_some() { mode | (mode & 0o400) >> 3 } else { mode })?;
-        own(&path, group)?;
+        std::os::unix::fs::lchown(&path, file.owner, group)?;
     }
     let link = dir.join("..data_tmp");
     // One may be left of an interrupted update.
@@ -267,7 +317,7 @@ fn write_files(dir: &Path, files: &[File], mode: u32, group: Option<u32>) -> std
     symlink(&fresh_name, &link)?;
     std::fs::rename(&link, &data)?;
     let tops: std::collections::BTreeSet<&str> =
-        files.iter().filter(|(path, _, _)| is_inside(path)).filter_map(|(path, _, _)| path.split('/').next()).collect();
+        files.iter().filter(|file| is_inside(&file.path)).filter_map(|file| file.path.split('/').next()).collect();
     for top in &tops {
         let place = dir.join(top);
         if place.symlink_metadata().is_err() {
@@ -291,9 +341,9 @@ fn is_same(dir: &Path, files: &[File]) -> bool {
         let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
         entries.flatten().map(|entry| if entry.path().is_dir() { count(&entry.path()) } else { 1 }).sum()
     }
-    let inside: Vec<_> = files.iter().filter(|(path, _, _)| is_inside(path)).collect();
+    let inside: Vec<_> = files.iter().filter(|file| is_inside(&file.path)).collect();
     count(dir) == inside.len()
-        && inside.iter().all(|(path, bytes, _)| std::fs::read(dir.join(path)).is_ok_and(|found| found == *bytes))
+        && inside.iter().all(|file| std::fs::read(dir.join(&file.path)).is_ok_and(|found| found == file.bytes))
 }
 
 /// Unmounts and removes everything below `dir`.
@@ -340,7 +390,10 @@ mod tests {
         off_the_disk(&at("disk")).unwrap();
         off_the_disk(&at("memory/more")).unwrap();
         let more = [at("disk/kept").exists(), std::fs::remove_dir(at("memory/more")).is_ok()];
-        make(&pod, &dirs, &Sources { fetch: &fetch, token: &|_, _| Ok("secret".to_owned()), place }).unwrap();
+        let (anchors, credentials) = (Found::new(), Found::new());
+        let token = |_: &str, _| Ok("secret".to_owned());
+        let sources = Sources { fetch: &fetch, token: &token, anchors: &anchors, credentials: &credentials, place };
+        make(&pod, &dirs, &sources).unwrap();
         let written = ["memory/u/s/key", "memory/u/t/token", "pods/u/volumes/c/key"].map(|name| at(name).exists());
         let flat = std::fs::metadata(at("memory")).unwrap();
         rustix::mount::unmount(at("memory"), rustix::mount::UnmountFlags::DETACH).unwrap();
@@ -350,10 +403,26 @@ mod tests {
     }
 
     #[test]
+    fn what_is_private_belongs_to_the_only_user() {
+        let check = |pod: Value, expected: (Option<u32>, Option<u32>)| {
+            let file = File::private(&pod, "token", "");
+            assert_eq!((file.owner, file.mode), expected, "{pod:?}");
+        };
+        check(meta::json!({"spec": {"containers": [{}]}}), (None, None));
+        let spec = |one: i64, group: Value| {
+            let containers = meta::json!([{"securityContext": {"runAsUser": one}}, {}]);
+            meta::json!({"spec": {"containers": containers, "securityContext": {"runAsUser": 7, "fsGroup": group}}})
+        };
+        check(spec(7, Value::Null), (Some(7), Some(0o600)));
+        check(spec(8, Value::Null), (None, None));
+        check(spec(8, 5i64.into()), (None, Some(0o600)));
+    }
+
+    #[test]
     fn files_change_by_one_rename_and_stay_inside() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("v");
-        let file = |name: &str, text: &str| (name.to_owned(), text.as_bytes().to_vec(), None);
+        let file = |name: &str, text: &str| File::new(name, text, None);
         write_files(&path, &[file("a", "1"), file("d/b", "2"), file("../x", "3"), file("/y", "4")], 0o644, None)
             .unwrap();
         assert_eq!((read(&path, "a").as_deref(), read(&path, "d/b").as_deref()), (Some("1"), Some("2")));
