@@ -58,6 +58,46 @@ k label boat one seen=yes
 eventually grep -q MODIFIED "$work/boats.log"
 kill $watcher || true
 kubectl delete crd "boats.$ns.example.com" --wait --timeout=60s
+
+# A definition changes the version that it is stored in; a migration writes what stands there anew.
+stones() { # STORES-V1 STORES-V2
+  kubectl apply -f - <<YAML
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: stones.$ns.example.com}
+spec:
+  group: $ns.example.com
+  scope: Namespaced
+  names: {plural: stones, kind: Stone}
+  versions:
+  - {name: v1, served: true, storage: $1, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}
+  - {name: v2, served: true, storage: $2, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}
+YAML
+  kubectl wait crd "stones.$ns.example.com" --for=condition=Established --timeout=30s
+}
+stones true false
+eventually k get stones
+for name in a b c; do
+  printf 'apiVersion: %s.example.com/v1\nkind: Stone\nmetadata: {name: %s}\n' "$ns" $name | k create -f -
+done
+stones false true
+eventually sh -c '[ "$(kubectl get crd "$0" -o jsonpath="{.status.storedVersions}")" = "[\"v1\",\"v2\"]" ]' "stones.$ns.example.com"
+before=$(k get stones -o jsonpath='{.items[*].metadata.resourceVersion}')
+migration() { # NAME RESOURCE
+  printf 'apiVersion: storagemigration.k8s.io/v1\nkind: StorageVersionMigration\nmetadata: {name: %s}\nspec: {resource: {group: %s.example.com, resource: %s}}\n' "$ns-$1" "$ns" "$2" | kubectl create -f -
+}
+migration stones stones
+kubectl wait storageversionmigration "$ns-stones" --for=condition=Succeeded --timeout=60s
+eventually sh -c '[ "$(kubectl get crd "$0" -o jsonpath="{.status.storedVersions}")" = "[\"v2\"]" ]' "stones.$ns.example.com"
+after=$(k get stones -o jsonpath='{.items[*].metadata.resourceVersion}')
+for old in $before; do lacks " $after " " $old "; done
+has "$(kubectl get storageversionmigrations)" "$ns-stones" "stones.$ns.example.com" Succeeded
+# Once more there is nothing to write.
+migration again stones
+kubectl wait storageversionmigration "$ns-again" --for=condition=Succeeded --timeout=60s
+same "$(k get stones -o jsonpath='{.items[*].metadata.resourceVersion}')" "$after"
+kubectl delete storageversionmigration "$ns-stones" "$ns-again"
+kubectl delete crd "stones.$ns.example.com" --wait --timeout=60s
 refused k get boats
 has "$(kubectl create -f - 2>&1 <<YAML || true
 apiVersion: apiextensions.k8s.io/v1
