@@ -141,9 +141,10 @@ impl Lab {
 }
 
 impl Drop for Lab {
-    /// A test that failed must not leave its containers to the next one.
+    /// A test that failed must not leave its containers to the next one; one that did not has closed what it opened.
     fn drop(&mut self) {
         if !std::thread::panicking() {
+            assert!(!self.embedded.cgroups().exists(&self.cgroup), "a lab with pods is to be closed");
             return;
         }
         let (config, cgroup) = (Lab::config(self.dir.path()), self.cgroup.clone());

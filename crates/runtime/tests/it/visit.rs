@@ -40,6 +40,7 @@ async fn a_visitor_and_the_agent_see_what_the_other_does() {
     assert!(matches!(visitor.remove(IMAGE), Err(Error::ImageMissing { .. })));
     drop(visitor);
     assert_eq!(std::fs::read_dir(root.join("images/ingest")).unwrap().count(), 0);
+    lab.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
