@@ -52,6 +52,16 @@ pub(crate) fn join_namespaces(fd: BorrowedFd<'_>, flags: libc::c_int) -> Result<
     check(unsafe { libc::setns(fd.as_raw_fd(), flags) }.into()).map(drop)
 }
 
+/// The mount namespace of a process. Kernels before 6.11 do not give it.
+pub(crate) fn mounts_of(pidfd: BorrowedFd<'_>) -> Result<OwnedFd> {
+    const PIDFD_GET_MNT_NAMESPACE: libc::Ioctl = 0xff03;
+    // SAFETY: the request takes a number, and gives a descriptor that nobody else owns.
+    unsafe {
+        let fd = check(libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_MNT_NAMESPACE, 0).into())?;
+        Ok(OwnedFd::from_raw_fd(fd as i32))
+    }
+}
+
 pub(crate) fn unshare(flags: libc::c_int) -> Result<()> {
     // SAFETY: unshare takes a number; memory is not touched (never called with CLONE_VM).
     check(unsafe { libc::unshare(flags) }.into()).map(drop)

@@ -67,18 +67,20 @@ pub fn main_if_meant(words: &[String]) {
 struct Pod {
     /// First process of the shared process namespace, when there is one.
     reaper: Option<OwnedFd>,
+    /// The mount namespace that containers begin with; see [`root::nothing`].
+    nothing: OwnedFd,
 }
 
 fn begin(dir: &Path) -> Result<(), String> {
     // The fork makes the shim an orphan at once, so it belongs to init and not to the agent.
     match sys::fork(0).map_err(|e| format!("fork: {e}"))? {
         sys::Fork::Parent { .. } => Ok(()),
-        sys::Fork::Child => hold(dir),
+        sys::Fork::Child => hold(dir, root::nothing()?),
     }
 }
 
 /// Becomes the shim of the pod in `dir`. Returns when it has ended, or could not begin.
-fn hold(dir: &Path) -> Result<(), String> {
+fn hold(dir: &Path, nothing: OwnedFd) -> Result<(), String> {
     let failed = |doing: &'static str| move |error: std::io::Error| format!("{doing}: {error}");
     rustix::process::setsid().map_err(|e| format!("leave the session: {e}"))?;
     // Once for all containers; what is ignored later, each of them heeds again.
@@ -88,7 +90,7 @@ fn hold(dir: &Path) -> Result<(), String> {
     rustix::process::chdir(dir).map_err(|e| format!("enter {}: {e}", dir.display()))?;
     let plan = std::fs::read(PLAN_FILE).map_err(failed("read the plan"))?;
     let plan: SandboxPlan = serde_json::from_slice(&plan).map_err(|e| format!("read the plan: {e}"))?;
-    let pod = set_up(&plan)?;
+    let pod = set_up(&plan, nothing)?;
     let _ = std::fs::remove_file(SOCKET_FILE);
     let listener = UnixListener::bind(SOCKET_FILE).map_err(failed("listen"))?;
     let mut stdout = std::io::stdout();
@@ -103,7 +105,7 @@ fn hold(dir: &Path) -> Result<(), String> {
 }
 
 /// Makes or joins the pod's namespaces. The shim lives in them; its containers inherit them.
-fn set_up(plan: &SandboxPlan) -> Result<Pod, String> {
+fn set_up(plan: &SandboxPlan, nothing: OwnedFd) -> Result<Pod, String> {
     let failed = |doing: &'static str| move |error: std::io::Error| format!("{doing}: {error}");
     let os = |doing: &'static str| move |errno: rustix::io::Errno| format!("{doing}: {errno}");
     match &plan.network {
@@ -139,5 +141,5 @@ fn set_up(plan: &SandboxPlan) -> Result<Pod, String> {
         true => Some(spawn::reaper().map_err(failed("start the pod's first process"))?.1),
         false => None,
     };
-    Ok(Pod { reaper })
+    Ok(Pod { reaper, nothing })
 }

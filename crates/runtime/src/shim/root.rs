@@ -1,9 +1,13 @@
 //! The container's file system: overlay, mounts, devices, and the move into it.
 //!
-//! Runs in the forked process that becomes the container, after it got its own mount namespace. Every mount is made
-//! detached and then moved onto a descriptor that was resolved inside the new root, so no symbolic link of an image
-//! or a volume can turn a mount elsewhere.
+//! Runs in the forked process that becomes the container. Every mount is made detached and then moved onto a descriptor
+//! that was resolved inside the new root, so no symbolic link of an image or a volume can turn a mount elsewhere.
+//!
+//! A container's mount namespace is a copy of one that has nothing in it ([`nothing`]), over which its root is mounted.
+//! A copy of the machine's would have to be freed of all that is mounted there, for pods of the whole node, and the kernel
+//! waits for all processors when mounts go.
 
+use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -29,44 +33,100 @@ fn why<E: std::fmt::Display>(doing: impl std::fmt::Display) -> impl FnOnce(E) ->
     move |error| format!("{doing}: {error}")
 }
 
-/// The file systems that were mounted for a container, by where.
-pub(super) type Mounted = Vec<(PathBuf, OwnedFd)>;
+/// What [`enter`] leaves for [`restrict`].
+pub(super) struct Entered {
+    /// The file systems that were mounted for a container, by where.
+    mounted: Vec<(PathBuf, OwnedFd)>,
+    /// The empty directory below the root.
+    empty: OwnedFd,
+}
 
-/// Makes the whole root and moves this process into it.
-pub(super) fn enter(plan: &ContainerPlan) -> Done<Mounted> {
-    // Sources are taken before the tree becomes a slave, so that a bidirectional mount stays a peer of the host's.
+/// A mount namespace with an empty directory that nobody can write to, for containers to begin with. Made in a process that
+/// is forked for it.
+pub(super) fn nothing() -> Done<OwnedFd> {
+    let doing = "make an empty mount namespace";
+    let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(why(doing));
+    let ((report, reporter), (stay, go)) = (pipe()?, pipe()?);
+    let pid = match sys::fork(sys::CLONE_NEWNS).map_err(why(doing))? {
+        sys::Fork::Child => {
+            drop((report, go));
+            let said = empty_mounts().err().unwrap_or_default();
+            let _ = rustix::io::write(&reporter, said.as_bytes());
+            drop(reporter);
+            // The namespace is there as long as this process, or who opens it meanwhile.
+            let _ = rustix::io::read(&stay, &mut [0]);
+            sys::leave(0)
+        }
+        sys::Fork::Parent { pid, .. } => pid,
+    };
+    drop((reporter, stay));
+    let mut said = String::new();
+    std::fs::File::from(report).read_to_string(&mut said).map_err(why(doing))?;
+    if !said.is_empty() {
+        return Err(said);
+    }
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let namespace = rustix::fs::open(format!("/proc/{pid}/ns/mnt"), flags, Mode::empty()).map_err(why(doing));
+    drop(go);
+    // Where children are not waited for, this one is none either.
+    let _ = rustix::process::waitpid(rustix::process::Pid::from_raw(pid), rustix::process::WaitOptions::empty());
+    namespace
+}
+
+fn empty_mounts() -> Done {
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    rustix::mount::mount_change("/", private).map_err(why("part from the machine's mounts"))?;
+    let flags = MountAttrFlags::MOUNT_ATTR_RDONLY
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let options = [("mode".into(), "555".into()), ("size".into(), "4k".into()), ("nr_inodes".into(), "1".into())];
+    let empty = new_fs("tmpfs", &options, flags).map_err(why("make an empty file system"))?;
+    let doing = "part from the machine's files";
+    let root = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(why(doing))?;
+    attach(empty.as_fd(), root.as_fd()).map_err(why(doing))?;
+    rustix::process::fchdir(&empty).map_err(why(doing))?;
+    rustix::process::pivot_root(".", ".").map_err(why(doing))?;
+    rustix::mount::unmount(".", UnmountFlags::DETACH).map_err(why(doing))
+}
+
+/// Makes the whole root and moves this process into it. `nothing` is the namespace to begin with.
+pub(super) fn enter(plan: &ContainerPlan, nothing: BorrowedFd<'_>) -> Done<Entered> {
+    // Whatever is of the machine is taken before its mounts are out of sight. A bidirectional mount stays a peer of the host's.
     let sources = plan.mounts.iter().map(open_source).collect::<Done<Vec<_>>>()?;
-    let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
-    rustix::mount::mount_change("/", slave).map_err(why("detach the mount namespace"))?;
-    mount_overlay(&plan.root)?;
-    let root = Rooted::open(&plan.root.target).map_err(why("open the root file system"))?;
-    let mut mounted = Vec::new();
+    let overlay = overlay(&plan.root)?;
+    sys::join_namespaces(nothing, libc::CLONE_NEWNS).map_err(why("leave the machine's mounts"))?;
+    sys::unshare(libc::CLONE_NEWNS).map_err(why("make a mount namespace"))?;
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let empty = rustix::fs::open("/", flags, Mode::empty()).map_err(why("open the empty root"))?;
+    // Over the namespace's own root, which is where whoever joins the namespace later comes out.
+    attach(overlay.as_fd(), empty.as_fd()).map_err(why("mount the root file system"))?;
+    rustix::process::fchdir(&overlay).map_err(why("enter the root file system"))?;
+    rustix::process::chroot(".").map_err(why("enter the root file system"))?;
+    let root = Rooted::open(Path::new("/")).map_err(why("open the root file system"))?;
+    let mut mounted: Vec<(PathBuf, OwnedFd)> = Vec::new();
     for (mount, source) in plan.mounts.iter().zip(sources) {
         place(&root, mount, source, &mut mounted)?;
     }
     make_devices(&root, &plan.devices)?;
-    rustix::process::fchdir(&root).map_err(why("enter the root file system"))?;
-    rustix::process::pivot_root(".", ".").map_err(why("pivot into the root file system"))?;
-    rustix::mount::unmount(".", UnmountFlags::DETACH).map_err(why("leave the host's file system"))?;
-    rustix::process::chdir("/").map_err(why("enter the new root"))?;
-    Ok(mounted)
+    Ok(Entered { mounted, empty })
 }
 
 /// Takes rights away from the root after everything that needed to write to it.
-pub(super) fn restrict(plan: &ContainerPlan, mounted: &Mounted) -> Done {
+pub(super) fn restrict(plan: &ContainerPlan, entered: &Entered) -> Done {
     let root = Rooted::open(Path::new("/")).map_err(why("open the new root"))?;
     if plan.root.read_only {
         sys::mount_attributes(root.as_fd(), READ_ONLY, 0, 0, false).map_err(why("make the root read-only"))?;
     }
     for path in &plan.read_only_paths {
-        let done = match mounted.iter().find(|(target, _)| target == path) {
+        let done = match entered.mounted.iter().find(|(target, _)| target == path) {
             // A whole file system of ours: nothing needs to lie over it.
             Some((_, mount)) => sys::mount_attributes(mount.as_fd(), READ_ONLY, 0, 0, true),
             None => make_read_only(&root, path),
         };
         done.map_err(why(format_args!("make {} read-only", path.display())))?;
     }
-    let mut covers = Covers::default();
+    let mut covers = Covers { directory: &entered.empty, file: None };
     for path in &plan.masked {
         covers.mask(&root, path).map_err(why(format_args!("mask {}", path.display())))?;
     }
@@ -83,23 +143,45 @@ pub(super) fn bind_console(number: u32) -> Done {
     attach(tree.as_fd(), target.as_fd()).map_err(why(doing))
 }
 
-fn mount_overlay(plan: &RootPlan) -> Done {
+/// The root file system, mounted nowhere yet.
+fn overlay(plan: &RootPlan) -> Done<OwnedFd> {
+    let doing = "mount the root file system";
     rustix::process::chdir(&plan.layers).map_err(why("enter the layers"))?;
-    let options =
-        format!("lowerdir={},upperdir={},workdir={}", plan.lower.join(":"), plan.upper.display(), plan.work.display());
-    if options.len() > OPTIONS_MAX_BYTES {
+    let option = |name: &str, value: String| (name.to_owned(), value);
+    let options = [
+        option("lowerdir", plan.lower.join(":")),
+        option("upperdir", plan.upper.display().to_string()),
+        option("workdir", plan.work.display().to_string()),
+        // What a container wrote does not outlive it, so the kernel need not sync it.
+        option("volatile", String::new()),
+    ];
+    if let Ok(overlay) = new_fs("overlay", &options, MountAttrFlags::empty()) {
+        return Ok(overlay);
+    }
+    // So the kernel takes no option of more than 255 bytes; the old way it takes a page of all. It mounts somewhere, which
+    // only a namespace of our own may see.
+    let text = |of: &[(String, String)]| {
+        let words = of.iter().map(|(key, value)| if value.is_empty() { key.clone() } else { format!("{key}={value}") });
+        words.collect::<Vec<_>>().join(",")
+    };
+    if text(&options).len() > OPTIONS_MAX_BYTES {
         return Err(format!("the image has too many layers ({}) for this kernel", plan.lower.len()));
     }
-    let mount = |options: &str| {
-        let data = std::ffi::CString::new(options).map_err(|_| Errno::INVAL)?;
+    sys::unshare(libc::CLONE_NEWNS).map_err(why(doing))?;
+    let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+    rustix::mount::mount_change("/", slave).map_err(why(doing))?;
+    let mount = |options: &[(String, String)]| {
+        let data = std::ffi::CString::new(text(options)).map_err(|_| Errno::INVAL)?;
         rustix::mount::mount("overlay", &plan.target, "overlay", MountFlags::empty(), Some(&*data))
     };
-    // What a container wrote does not outlive it, so the kernel need not sync it. Kernels before 5.10 refuse.
-    match mount(&format!("{options},volatile")) {
-        Err(Errno::INVAL) => mount(&options),
+    match mount(&options) {
+        // Kernels before 5.10 do not know the last option.
+        Err(Errno::INVAL) => mount(&options[..options.len() - 1]),
         other => other,
     }
-    .map_err(why("mount the root file system"))
+    .map_err(why(doing))?;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    rustix::mount::open_tree(CWD, &plan.target, flags).map_err(why(doing))
 }
 
 /// The detached copy of a bind mount's source, and whether it is a directory.
@@ -128,11 +210,16 @@ fn open_source(mount: &MountPlan) -> Done<Option<(OwnedFd, bool)>> {
     Ok(Some((tree, FileType::from_raw_mode(stat.st_mode) == FileType::Directory)))
 }
 
-fn place(root: &Rooted, mount: &MountPlan, source: Option<(OwnedFd, bool)>, mounted: &mut Mounted) -> Done {
+fn place(
+    root: &Rooted,
+    mount: &MountPlan,
+    source: Option<(OwnedFd, bool)>,
+    mounted: &mut Vec<(PathBuf, OwnedFd)>,
+) -> Done {
     match (mount, source) {
         (MountPlan::Bind { target, fixed, .. }, Some((tree, directory))) => {
             let doing = || format!("mount on {}", target.display());
-            let target = find_target(root, target, directory, *fixed).map_err(why(doing()))?;
+            let target = find_target(root, target, directory, *fixed, mounted).map_err(why(doing()))?;
             attach(tree.as_fd(), target.as_fd()).map_err(why(doing()))
         }
         (MountPlan::Fs { kind, target, options, read_only, no_exec, devices }, _) => {
@@ -142,7 +229,7 @@ fn place(root: &Rooted, mount: &MountPlan, source: Option<(OwnedFd, bool)>, moun
             flags.set(MountAttrFlags::MOUNT_ATTR_NOEXEC, *no_exec);
             flags.set(MountAttrFlags::MOUNT_ATTR_NODEV, !*devices);
             let fs = new_fs(kind, options, flags).map_err(why(doing()))?;
-            let place = find_target(root, target, true, true).map_err(why(doing()))?;
+            let place = find_target(root, target, true, true, mounted).map_err(why(doing()))?;
             attach(fs.as_fd(), place.as_fd()).map_err(why(doing()))?;
             mounted.push((target.clone(), fs));
             Ok(())
@@ -152,20 +239,26 @@ fn place(root: &Rooted, mount: &MountPlan, source: Option<(OwnedFd, bool)>, moun
 }
 
 /// `fixed` targets are the runtime's own (`/proc`, `/dev`): an image that has a link there is refused.
-fn find_target(root: &Rooted, target: &Path, directory: bool, fixed: bool) -> rustix::io::Result<OwnedFd> {
+fn find_target(
+    root: &Rooted,
+    target: &Path,
+    directory: bool,
+    fixed: bool,
+    mounted: &[(PathBuf, OwnedFd)],
+) -> rustix::io::Result<OwnedFd> {
     if !fixed {
         return root.make_target(target, directory);
     }
+    // A directory right below the top of a file system of ours, in which nobody else can have made anything yet.
+    let above = mounted.iter().rev().find(|(path, _)| target.parent() == Some(path));
+    if let (true, Some((_, above)), Some(name)) = (directory, above, target.file_name())
+        && rustix::fs::mkdirat(above, name, Mode::from_raw_mode(0o755)).is_ok()
+    {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        return rustix::fs::openat(above, name, flags, Mode::empty());
+    }
     match root.get_with(target, OFlags::PATH, ResolveFlags::NO_SYMLINKS) {
         Err(Errno::NOENT) => {
-            // What is made is as good as found, unless a link led there.
-            if let (true, Some(above), Some(name)) = (directory, target.parent(), target.file_name())
-                && let Ok(above) = root.get_with(above, OFlags::PATH, ResolveFlags::NO_SYMLINKS)
-                && rustix::fs::mkdirat(&above, name, Mode::from_raw_mode(0o755)).is_ok()
-            {
-                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                return rustix::fs::openat(&above, name, flags, Mode::empty());
-            }
             root.make_target(target, directory)?;
             root.get_with(target, OFlags::PATH, ResolveFlags::NO_SYMLINKS)
         }
@@ -241,49 +334,26 @@ fn make_read_only(root: &Rooted, path: &Path) -> std::io::Result<()> {
     Ok(attach(tree.as_fd(), target.as_fd())?)
 }
 
-/// What lies over masked paths: one empty directory and one device for all of them.
-#[derive(Default)]
-struct Covers {
-    directory: Option<OwnedFd>,
+/// What lies over masked paths: the empty directory, which nobody can write to, and one device for all of them.
+struct Covers<'a> {
+    directory: &'a OwnedFd,
     file: Option<OwnedFd>,
 }
 
-impl Covers {
+impl Covers<'_> {
     fn mask(&mut self, root: &Rooted, path: &Path) -> std::io::Result<()> {
         let Some(target) = existing(root, path)? else { return Ok(()) };
         let stat = rustix::fs::fstat(&target)?;
-        let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
-        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-            let first = match &self.directory {
-                Some(attached) => {
-                    let cover = rustix::mount::open_tree(attached, "", clone)?;
-                    return Ok(attach(cover.as_fd(), target.as_fd())?);
-                }
-                None => empty_directory()?,
-            };
-            attach(first.as_fd(), target.as_fd())?;
-            self.directory = Some(first);
-            return Ok(());
-        }
-        let null = match &self.file {
-            Some(null) => null,
+        let cover = match (FileType::from_raw_mode(stat.st_mode), &mut self.file) {
+            (FileType::Directory, _) => self.directory,
+            (_, Some(null)) => &*null,
             // The node in our own fresh /dev: an image cannot have put something else there.
-            None => {
-                let null = root.get_with(Path::new("dev/null"), OFlags::PATH, ResolveFlags::NO_SYMLINKS)?;
-                self.file.insert(null)
-            }
+            (_, none) => none.insert(root.get_with(Path::new("dev/null"), OFlags::PATH, ResolveFlags::NO_SYMLINKS)?),
         };
-        let cover = rustix::mount::open_tree(null, "", clone)?;
+        let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+        let cover = rustix::mount::open_tree(cover, "", clone)?;
         Ok(attach(cover.as_fd(), target.as_fd())?)
     }
-}
-
-fn empty_directory() -> rustix::io::Result<OwnedFd> {
-    let flags = MountAttrFlags::MOUNT_ATTR_RDONLY
-        | MountAttrFlags::MOUNT_ATTR_NOSUID
-        | MountAttrFlags::MOUNT_ATTR_NODEV
-        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    new_fs("tmpfs", &[("size".into(), "0".into()), ("nr_inodes".into(), "2".into())], flags)
 }
 
 fn existing(root: &Rooted, path: &Path) -> std::io::Result<Option<OwnedFd>> {

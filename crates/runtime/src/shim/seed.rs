@@ -33,6 +33,7 @@ pub(super) fn serve(place: &Path) -> Result<(), String> {
     let null = std::fs::File::options().read(true).write(true).open("/dev/null");
     let null = null.map_err(|e| format!("open /dev/null: {e}"))?;
     sys::dup_to(null.as_fd(), 0).map_err(|e| format!("detach from the agent: {e}"))?;
+    let nothing = super::root::nothing()?;
     while let Some((id, mut report)) = next(&socket).map_err(|e| format!("hear the agent: {e}"))? {
         match sys::fork(0) {
             Ok(sys::Fork::Parent { .. }) => {}
@@ -43,7 +44,7 @@ pub(super) fn serve(place: &Path) -> Result<(), String> {
                 drop(report);
                 let begun = begun.and_then(|()| {
                     take_words(&id).map_err(|e| format!("take the shim's words: {e}"))?;
-                    super::hold(&dir)
+                    super::hold(&dir, nothing)
                 });
                 if let Err(why) = begun {
                     let _ = std::io::stdout().write_all(why.as_bytes());

@@ -68,6 +68,8 @@ struct Task {
 
 /// What only a container's first process has.
 struct First {
+    /// Its mounts, kept for a moment longer than it: to free them takes a while, for which its end should not wait.
+    mounts: Option<OwnedFd>,
     log: Option<LogWriter>,
     stdin_once: bool,
     oom_file: Option<std::path::PathBuf>,
@@ -343,15 +345,16 @@ impl Shim {
         if self.first_of(&plan.id).is_some() {
             return Reply::Failed { why: format!("container {:?} was started before", plan.id) };
         }
+        let nothing = self.pod.nothing.as_fd();
         let spawned = match &plan.pid {
-            PidNamespace::Container => spawn::start(plan, None, true),
-            PidNamespace::Host => spawn::start(plan, None, false),
+            PidNamespace::Container => spawn::start(plan, nothing, None, true),
+            PidNamespace::Host => spawn::start(plan, nothing, None, false),
             PidNamespace::Pod => match &self.pod.reaper {
-                Some(reaper) => spawn::start(plan, Some(reaper.as_fd()), false),
+                Some(reaper) => spawn::start(plan, nothing, Some(reaper.as_fd()), false),
                 None => Err("the pod has no shared process namespace".to_owned()),
             },
             PidNamespace::Target(other) => match self.first_of(other).filter(|t| !t.ended) {
-                Some(task) => spawn::start(plan, Some(task.pidfd.as_fd()), false),
+                Some(task) => spawn::start(plan, nothing, Some(task.pidfd.as_fd()), false),
                 None => Err(format!("container {other:?}, whose processes it should share, does not run")),
             },
         };
@@ -365,6 +368,7 @@ impl Shim {
             }
             (Ok(spawned), Ok(log)) => {
                 let first = First {
+                    mounts: crate::sys::mounts_of(spawned.pidfd.as_fd()).ok(),
                     log,
                     stdin_once: plan.stdin_once,
                     oom_file: plan.oom_file.clone(),
@@ -494,6 +498,7 @@ impl Shim {
         (task.record.exit_code, task.record.signal) = (exit_code, signal);
         (task.stdin, task.terminal, task.output) = (None, None, [None, None]);
         task.stdin_waiting = Vec::new();
+        let mounts = task.first.as_mut().and_then(|first| first.mounts.take());
         let record = match &mut task.first {
             Some(first) => {
                 if let Some(mut log) = first.log.take() {
@@ -515,6 +520,7 @@ impl Shim {
             Some(record) => self.report(&record),
             None => self.tasks.retain(|t| t.key != key),
         }
+        drop(mounts);
     }
 
     fn report(&mut self, record: &Record) {

@@ -47,14 +47,20 @@ pub(super) struct Spawned {
 }
 
 /// Starts a container's first process. `processes` is the process namespace to join instead of a new one.
-pub(super) fn start(plan: &ContainerPlan, processes: Option<BorrowedFd<'_>>, own_processes: bool) -> Done<Spawned> {
-    let flags = sys::CLONE_NEWNS | if own_processes { sys::CLONE_NEWPID } else { 0 };
+/// `nothing` is the mount namespace that it begins with.
+pub(super) fn start(
+    plan: &ContainerPlan,
+    nothing: BorrowedFd<'_>,
+    processes: Option<BorrowedFd<'_>>,
+    own_processes: bool,
+) -> Done<Spawned> {
+    let flags = if own_processes { sys::CLONE_NEWPID } else { 0 };
     launch(&plan.process, flags, processes, |console, joined| {
         if plan.process.cgroup_last.is_empty() {
             // Control groups of version 2 are mounted as the new namespace shows them.
             own_cgroups()?;
         }
-        let mounted = root::enter(plan)?;
+        let mounted = root::enter(plan, nothing)?;
         if let Some(console) = console {
             let number = open_terminal(console, plan.process.size)?;
             root::bind_console(number)?;

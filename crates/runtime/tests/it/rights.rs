@@ -1,6 +1,7 @@
 //! What a container may and may not do, read from inside it.
 
 use std::path::Path;
+use std::time::Duration;
 
 use runtime::testing::{TestFile, TestImage};
 use runtime::{Device, Error, ExecRequest, Mount, PidNamespace, Propagation, Seccomp};
@@ -207,6 +208,35 @@ async fn mounts_go_where_they_should_and_nowhere_else() {
         assert_eq!((status.exit_code, &*status.reason), (128, "StartError"));
         assert!(status.message.contains(why), "{}", status.message);
     }
+    lab.close().await;
+}
+
+/// Whoever may unmount his own root comes out where there is nothing, and not among the machine's files.
+#[tokio::test]
+async fn below_a_containers_root_is_nothing() {
+    let lab = Lab::new().await;
+    let sandbox = lab.sandbox("deep").await;
+    let mut spec = lab.shell(&sandbox.id, "cat /proc/self/mountinfo; umount -l / && echo unmounted; sleep 1000");
+    spec.security.privileged = true;
+    let log = lab.log_path();
+    let id = lab.run(spec).await;
+    let told = async {
+        loop {
+            let lines = log_lines(&log);
+            if lines.iter().any(|line| line.ends_with(" unmounted")) {
+                return lines;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let lines = tokio::time::timeout(Duration::from_secs(20), told).await.expect("the root is unmounted");
+    let own = lab.dir.path().display().to_string();
+    let roots: Vec<&String> = lines.iter().filter(|line| line.split(' ').nth(6) == Some("/")).collect();
+    assert!(roots.len() == 1 && roots[0].contains(" - overlay "), "{roots:?}");
+    assert!(!lines.iter().any(|line| line.split(' ').nth(6).is_some_and(|at| at.starts_with(&own))), "{lines:#?}");
+    // Who joins later finds no program at all, neither the container's nor the machine's.
+    let joined = lab.runtime.exec_sync(&id, vec!["/bin/ls".into(), "/".into()], 5_000).await;
+    assert!(joined.is_err(), "{joined:?}");
     lab.close().await;
 }
 
