@@ -7,6 +7,8 @@
 //! the last processes leave; a path never contains `..`.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -183,10 +185,14 @@ impl Cgroups {
                     return write(&dir.join("devices.allow"), "a *:* rwm");
                 }
                 write(&dir.join("devices.deny"), "a")?;
+                let path = dir.join("devices.allow");
+                let mut allow =
+                    File::options().write(true).open(&path).map_err(Error::io(format!("open {}", path.display())))?;
                 let number = |n: Option<u32>| n.map_or("*".to_owned(), |n| n.to_string());
                 rules.iter().try_for_each(|r| {
                     let rule = format!("{} {}:{} {}", r.kind, number(r.major), number(r.minor), r.access);
-                    write(&dir.join("devices.allow"), &rule)
+                    // The kernel takes one rule at a time.
+                    allow.write_all(rule.as_bytes()).map_err(Error::io(format!("write {rule:?} to {}", path.display())))
                 })
             }
             Layout::V2(root) => {
@@ -196,7 +202,7 @@ impl Cgroups {
                 use std::os::fd::AsFd;
                 let dir = root.join(crate::rooted::clean(Path::new(path)));
                 let doing = || format!("limit the devices of {}", dir.display());
-                let fd = std::fs::File::open(&dir).map_err(Error::io(doing()))?;
+                let fd = File::open(&dir).map_err(Error::io(doing()))?;
                 crate::sys::attach_device_filter(fd.as_fd(), &device_program(rules)).map_err(Error::io(doing()))
             }
         }

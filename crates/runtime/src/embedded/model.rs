@@ -79,6 +79,8 @@ pub(super) struct Container {
     pub run: Option<Record>,
     /// Its shim went away while it ran.
     pub lost: bool,
+    /// Its cgroup is being removed, or was: that begins with its end.
+    pub cgroup_goes: bool,
     /// Starting and removing exclude each other.
     pub gate: Arc<tokio::sync::Mutex<()>>,
 }
@@ -106,7 +108,7 @@ impl Pod {
 
 impl Container {
     pub fn new(record: ContainerRecord, run: Option<Record>, lost: bool) -> Container {
-        Container { record, run, lost, gate: Arc::default() }
+        Container { record, run, lost, cgroup_goes: false, gate: Arc::default() }
     }
 
     pub fn is_running(&self) -> bool {

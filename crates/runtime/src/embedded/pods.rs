@@ -261,11 +261,10 @@ impl Embedded {
         let Ok(gate) = self.inner.container(id, |c| c.gate.clone()) else { return Ok(()) };
         let _one = gate.lock().await;
         self.stop_now(id, 0).await?;
-        let Ok((sandbox, cgroup)) =
-            self.inner.container(id, |c| (c.record.spec.sandbox.clone(), c.record.cgroup.clone()))
-        else {
-            return Ok(());
-        };
+        let found = self
+            .inner
+            .container(id, |c| (c.record.spec.sandbox.clone(), (!c.cgroup_goes).then(|| c.record.cgroup.clone())));
+        let Ok((sandbox, cgroup)) = found else { return Ok(()) };
         if let Ok(link) = self.inner.link(&sandbox) {
             // Nobody waits for it: what it would tell of this container is not asked for any more.
             link.tell(Request::Forget { container: id.to_owned() });
@@ -273,7 +272,8 @@ impl Embedded {
         let pod = self.inner.pod(&sandbox, |p| p.dir.clone())?;
         let (inner, container) = (self.inner.clone(), id.to_owned());
         blocking("remove a container", move || {
-            inner.cgroups.remove(&cgroup)?;
+            // One that goes is not waited for. If it cannot, that was said, and the pod's cgroup takes it along.
+            cgroup.map_or(Ok(()), |cgroup| inner.cgroups.remove(&cgroup))?;
             inner.clear_container(&pod, &container)
         })
         .await?;
@@ -491,7 +491,7 @@ impl Inner {
                 let id = run.container.clone();
                 self.change(sandbox, |m| {
                     m.containers.get_mut(&id).map(|c| {
-                        c.run = Some(run);
+                        (c.run, c.cgroup_goes) = (Some(run), true);
                         c.record.cgroup.clone()
                     })
                 })
@@ -509,6 +509,7 @@ impl Inner {
                             Some(run) => c.run = Some(run),
                             None => c.lost = true,
                         }
+                        c.cgroup_goes = true;
                         c.record.cgroup.clone()
                     })
                     .collect()
@@ -567,9 +568,13 @@ impl Inner {
     }
 
     fn clear_container(&self, pod: &Path, id: &str) -> Result<(), Error> {
-        let [of_root, of_state] = &self.trash;
-        of_root.take(&self.container_dir(id))?;
-        [pod.join(exit_file(id)), record_file(pod, id)].iter().try_for_each(|path| of_state.take(path))
+        self.trash[0].take(&self.container_dir(id))?;
+        [pod.join(exit_file(id)), record_file(pod, id)].iter().try_for_each(|path| match std::fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::io(format!("remove {}", path.display()))(error))
+            }
+            _ => Ok(()),
+        })
     }
 
     /// Removes what no container owns any more.
