@@ -1,6 +1,7 @@
 //! One real node: from a pod's creation through the API to the watch that shows it ready, one after another and many at
 //! once; and single containers on the runtime, crun and runc beside with the same root file system.
 
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, mpsc};
 use std::time::Instant;
@@ -40,10 +41,8 @@ pub const BENCH: Bench = Bench {
 fn run(run: &mut Run) -> Result<(), Error> {
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let tokio = tokio.map_err(Error::while_doing("start the client"))?;
-    tokio.block_on(async {
-        through_the_api(run).await?;
-        containers(run).await
-    })
+    tokio.block_on(through_the_api(run))?;
+    containers(run)
 }
 
 async fn through_the_api(run: &mut Run) -> Result<(), Error> {
@@ -100,69 +99,101 @@ async fn through_the_api(run: &mut Run) -> Result<(), Error> {
 
 /// Create, start, wait for the end, delete: ours in a pod's sandbox that is there, with the machine's network; the others
 /// with the same namespaces.
-async fn containers(run: &mut Run) -> Result<(), Error> {
-    let count = run.count("containers")?;
-    let image = TestImage { compression: Compression::None, ..TestImage::busybox() };
-    let archive = run.dir().join("busybox.tar");
-    image.write_oci(&archive, IMAGE).map_err(Error::while_doing("make an image"))?;
-    let runtime = Embedded::open(Config::new(run.dir().join("rt"), run.dir().join("rt-state")));
-    let runtime = runtime.map_err(Error::while_doing("open the runtime"))?;
-    runtime.found().await.map_err(Error::while_doing("open the runtime"))?;
-    runtime.load(archive).await.map_err(Error::while_doing("load the image"))?;
-    let others = Others::start(Bundle::make(run, &image)?)?;
-    let outcome = compare(run, &runtime, &others, count).await;
-    // Whatever happened, nothing stays.
-    for sandbox in runtime.sandboxes().await.map_err(Error::while_doing("list the sandboxes"))? {
-        runtime.remove_sandbox(&sandbox.id).await.map_err(Error::while_doing("remove a sandbox"))?;
-    }
-    clean(&group());
-    outcome
-}
-
-/// The control group of this run.
-fn group() -> String {
-    format!("gantry-bench-{}", std::process::id())
-}
-
-async fn compare(run: &mut Run, runtime: &Embedded, others: &Others, count: usize) -> Result<(), Error> {
-    let peers: Vec<&str> = ["crun", "runc"].into_iter().filter(|name| !run.alone && program(name).is_some()).collect();
+fn containers(run: &mut Run) -> Result<(), Error> {
+    let peers = ["crun", "runc"].into_iter().filter(|name| !run.alone && program(name).is_some()).collect();
+    let race = Race { dir: run.dir().to_owned(), peers, count: run.count("containers")? };
     run.note("crun and runc run with their handling of control groups as on this machine: crun without, runc with");
-    let mut sandbox = SandboxSpec::new(NAMESPACE, "one", "uid-one");
-    sandbox.cgroup_parent = format!("/{}/pod-one", group());
-    sandbox.network = NetworkNamespace::Host;
-    sandbox.hostname = None;
-    let status = runtime.run_sandbox(sandbox.clone()).await.map_err(Error::while_doing("make a sandbox"))?;
-    let mut own = Vec::new();
-    let mut peers_ms: Vec<Vec<f64>> = vec![Vec::new(); peers.len()];
-    for number in 0..count {
-        own.push(one(runtime, &status.id, number).await?);
-        for (peer, times) in peers.iter().zip(&mut peers_ms) {
-            times.push(others.once(peer, number)?);
-        }
-    }
-    run.figure("container_ms", median(&own));
-    for (peer, times) in peers.iter().zip(&peers_ms) {
+    run.note("what runtimes note of containers lies in memory, as it does on a node");
+    // In a thread whose mounts are its own.
+    let measured = std::thread::scope(|scope| scope.spawn(|| race.run()).join());
+    let mut times = measured.map_err(|_| Error::doing("run containers", "the thread that does it is gone"))??;
+    run.figure("container_ms", median(&times.own));
+    for (peer, times) in race.peers.iter().zip(&mut times.peers) {
         match *peer {
             "crun" => run.peer_figure("crun", "container_ms", median(times)),
             peer => run.peer_figure("crun", &format!("{peer}_container_ms"), median(times)),
         }
     }
-    let removed = runtime.remove_sandbox(&status.id).await;
-    removed.map_err(Error::while_doing("remove the sandbox"))?;
-    let mut whole = Vec::new();
-    for number in 0..count {
-        let mut spec = sandbox.clone();
-        (spec.name, spec.uid) = (format!("s{number}"), format!("uid-s{number}"));
-        spec.cgroup_parent = format!("/{}/pod-{number}", group());
-        spec.network = NetworkNamespace::New;
-        let began = Instant::now();
-        let status = runtime.run_sandbox(spec).await.map_err(Error::while_doing("make a sandbox"))?;
-        one(runtime, &status.id, number).await?;
-        runtime.remove_sandbox(&status.id).await.map_err(Error::while_doing("remove a sandbox"))?;
-        whole.push(began.elapsed().as_secs_f64() * 1e3);
-    }
-    run.figure("sandbox_and_container_ms", median(&whole));
+    run.figure("sandbox_and_container_ms", median(&times.whole));
     Ok(())
+}
+
+/// Runtimes that take turns.
+struct Race {
+    dir: PathBuf,
+    peers: Vec<&'static str>,
+    count: usize,
+}
+
+/// Milliseconds of each container.
+#[derive(Default)]
+struct Times {
+    own: Vec<f64>,
+    peers: Vec<Vec<f64>>,
+    /// With a sandbox of its own each.
+    whole: Vec<f64>,
+}
+
+impl Race {
+    fn run(&self) -> Result<Times, Error> {
+        own_mounts().map_err(Error::while_doing("have mounts of its own"))?;
+        let state = self.dir.join("state");
+        node::volumes::off_the_disk(&state).map_err(Error::while_doing("have the state in memory"))?;
+        let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        tokio.map_err(Error::while_doing("start the runtime"))?.block_on(self.run_in(state))
+    }
+
+    async fn run_in(&self, state: PathBuf) -> Result<Times, Error> {
+        let image = TestImage { compression: Compression::None, ..TestImage::busybox() };
+        let archive = self.dir.join("busybox.tar");
+        image.write_oci(&archive, IMAGE).map_err(Error::while_doing("make an image"))?;
+        let runtime = Embedded::open(Config::new(self.dir.join("rt"), state.join("rt")));
+        let runtime = runtime.map_err(Error::while_doing("open the runtime"))?;
+        runtime.found().await.map_err(Error::while_doing("open the runtime"))?;
+        runtime.load(archive).await.map_err(Error::while_doing("load the image"))?;
+        let others = Others::start(Bundle::make(&self.dir, &state, &image)?)?;
+        let outcome = self.compare(&runtime, &others).await;
+        // Whatever happened, nothing stays.
+        for sandbox in runtime.sandboxes().await.map_err(Error::while_doing("list the sandboxes"))? {
+            runtime.remove_sandbox(&sandbox.id).await.map_err(Error::while_doing("remove a sandbox"))?;
+        }
+        clean(&group());
+        outcome
+    }
+
+    async fn compare(&self, runtime: &Embedded, others: &Others) -> Result<Times, Error> {
+        let mut times = Times { peers: vec![Vec::new(); self.peers.len()], ..Times::default() };
+        let mut sandbox = SandboxSpec::new(NAMESPACE, "one", "uid-one");
+        sandbox.cgroup_parent = format!("/{}/pod-one", group());
+        sandbox.network = NetworkNamespace::Host;
+        sandbox.hostname = None;
+        let status = runtime.run_sandbox(sandbox.clone()).await.map_err(Error::while_doing("make a sandbox"))?;
+        for number in 0..self.count {
+            times.own.push(one(runtime, &status.id, number).await?);
+            for (peer, times) in self.peers.iter().zip(&mut times.peers) {
+                times.push(others.once(peer, number)?);
+            }
+        }
+        let removed = runtime.remove_sandbox(&status.id).await;
+        removed.map_err(Error::while_doing("remove the sandbox"))?;
+        for number in 0..self.count {
+            let mut spec = sandbox.clone();
+            (spec.name, spec.uid) = (format!("s{number}"), format!("uid-s{number}"));
+            spec.cgroup_parent = format!("/{}/pod-{number}", group());
+            spec.network = NetworkNamespace::New;
+            let began = Instant::now();
+            let status = runtime.run_sandbox(spec).await.map_err(Error::while_doing("make a sandbox"))?;
+            one(runtime, &status.id, number).await?;
+            runtime.remove_sandbox(&status.id).await.map_err(Error::while_doing("remove a sandbox"))?;
+            times.whole.push(began.elapsed().as_secs_f64() * 1e3);
+        }
+        Ok(times)
+    }
+}
+
+/// The control group of this run.
+fn group() -> String {
+    format!("gantry-bench-{}", std::process::id())
 }
 
 /// One container from nothing to nothing, in milliseconds.
@@ -202,19 +233,19 @@ fn clean(name: &str) {
 
 /// An OCI bundle for the others.
 struct Bundle {
-    folder: std::path::PathBuf,
-    state: std::path::PathBuf,
+    folder: PathBuf,
+    state: PathBuf,
 }
 
 impl Bundle {
-    fn make(run: &Run, image: &TestImage) -> Result<Bundle, Error> {
-        let (folder, state) = (run.dir().join("bundle"), run.dir().join("oci-state"));
+    fn make(dir: &Path, state: &Path, image: &TestImage) -> Result<Bundle, Error> {
+        let (folder, state) = (dir.join("bundle"), state.join("others"));
         let root = folder.join("rootfs");
         let failed = || Error::while_doing::<std::io::Error>("make a bundle");
         std::fs::create_dir_all(&root).map_err(failed())?;
         std::fs::create_dir_all(&state).map_err(failed())?;
         for (number, layer) in image.layers.iter().enumerate() {
-            let archive = run.dir().join(format!("layer-{number}.tar"));
+            let archive = dir.join(format!("layer-{number}.tar"));
             std::fs::write(&archive, layer).map_err(failed())?;
             let status = Command::new("tar").arg("-xf").arg(&archive).arg("-C").arg(&root).status().map_err(failed())?;
             if !status.success() {
@@ -256,7 +287,10 @@ impl Others {
         let (asks, asked) = mpsc::channel::<(&'static str, usize)>();
         let (answer, answers) = mpsc::channel();
         let work = move || {
-            let own = own_mounts();
+            let own = own_mounts().map(|()| {
+                // Where there is no such tree nothing needs to go.
+                let _ = rustix::mount::unmount("/sys/fs/cgroup/unified", rustix::mount::UnmountFlags::DETACH);
+            });
             for (peer, number) in asked {
                 let outcome = match &own {
                     Ok(()) => bundle.once(peer, number),
@@ -280,13 +314,11 @@ impl Others {
 
 /// Parts the calling thread's mounts from everybody else's.
 fn own_mounts() -> std::io::Result<()> {
-    use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
+    use rustix::mount::{MountPropagationFlags, mount_change};
     use rustix::thread::UnshareFlags;
     // SAFETY: the thread keeps no descriptor or path that others rely on; it only starts processes.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::FS) }?;
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
-    // Where there is no such tree nothing needs to go.
-    let _ = unmount("/sys/fs/cgroup/unified", UnmountFlags::DETACH);
     Ok(())
 }
 
