@@ -58,6 +58,10 @@ pub struct AgentOptions {
     pub node_cgroup: Option<String>,
 }
 
+/// What is kept of each pod, below the node's folder, and what its containers wrote.
+const PODS_DIR: &str = "pods";
+const LOGS_DIR: &str = "logs";
+
 /// Where events go.
 pub type EventSink = Arc<dyn Fn(EventRecord) + Send + Sync>;
 
@@ -144,8 +148,8 @@ impl Agent {
     pub fn dirs(&self, uid: &str) -> PodDirs {
         let options = &self.options;
         PodDirs {
-            root: options.data.join("pods").join(uid),
-            logs: options.data.join("logs").join(uid),
+            root: options.data.join(PODS_DIR).join(uid),
+            logs: options.data.join(LOGS_DIR).join(uid),
             memory: options.memory.join(uid),
         }
     }
@@ -274,6 +278,11 @@ impl Agent {
 
     /// Runs until the process ends: adopts what is there, then follows the pods.
     pub async fn run(self: Arc<Self>) -> Result<(), runtime::Error> {
+        for dir in [PODS_DIR, LOGS_DIR].map(|name| self.options.data.join(name)) {
+            let doing = format!("make {}", dir.display());
+            std::fs::create_dir_all(&dir).map_err(|source| runtime::Error::Io { doing, source })?;
+            runtime::spread(&dir);
+        }
         let found = self.runtime.found().await?;
         let agent = self.clone();
         tokio::spawn(async move { agent.watch_runtime().await });

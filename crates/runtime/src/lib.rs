@@ -13,7 +13,7 @@
 //!
 //! Where things are: `seam` the trait and its types; `embedded` this side of it; `shim` the process per pod; `plan`
 //! what goes between them; `image` registry, archives, store; `cgroup`, `seccomp`, `capability`, `rooted`,
-//! `memory`, `sys` the kernel's corners.
+//! `memory`, `spread`, `sys` the kernel's corners.
 
 mod capability;
 mod cgroup;
@@ -29,6 +29,7 @@ mod seam;
 mod seccomp;
 mod seccomp_names;
 pub mod shim;
+mod spread;
 mod sys;
 pub mod testing;
 
@@ -39,6 +40,7 @@ pub use image::manifest::signal;
 pub use image::{ImageStore, RegistryConfig};
 pub use name::ImageName;
 pub use seam::*;
+pub use spread::spread;
 
 /// Locks a mutex. A panic while it was held is no reason to stop everything else: what it guards is replaced in whole
 /// steps.

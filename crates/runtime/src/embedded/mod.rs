@@ -128,7 +128,7 @@ impl Embedded {
                 });
             }
         }
-        spread(&config.root.join("containers"));
+        crate::spread(&config.root.join("containers"));
         records::claim(&config.state)?;
         let cgroups = match &config.cgroups {
             Some(cgroups) => cgroups.clone(),
@@ -160,19 +160,6 @@ impl Embedded {
     /// The control groups in use, for pod and node level limits.
     pub fn cgroups(&self) -> &Cgroups {
         &self.inner.cgroups
-    }
-}
-
-/// Tells the file system that what is in the directory belongs together no more than whole homes do, so that ext4 puts each
-/// container's files into another part of the disk. An ext4 without a journal gives none of the numbers away that were free
-/// for less than five minutes, and looks at all of those in the part, one by one, for each new file: where a thousand
-/// containers came and went, that took longer than all else of a container's start.
-fn spread(dir: &Path) {
-    use rustix::fs::{IFlags, Mode, OFlags, ioctl_getflags, ioctl_setflags};
-    let told = rustix::fs::open(dir, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .and_then(|dir| ioctl_setflags(&dir, ioctl_getflags(&dir)? | IFlags::TOPDIR));
-    if let Err(error) = told {
-        tracing::debug!(%error, dir = %dir.display(), "the file system places containers as it likes");
     }
 }
 
@@ -361,21 +348,5 @@ impl Runtime for Embedded {
 
     fn found(&self) -> Answer<'_, Found> {
         self.found_now().boxed()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn containers_are_spread_over_an_ext4() {
-        const EXT4_MAGIC: i64 = 0xef53;
-        let dir = tempfile::tempdir().unwrap();
-        Embedded::open(Config::new(dir.path().join("root"), dir.path().join("state"))).unwrap();
-        let containers = std::fs::File::open(dir.path().join("root/containers")).unwrap();
-        if rustix::fs::fstatfs(&containers).unwrap().f_type == EXT4_MAGIC {
-            assert!(rustix::fs::ioctl_getflags(&containers).unwrap().contains(rustix::fs::IFlags::TOPDIR));
-        }
     }
 }

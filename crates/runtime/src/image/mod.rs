@@ -122,6 +122,7 @@ impl Images {
         for path in [&root.join("layers"), &ingest] {
             std::fs::create_dir_all(path).map_err(Error::io(format!("make {}", path.display())))?;
         }
+        crate::spread(&root.join("layers"));
         let images = Images {
             root: root.to_owned(),
             registries,
