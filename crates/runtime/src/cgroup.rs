@@ -225,12 +225,17 @@ impl Cgroups {
         self.dirs(path).into_iter().map(|d| d.join(file)).collect()
     }
 
-    /// Those of the files to join through which a process gets its share of processor time. What a process does before it is
-    /// the container's should not wait for the little that the container may have, so it joins these last. On version 2
-    /// there is one file for everything.
-    pub(crate) fn share_files(&self, path: &str) -> Vec<PathBuf> {
-        let dir = if self.is_v2() { None } else { self.dir("cpu", path) };
-        dir.map(|dir| dir.join("tasks")).into_iter().collect()
+    /// Those of the files to join that a process joins last, when it is about to become the container's. What it does before
+    /// should not wait for the little processor time that the container may have, so the group of that is the very last; and
+    /// should not be counted as the container's memory: the parts of the disk's tables that are read for its folders stay
+    /// in memory when it is gone, and a group that something is counted to stays for as long, unseen, and the kernel looks
+    /// through all of them. On version 2 there is one file for everything.
+    pub(crate) fn last_files(&self, path: &str) -> Vec<PathBuf> {
+        let Layout::V1(_) = &self.layout else { return Vec::new() };
+        let share = self.dir("cpu", path).map(|dir| dir.join("tasks"));
+        let mut files = self.join_files(path);
+        files.sort_by_key(|file| Some(file) == share.as_ref());
+        files
     }
 
     /// The file that counts kills for memory.
@@ -512,6 +517,9 @@ mod tests {
         let cgroups = Cgroups::from_mounts(hybrid).unwrap();
         assert!(!cgroups.is_v2());
         assert_eq!(cgroups.dirs("/a/../b").len(), 2);
+        // The share of processor time is joined after everything else, and nothing before the container is made.
+        let files = ["/sys/fs/cgroup/memory/a/tasks", "/sys/fs/cgroup/cpu,cpuacct/a/tasks"].map(PathBuf::from);
+        assert_eq!(cgroups.last_files("/a"), files);
         assert!(Cgroups::from_mounts("cgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n").unwrap().is_v2());
         assert!(Cgroups::from_mounts("proc /proc proc rw 0 0\n").is_err());
     }

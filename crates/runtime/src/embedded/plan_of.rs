@@ -135,7 +135,7 @@ fn process(
         tty: spec.tty,
         stdin: spec.stdin,
         cgroup_procs: cgroups.join_files(cgroup),
-        cgroup_last: cgroups.share_files(cgroup),
+        cgroup_last: cgroups.last_files(cgroup),
         size: None,
     })
 }
