@@ -170,11 +170,11 @@ pub fn encode(kind: &Kind, accept: Accept, value: &Value, now: Time) -> Bytes {
     let (value, of) = match accept.shape {
         Shape::Object => (value, Some(kind.of())),
         Shape::Table => {
-            shaped = table::table(kind, std::iter::once(value), now, true, &Value::map(), accept.include);
+            shaped = table::table(kind, std::iter::once(value), now, true, &Value::map(), accept.form);
             (&shaped, None)
         }
         Shape::PartialMetadata => {
-            shaped = table::partial(value);
+            shaped = table::partial(value, accept.form);
             (&shaped, api::schema::builtin().named("io.k8s.apimachinery.pkg.apis.meta.v1.PartialObjectMetadata"))
         }
     };

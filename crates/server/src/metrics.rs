@@ -203,10 +203,10 @@ pub async fn answer(
     drop(view);
     let items = gather(server, kind, objects, now).await;
     let value = match accept.shape {
-        Shape::Table => table::table(kind, items.iter(), now, true, &json!({"resourceVersion": ""}), accept.include),
+        Shape::Table => table::table(kind, items.iter(), now, true, &json!({"resourceVersion": ""}), accept.form),
         Shape::PartialMetadata => json!({
-            "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadataList", "metadata": {},
-            "items": (items.iter().map(table::partial).collect::<Vec<Value>>()),
+            "apiVersion": (accept.form.api_version), "kind": "PartialObjectMetadataList", "metadata": {},
+            "items": (items.iter().map(|item| table::partial(item, accept.form)).collect::<Vec<Value>>()),
         }),
         Shape::Object => json!({
             "apiVersion": (kind.names.api_version()), "kind": (&kind.names.list_kind), "metadata": {}, "items": items,

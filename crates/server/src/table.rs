@@ -27,6 +27,30 @@ impl Include {
     }
 }
 
+/// How tables and metadata were asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Form {
+    pub include: Include,
+    /// `meta.k8s.io/v1`, or `meta.k8s.io/v1beta1`, which older programs ask for and which says the same.
+    pub api_version: &'static str,
+}
+
+impl Form {
+    const VERSIONS: &[(&str, &str)] = &[("v1", "meta.k8s.io/v1"), ("v1beta1", "meta.k8s.io/v1beta1")];
+
+    /// The form in a version of `meta.k8s.io`; `None` where that is not served.
+    pub fn of(version: &str) -> Option<Form> {
+        let (_, api_version) = Form::VERSIONS.iter().find(|(known, _)| *known == version)?;
+        Some(Form { include: Include::default(), api_version })
+    }
+}
+
+impl Default for Form {
+    fn default() -> Form {
+        Form { include: Include::default(), api_version: Form::VERSIONS[0].1 }
+    }
+}
+
 /// Whether a kind shows the name among its own columns (events do, and late).
 fn has_name(kind: &Kind) -> bool {
     kind.rules.columns().iter().any(|column| column.name == "Name")
@@ -59,7 +83,7 @@ pub fn table<'a>(
     now: Time,
     with_columns: bool,
     list_meta: &Value,
-    include: Include,
+    form: Form,
 ) -> Value {
     let mut list_meta = list_meta.clone();
     let rows: Vec<Value> = objects
@@ -67,10 +91,10 @@ pub fn table<'a>(
             if list_meta.entries().is_empty() {
                 list_meta.set(&["resourceVersion"], object.at(&["metadata", "resourceVersion"]).clone());
             }
-            row(kind, object, now, include)
+            row(kind, object, now, form)
         })
         .collect();
-    let mut table = json!({"apiVersion": "meta.k8s.io/v1", "kind": "Table", "metadata": list_meta, "rows": rows});
+    let mut table = json!({"apiVersion": (form.api_version), "kind": "Table", "metadata": list_meta, "rows": rows});
     if with_columns {
         let definitions: Vec<Value> = columns(kind)
             .into_iter()
@@ -88,7 +112,7 @@ pub fn table<'a>(
     table
 }
 
-fn row(kind: &Kind, object: &Value, now: Time, include: Include) -> Value {
+fn row(kind: &Kind, object: &Value, now: Time, form: Form) -> Value {
     let mut cells = vec![object.at(&["metadata", "name"]).clone()];
     if has_name(kind) {
         cells = kind.rules.cells(object, now);
@@ -98,17 +122,17 @@ fn row(kind: &Kind, object: &Value, now: Time, include: Include) -> Value {
         cells.extend(kind.rules.cells(object, now));
     }
     let mut row = json!({"cells": cells});
-    match include {
+    match form.include {
         Include::None => {}
-        Include::Metadata => row.set(&["object"], partial(object)),
+        Include::Metadata => row.set(&["object"], partial(object, form)),
         Include::Object => row.set(&["object"], object.clone()),
     }
     row
 }
 
 /// The object's metadata alone.
-pub fn partial(object: &Value) -> Value {
+pub fn partial(object: &Value, form: Form) -> Value {
     json!({
-        "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": (object["metadata"].clone()),
+        "apiVersion": (form.api_version), "kind": "PartialObjectMetadata", "metadata": (object["metadata"].clone()),
     })
 }

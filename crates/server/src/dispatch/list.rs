@@ -66,13 +66,14 @@ pub(super) async fn list(
         }
         (Shape::Table, _) => {
             let values: Vec<Value> = objects.iter().map(presented).collect();
-            let table = table::table(kind, values.iter(), server.now(), true, &metadata, accept.include);
+            let table = table::table(kind, values.iter(), server.now(), true, &metadata, accept.form);
             Ok(body::answer(200, content_type(accept.media), codec::write(accept, &table, None)))
         }
         (Shape::PartialMetadata, _) => {
-            let items: Vec<Value> = objects.iter().map(|object| table::partial(&presented(object))).collect();
+            let items: Vec<Value> =
+                objects.iter().map(|object| table::partial(&presented(object), accept.form)).collect();
             let list = json!({
-                "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadataList", "metadata": metadata, "items": items,
+                "apiVersion": (accept.form.api_version), "kind": "PartialObjectMetadataList", "metadata": metadata, "items": items,
             });
             let of = api::schema::builtin().named("io.k8s.apimachinery.pkg.apis.meta.v1.PartialObjectMetadataList");
             Ok(body::answer(200, content_type(accept.media), codec::write(accept, &list, of)))

@@ -348,7 +348,7 @@ pub fn accept_of(incomer: &Incomer, shapes: bool, watch: bool) -> Result<Accept,
     let mut accept = accept(incomer.header(header::ACCEPT), shapes, watch)?;
     accept.pretty |= incomer.query.is_true("pretty");
     if accept.shape == Shape::Table {
-        accept.include = table::Include::parse(incomer.query.text("includeObject"))?;
+        accept.form.include = table::Include::parse(incomer.query.text("includeObject"))?;
     }
     Ok(accept)
 }

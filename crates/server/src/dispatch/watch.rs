@@ -112,8 +112,7 @@ fn shower(server: &Arc<Server>, kind: &Arc<Kind>, accept: Accept) -> crate::verb
             let mut value = object.value();
             kind.rules.present(&mut value);
             let columns = first.swap(false, Ordering::Relaxed);
-            let table =
-                table::table(&kind, std::iter::once(&value), server.now(), columns, &Value::map(), accept.include);
+            let table = table::table(&kind, std::iter::once(&value), server.now(), columns, &Value::map(), accept.form);
             give(&table.to_json());
         } else {
             give(&show(&server, &kind, accept, object));

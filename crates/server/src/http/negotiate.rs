@@ -3,7 +3,7 @@
 use meta::decode::Media;
 use meta::{Reason, Status};
 
-use crate::table::Include;
+use crate::table::Form;
 
 /// The `Content-Type` of answers in this form.
 pub fn content_type(media: Media) -> &'static str {
@@ -40,8 +40,8 @@ pub enum Shape {
 pub struct Accept {
     pub media: Media,
     pub shape: Shape,
-    /// Of tables: what of each object goes with its row.
-    pub include: Include,
+    /// Of tables and metadata: how they are written.
+    pub form: Form,
     pub pretty: bool,
 }
 
@@ -79,12 +79,14 @@ pub fn accept(header: Option<&str>, shapes: bool, watch: bool) -> Result<Accept,
             _ => continue,
         };
         let parameter = |name: &str| clause.parameters.iter().find(|(key, _)| *key == name).map(|(_, value)| *value);
+        let mut form = Form::default();
         let shape = match parameter("as") {
             None => Shape::Object,
             Some(_) if !shapes => continue,
             Some(target) => {
-                if parameter("g") != Some("meta.k8s.io") || parameter("v") != Some("v1") {
-                    continue;
+                match parameter("v").and_then(Form::of) {
+                    Some(found) if parameter("g") == Some("meta.k8s.io") => form = found,
+                    _ => continue,
                 }
                 match target {
                     // Tables have no protobuf form.
@@ -97,7 +99,7 @@ pub fn accept(header: Option<&str>, shapes: bool, watch: bool) -> Result<Accept,
         if watch && media == Media::Yaml {
             continue;
         }
-        return Ok(Accept { media, shape, include: Include::default(), pretty: parameter("pretty") == Some("1") });
+        return Ok(Accept { media, shape, form, pretty: parameter("pretty") == Some("1") });
     }
     Err(Status::new(
         Reason::NotAcceptable,
@@ -132,6 +134,9 @@ mod tests {
         let table = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
         assert_eq!(accept(Some(table), true, false).unwrap().shape, Shape::Table);
         assert_eq!(accept(Some(table), false, false).unwrap().shape, Shape::Object);
+        let old = accept(Some("application/json;as=Table;v=v1beta1;g=meta.k8s.io"), true, false).unwrap();
+        assert_eq!((old.shape, old.form.api_version), (Shape::Table, "meta.k8s.io/v1beta1"));
+        assert!(accept(Some("application/json;as=Table;v=v1alpha1;g=meta.k8s.io"), true, false).is_err());
         let client = "application/vnd.kubernetes.protobuf,application/json";
         assert_eq!(accept(Some(client), true, false).unwrap().media, Media::Protobuf);
         assert_eq!(accept(Some("application/json;q=0.5,application/yaml"), true, false).unwrap().media, Media::Yaml);
