@@ -9,7 +9,7 @@ use reconcile::{Context, Effect, Outcome, Reconciler};
 
 use crate::common::*;
 use crate::history::{Keeper, Revision};
-use crate::node_fit::{Choice, NO_EXECUTE, NO_SCHEDULE, bears};
+use api::core::node_fit::{Choice, NO_EXECUTE, NO_SCHEDULE, bears};
 
 const REPORTER: &str = "daemonset-controller";
 const DAEMON_SET: Gvk = Gvk { api_version: "apps/v1", kind: "DaemonSet" };

@@ -18,7 +18,6 @@ mod garbage_collector;
 mod history;
 mod job;
 mod namespace;
-mod node_fit;
 mod node_lifecycle;
 mod pod_certificate_cleaner;
 mod pod_gc;

@@ -15,8 +15,8 @@ use meta::{Object, Resource, Str, Value, json};
 use reconcile::{Context, Effect, Outcome, Reconciler};
 
 use crate::common::*;
-use crate::node_fit::{NO_EXECUTE, NO_SCHEDULE};
 use crate::taint_eviction::{Borne, borne_until};
+use api::core::node_fit::{NO_EXECUTE, NO_SCHEDULE};
 
 const REPORTER: &str = "node-controller";
 const LEASE_NAMESPACE: &str = "kube-node-lease";

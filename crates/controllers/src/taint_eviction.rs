@@ -7,7 +7,7 @@ use meta::{Object, Resource, Str, Value, json};
 use reconcile::{Context, Outcome, Reconciler};
 
 use crate::common::*;
-use crate::node_fit::{NO_EXECUTE, toleration_fits};
+use api::core::node_fit::{NO_EXECUTE, toleration_fits};
 
 const REPORTER: &str = "taint-eviction-controller";
 

@@ -19,7 +19,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use crate::carry;
 use crate::endpoints::{Known, KnownPods};
 use crate::numbers::Samples;
-use crate::pod::admit::Takes;
+use crate::pod::admit::{self, Takes};
 use crate::pod::{Command, Observed, Outcome, Seen, SeenState, Worker};
 use crate::spec::{self, PodDirs};
 
@@ -367,7 +367,11 @@ impl Agent {
                         taken => taken.and_then(Result::ok),
                     };
                     workers.insert(uid.clone(), Hears { object, runtime: runtime.clone(), takes });
-                    tokio::spawn(self.clone().work(worker, uid.clone(), objects, runtime));
+                    let (agent, uid) = (self.clone(), uid.clone());
+                    tokio::spawn(async move {
+                        agent.place(&mut worker, &uid).await;
+                        agent.work(worker, uid, objects, runtime).await;
+                    });
                 }
             }
         }
@@ -394,7 +398,7 @@ impl Agent {
         let Some(node) = (!new.is_empty()).then(|| self.mirror.one(NODES, "", &self.options.node)).flatten() else {
             return new.into_iter().map(|(uid, pod)| (uid.clone(), Ok(Takes::of(&pod.value())))).collect();
         };
-        let (node, mut judged) = (node.value(), BTreeMap::<Str, Judged>::new());
+        let (allocatable, mut judged) = (node.value()["status"]["allocatable"].clone(), BTreeMap::<Str, Judged>::new());
         let has_begun = |pod: &Object| !pod.value().at(&["status", "startTime"]).is_null();
         new.sort_by_cached_key(|(_, pod)| (!has_begun(pod), pod.facts().created));
         let counts = |uid: &Str| here.get(uid).is_some_and(|pod| !pod_facts::of(pod).phase.is_final());
@@ -405,12 +409,31 @@ impl Agent {
             let beside = judged.iter().filter_map(|(uid, one)| Some((uid, one.as_ref().ok()?)));
             let others: Vec<&Takes> = known.chain(beside).filter(|(uid, _)| counts(uid)).map(|(_, one)| one).collect();
             let refusal = match value.at(&["status", "startTime"]).is_null() {
-                true => takes.refusal(node.at(&["status", "allocatable"]), &others),
+                true => takes.refusal(&allocatable, &others),
                 false => None,
             };
             judged.insert(uid.clone(), refusal.map_or(Ok(takes), Err));
         }
         judged
+    }
+
+    /// Refuses a pod that has not begun and does not belong on this node.
+    async fn place(&self, worker: &mut Worker, uid: &Str) {
+        let pod = worker.pod();
+        let node = || self.mirror.one(NODES, "", &self.options.node);
+        let has_begun = !pod.at(&["status", "startTime"]).is_null();
+        if has_begun || node().is_none_or(|node| admit::misplaced(pod, &node).is_none()) {
+            return;
+        }
+        // The pod may rest on what the node has become and the mirror does not show yet.
+        let asked = self.api.call(Request::get(NODES, "", &self.options.node)).await;
+        let node = asked.ok().map(|answer| answer.object).or_else(node);
+        let Some((reason, message)) = node.and_then(|node| admit::misplaced(pod, &node)) else { return };
+        self.event(pod, "", "Warning", &reason, message.clone());
+        worker.refuse(reason, message);
+        if let Some(hears) = lock(&self.workers).get_mut(uid) {
+            hears.takes = None;
+        }
     }
 
     /// Gives the classes of service their shares of the processor: burstable pods what they ask for together, those that

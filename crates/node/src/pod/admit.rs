@@ -1,10 +1,12 @@
 //! Whether a node takes a pod that was put on it: whoever names a node in the pod's spec, or binds it without looking, asks
-//! no scheduler. Room and host ports are judged, as by the kubelet (`lifecycle/predicate.go`).
+//! no scheduler. Room, host ports, the pod's choice of nodes and taints that evict are judged, as by the kubelet
+//! (`lifecycle/predicate.go`).
 
 use std::collections::BTreeMap;
 
 use api::core::host_ports::{self, HostPort};
-use meta::{Quantity, Str, Value};
+use api::core::node_fit::{self, Choice};
+use meta::{Object, Quantity, Str, Value};
 
 /// What a pod takes of its node for as long as it is there.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -62,11 +64,26 @@ impl Takes {
             }
         }
         let taken = |port: &HostPort| others.iter().any(|other| other.ports.iter().any(|theirs| port.clashes(theirs)));
-        self.ports.iter().any(taken).then(|| {
-            let why = "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports";
-            ("NodePorts".into(), format!("Pod was rejected: {why}"))
-        })
+        let why = "node(s) didn't have free ports for the requested pod ports";
+        self.ports.iter().any(taken).then(|| failed("NodePorts", why))
     }
+}
+
+fn failed(predicate: &str, why: &str) -> (Str, String) {
+    (predicate.into(), format!("Pod was rejected: Predicate {predicate} failed: {why}"))
+}
+
+/// Why a pod does not belong on `node`, whatever room that has: it chooses others, or does not bear a taint that would evict
+/// it. Who was told of the pod may not have been told yet of what the node is by now.
+pub fn misplaced(pod: &Value, node: &Object) -> Option<(Str, String)> {
+    let spec = &pod["spec"];
+    if !Choice::of(spec).selects(node) {
+        return Some(failed("NodeAffinity", "node(s) didn't match Pod's node affinity/selector"));
+    }
+    let value = node.value();
+    let taints = value.at(&["spec", "taints"]).items();
+    let bears = node_fit::bears(spec["tolerations"].items(), taints, &[node_fit::NO_EXECUTE]);
+    (!bears).then(|| failed("TaintToleration", "node(s) had untolerated taint(s)"))
 }
 
 #[cfg(test)]
@@ -78,6 +95,21 @@ mod tests {
         let container =
             json!({"resources": {"requests": {"cpu": cpu}}, "ports": [{"hostPort": port, "protocol": "TCP"}]});
         Takes::of(&json!({"spec": {"containers": [container]}}))
+    }
+
+    #[test]
+    fn a_pod_that_chose_other_nodes_is_refused() {
+        let taint = json!({"key": "k", "value": "v", "effect": "NoExecute"});
+        let node = json!({"metadata": {"name": "a", "labels": {"zone": "x"}}, "spec": {"taints": [taint]}});
+        let facts = meta::Facts::of(meta::Resource("nodes"), &node);
+        let node = Object::new(facts, node.to_json());
+        let reason = |spec: Value| misplaced(&json!({"spec": spec}), &node).map(|(reason, _)| reason);
+        let bears = json!([{"operator": "Exists"}]);
+        assert_eq!(reason(json!({"tolerations": (bears.clone())})), None);
+        assert_eq!(reason(json!({})).as_deref(), Some("TaintToleration"));
+        let chosen = |zone: &str| json!({"tolerations": (bears.clone()), "nodeSelector": {"zone": zone}});
+        assert_eq!(reason(chosen("x")), None);
+        assert_eq!(reason(chosen("y")).as_deref(), Some("NodeAffinity"));
     }
 
     #[test]
