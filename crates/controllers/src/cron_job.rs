@@ -91,6 +91,11 @@ fn look_after(object: &Object, value: &Value, jobs: &[Object], status: &mut Valu
             record(cx, NAME, CRON_JOB, object, "Normal", "SuccessfulDelete", format!("Deleted job {}", job.name()));
         }
     }
+    let is_there = |uid: &str| jobs.iter().any(|job| job.uid() == uid);
+    for missing in value["status"]["active"].items().iter().filter(|one| !is_there(one["uid"].text())) {
+        let message = format!("Active job went missing: {}", missing["name"].text());
+        record(cx, NAME, CRON_JOB, object, "Normal", "MissingJob", message);
+    }
     // References keep the revision they were first seen at, so that a job's progress writes nothing here.
     for reference in &mut active {
         let same = value["status"]["active"].items().iter().find(|one| one["uid"] == reference["uid"]);

@@ -366,6 +366,11 @@ fn a_cron_job_starts_jobs_and_forgets_old_ones() {
     world.pass(120);
     assert_eq!(world.all(JOBS).len(), 2);
     assert!(world.reasons().contains(&"SawCompletedJob"));
+    assert!(!world.reasons().contains(&"MissingJob"));
+    let active = world.get(CRON_JOBS, "ns", "c")["status"]["active"].items()[0]["name"].text().to_owned();
+    world.delete(JOBS, "ns", &active, "Background");
+    world.settle();
+    assert!(world.reasons().contains(&"MissingJob"));
 }
 
 #[test]

@@ -20,6 +20,7 @@ use crate::carry;
 use crate::endpoints::{Known, KnownPods};
 use crate::numbers::Samples;
 use crate::pod::admit::{self, Takes};
+use crate::pod::worker;
 use crate::pod::{Command, Observed, Outcome, Seen, SeenState, Worker};
 use crate::spec::{self, PodDirs};
 
@@ -97,11 +98,20 @@ type Judged = Result<Takes, (Str, String)>;
 
 /// What a pod's task hears.
 struct Hears {
-    object: watch::Sender<Option<Object>>,
+    object: watch::Sender<Told>,
     /// Something of the pod changed in the runtime.
     runtime: Arc<Notify>,
     /// What it takes of the node; nothing once it was refused.
     takes: Option<Takes>,
+    /// The generation of which that was judged last, if any was.
+    judged: Option<i64>,
+}
+
+/// A pod's object, nothing when it is gone, and why it does not have the resources yet that it asks for.
+#[derive(Clone, Default)]
+struct Told {
+    object: Option<Object>,
+    pending: Option<(Str, String)>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -345,17 +355,11 @@ impl Agent {
         let mut judged = self.judge(&here, &workers);
         for (uid, pod) in &here {
             match workers.get(uid) {
-                Some(worker) => {
-                    worker.object.send_if_modified(|known| {
-                        let newer = known.as_ref().is_none_or(|known| known.revision() < pod.revision());
-                        if newer {
-                            *known = Some(pod.clone());
-                        }
-                        newer
-                    });
-                }
+                Some(_) => {}
                 None => {
-                    let (object, objects) = watch::channel(Some(pod.clone()));
+                    let pending = worker::pending_of(&pod.value());
+                    let judged_at = pending.is_none().then_some(pod.facts().generation);
+                    let (object, objects) = watch::channel(Told { object: Some(pod.clone()), pending });
                     let runtime = Arc::new(Notify::new());
                     let mut worker = Worker::new(pod);
                     let takes = match judged.remove(uid) {
@@ -366,7 +370,7 @@ impl Agent {
                         }
                         taken => taken.and_then(Result::ok),
                     };
-                    workers.insert(uid.clone(), Hears { object, runtime: runtime.clone(), takes });
+                    workers.insert(uid.clone(), Hears { object, runtime: runtime.clone(), takes, judged: judged_at });
                     let (agent, uid) = (self.clone(), uid.clone());
                     tokio::spawn(async move {
                         agent.place(&mut worker, &uid).await;
@@ -375,10 +379,17 @@ impl Agent {
                 }
             }
         }
+        self.resize(&here, &mut workers);
         for (uid, worker) in workers.iter() {
-            if !here.contains_key(uid) {
-                worker.object.send_if_modified(|known| known.take().is_some());
-            }
+            let pod = here.get(uid);
+            worker.object.send_if_modified(|known| {
+                let at = |object: Option<&Object>| object.map(Object::revision);
+                let newer = at(known.object.as_ref()) < at(pod) || pod.is_none() && known.object.is_some();
+                if newer {
+                    known.object = pod.cloned();
+                }
+                newer
+            });
         }
         self.share_out(&here, &workers);
         // What runs for pods that nobody knows is removed.
@@ -396,7 +407,10 @@ impl Agent {
     fn judge(&self, here: &BTreeMap<Str, Object>, workers: &BTreeMap<Str, Hears>) -> BTreeMap<Str, Judged> {
         let mut new: Vec<(&Str, &Object)> = here.iter().filter(|(uid, _)| !workers.contains_key(*uid)).collect();
         let Some(node) = (!new.is_empty()).then(|| self.mirror.one(NODES, "", &self.options.node)).flatten() else {
-            return new.into_iter().map(|(uid, pod)| (uid.clone(), Ok(Takes::of(&pod.value())))).collect();
+            return new
+                .into_iter()
+                .map(|(uid, pod)| (uid.clone(), Ok(Takes::of(&worker::admitted(&pod.value())))))
+                .collect();
         };
         let (allocatable, mut judged) = (node.value()["status"]["allocatable"].clone(), BTreeMap::<Str, Judged>::new());
         let has_begun = |pod: &Object| !pod.value().at(&["status", "startTime"]).is_null();
@@ -404,7 +418,7 @@ impl Agent {
         let counts = |uid: &Str| here.get(uid).is_some_and(|pod| !pod_facts::of(pod).phase.is_final());
         for (uid, pod) in new {
             let value = pod.value();
-            let takes = Takes::of(&value);
+            let takes = Takes::of(&worker::admitted(&value));
             let known = workers.iter().filter_map(|(uid, one)| Some((uid, one.takes.as_ref()?)));
             let beside = judged.iter().filter_map(|(uid, one)| Some((uid, one.as_ref().ok()?)));
             let others: Vec<&Takes> = known.chain(beside).filter(|(uid, _)| counts(uid)).map(|(_, one)| one).collect();
@@ -415,6 +429,43 @@ impl Agent {
             judged.insert(uid.clone(), refusal.map_or(Ok(takes), Err));
         }
         judged
+    }
+
+    /// Judges what pods ask for anew since their spec changed, and once more what there was no room for.
+    fn resize(&self, here: &BTreeMap<Str, Object>, workers: &mut BTreeMap<Str, Hears>) {
+        let asks = |uid: &Str, hears: &Hears| {
+            hears.takes.is_some() && here.get(uid).is_some_and(|pod| hears.judged != Some(pod.facts().generation))
+        };
+        let asking: Vec<Str> =
+            workers.iter().filter(|(uid, hears)| asks(uid, hears)).map(|(uid, _)| uid.clone()).collect();
+        let Some(node) = (!asking.is_empty()).then(|| self.mirror.one(NODES, "", &self.options.node)).flatten() else {
+            return;
+        };
+        let (node, mut pods): (Value, Vec<(Str, &Object)>) =
+            (node.value(), asking.into_iter().filter_map(|uid| Some((uid.clone(), here.get(&uid)?))).collect());
+        pods.sort_by_key(|(_, pod)| pod.facts().created);
+        let counts = |uid: &Str| here.get(uid).is_some_and(|pod| !pod_facts::of(pod).phase.is_final());
+        for (uid, pod) in pods {
+            let wanted = Takes::of(&pod.value());
+            let others = workers.iter().filter(|(other, _)| **other != uid && counts(other));
+            let others: Vec<&Takes> = others.filter_map(|(_, one)| one.takes.as_ref()).collect();
+            let has = workers.get(&uid).and_then(|hears| hears.takes.clone()).unwrap_or_default();
+            let pending = wanted.pending(&has, node.at(&["status", "allocatable"]), &others);
+            let Some(hears) = workers.get_mut(&uid) else { continue };
+            if pending.is_none() {
+                (hears.takes, hears.judged) = (Some(wanted), Some(pod.facts().generation));
+            }
+            let told = hears.object.send_if_modified(|told| {
+                let news = told.pending != pending;
+                if news {
+                    *told = Told { object: Some(pod.clone()), pending: pending.clone() };
+                }
+                news
+            });
+            if let (true, Some((reason, message))) = (told, pending) {
+                self.event(&pod.value(), "", "Warning", &format!("Resize{reason}"), message);
+            }
+        }
     }
 
     /// Refuses a pod that has not begun and does not belong on this node.
@@ -466,13 +517,15 @@ impl Agent {
         self: Arc<Self>,
         mut worker: Worker,
         uid: Str,
-        mut pods: watch::Receiver<Option<Object>>,
+        mut pods: watch::Receiver<Told>,
         runtime: Arc<Notify>,
     ) {
         let (done, mut results) = mpsc::unbounded_channel::<(Command, Outcome)>();
         let mut refreshed = tokio::time::Instant::now();
         loop {
-            worker.see(pods.borrow_and_update().as_ref(), self.now());
+            let Told { object, pending } = pods.borrow_and_update().clone();
+            worker.pend(pending);
+            worker.see(object.as_ref(), self.now());
             let observed = match self.observe(&uid).await {
                 Ok((observed, sandbox)) => {
                     self.know(worker.pod(), Known { uid: uid.clone(), sandbox, observed: observed.clone() });

@@ -62,8 +62,15 @@ pub async fn out(agent: &Agent, pod: &Value, command: &Command) -> Outcome {
 
 async fn resize(agent: &Agent, pod: &Value, container: &str, id: &str) -> Result<(), String> {
     let container = find(pod, container).ok_or("the container is not in the pod any more")?;
+    let (path, whole) = spec::pod_cgroup(pod, &agent.options.cgroup);
+    // A pod that grows does so before its containers, one that shrinks after them.
+    let grown = agent.runtime.set_cgroup(&path, whole.clone()).await;
     let updated = agent.runtime.update(id, spec::resized(&container["resources"])).await;
-    updated.map_err(|error| error.to_string())
+    updated.map_err(|error| error.to_string())?;
+    if grown.is_err() {
+        agent.runtime.set_cgroup(&path, whole).await.map_err(|error| error.to_string())?;
+    }
+    Ok(())
 }
 
 fn uid(pod: &Value) -> &str {

@@ -70,6 +70,13 @@ fn of_pod(spec: &Value) -> Resources {
     Resources { cpu_shares: Some(shares(asked)), ..whole }
 }
 
+/// Where a pod's cgroup lies below `cgroup`, and its limits.
+pub fn pod_cgroup(pod: &Value, cgroup: &str) -> (String, Resources) {
+    let (class, uid) = (qos(pod), pod.at(&["metadata", "uid"]).text());
+    let path = if class == "guaranteed" { format!("{cgroup}/pod{uid}") } else { format!("{cgroup}/{class}/pod{uid}") };
+    (path, of_pod(&pod["spec"]))
+}
+
 /// Of a processor's 1024 shares; nobody has fewer than two.
 pub fn shares(cpu_milli: i64) -> u64 {
     (cpu_milli.max(0).unsigned_abs() * 1024 / 1000).max(2)
@@ -130,10 +137,7 @@ pub fn sandbox(pod: &Value, netns: Option<PathBuf>, attempt: u32, cgroup: &str, 
     for sysctl in spec.at(&["securityContext", "sysctls"]).items() {
         sandbox.sysctls.insert(sysctl["name"].text().to_owned(), sysctl["value"].text().to_owned());
     }
-    sandbox.resources = of_pod(spec);
-    let class = qos(pod);
-    sandbox.cgroup_parent =
-        if class == "guaranteed" { format!("{cgroup}/pod{uid}") } else { format!("{cgroup}/{class}/pod{uid}") };
+    (sandbox.cgroup_parent, sandbox.resources) = pod_cgroup(pod, cgroup);
     sandbox
 }
 

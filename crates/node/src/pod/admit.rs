@@ -34,6 +34,32 @@ impl Takes {
         self.requests.get("cpu").map_or(0, Quantity::milli)
     }
 
+    /// Why the node cannot give a pod this now that had `before`, as reason and message of its condition: more than there is
+    /// at all will never do.
+    pub fn pending(&self, before: &Takes, allocatable: &Value, others: &[&Takes]) -> Option<(Str, String)> {
+        let in_units = |name: &str, amount: &Quantity| if name == "cpu" { amount.milli() } else { amount.value() };
+        let (mut deferred, mut infeasible) = (None, None);
+        for (name, asked) in &self.requests {
+            let Some(capacity) = Quantity::given(&allocatable[name.as_str()]) else { continue };
+            if before.requests.get(name).is_some_and(|had| had >= asked) {
+                continue;
+            }
+            let used = others.iter().filter_map(|other| other.requests.get(name));
+            let used = used.fold(Quantity::default(), |sum, amount| sum.plus(amount));
+            let [requested, used_units, has] = [asked, &used, &capacity].map(|amount| in_units(name, amount));
+            if *asked > capacity {
+                let why = format!("Node didn't have enough capacity: {name}, requested: {requested}, capacity: {has}");
+                infeasible.get_or_insert(("Infeasible".into(), why));
+            } else if used.plus(asked) > capacity {
+                let why = format!(
+                    "Node didn't have enough resource: {name}, requested: {requested}, used: {used_units}, capacity: {has}"
+                );
+                deferred.get_or_insert(("Deferred".into(), why));
+            }
+        }
+        infeasible.or(deferred)
+    }
+
     /// Why a node that has `allocatable` and these pods does not take one more, as reason and message of its status.
     pub fn refusal(&self, allocatable: &Value, others: &[&Takes]) -> Option<(Str, String)> {
         let capacity = |name: &str| Quantity::given(&allocatable[name]);
@@ -95,6 +121,19 @@ mod tests {
         let container =
             json!({"resources": {"requests": {"cpu": cpu}}, "ports": [{"hostPort": port, "protocol": "TCP"}]});
         Takes::of(&json!({"spec": {"containers": [container]}}))
+    }
+
+    #[test]
+    fn what_a_node_has_no_room_for_waits() {
+        let allocatable = json!({"cpu": "2", "memory": "1Gi"});
+        let reason = |asked: &str, before: &str, other: &str| {
+            let pending = takes(asked, 0).pending(&takes(before, 0), &allocatable, &[&takes(other, 0)]);
+            pending.map(|(reason, _)| reason)
+        };
+        assert_eq!(reason("1500m", "1", "500m"), None);
+        assert_eq!(reason("1501m", "1", "500m").as_deref(), Some("Deferred"));
+        assert_eq!(reason("3", "1", "500m").as_deref(), Some("Infeasible"));
+        assert_eq!(reason("1", "1500m", "1500m"), None, "less always does");
     }
 
     #[test]

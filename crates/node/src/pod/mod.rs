@@ -175,6 +175,8 @@ pub struct Memory {
     pub started: Option<Time>,
     /// Set when the pod must end whatever its object says: reason and message.
     pub doom: Option<(Str, String)>,
+    /// Why the pod does not have the resources yet that its object asks for: reason and message.
+    pub resize_pending: Option<(Str, String)>,
     pub wake: Option<Time>,
 }
 
@@ -195,6 +197,7 @@ impl Memory {
                     })
             };
         self.doom == other.doom
+            && self.resize_pending == other.resize_pending
             && self.prepare_error == other.prepare_error
             && self.started == other.started
             && self.containers.len() == other.containers.len()

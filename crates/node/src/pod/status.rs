@@ -4,6 +4,7 @@ use base::Time;
 use meta::{Map, Str, Value, json};
 
 use super::decide::{init_failed, is_over};
+use super::worker::RESIZE_PENDING;
 use super::{Memory, Observed, ProbeKind, Seen, SeenState, is_sidecar};
 
 /// The whole status. `old` is the stored one; conditions keep their transition times, foreign conditions stay.
@@ -403,7 +404,17 @@ fn conditions(
             Value::Map(condition)
         })
         .collect();
-    let own: Vec<Str> = all.iter().map(|one| one["type"].text().into()).collect();
+    if let Some((reason, message)) = &memory.resize_pending {
+        let before = known.iter().find(|one| one["type"].text() == RESIZE_PENDING);
+        let since = before.map_or_else(|| now.rfc3339().into(), |before| before["lastTransitionTime"].clone());
+        all.push(json!({
+            "type": RESIZE_PENDING, "status": "True", "lastProbeTime": (Value::Null), "lastTransitionTime": since,
+            "reason": reason, "message": message, "observedGeneration": (pod.at(&["metadata", "generation"]).clone()),
+        }));
+    }
+    let mut own: Vec<Str> = all.iter().map(|one| one["type"].text().into()).collect();
+    // Whatever was told of it before.
+    own.push(RESIZE_PENDING.into());
     all.extend(known.iter().filter(|one| !own.iter().any(|own| own == one["type"].text())).cloned());
     all.into()
 }

@@ -307,3 +307,44 @@ fn a_pod_that_is_gone_at_the_first_look_is_removed_by_its_name() {
     worker.take(&Command::Remove, Outcome::Done(Ok(())), now);
     assert_eq!(worker.decide(&observed, now), None);
 }
+
+#[test]
+fn a_resize_that_waits_leaves_the_pod_as_it_is() {
+    let asks = |cpu: &str, status: Value, revision: u64| {
+        let container = json!({"name": "a", "resources": {"requests": {"cpu": cpu}}});
+        let value = json!({
+            "metadata": {"name": "a", "namespace": "ns", "uid": "u", "generation": 2i64,
+                "resourceVersion": (revision.to_string())},
+            "spec": {"restartPolicy": "Always", "containers": [container]}, "status": status,
+        });
+        Object::new(Facts::of(Resource("pods"), &value), value.to_json())
+    };
+    let cpu = |worker: &Worker| {
+        worker.pod().at(&["spec", "containers"]).items()[0]["resources"]["requests"]["cpu"].text().to_owned()
+    };
+    let now = Time::from_seconds(1_800_000_000);
+    let mut worker = Worker::new(&asks("1", Value::map(), 1));
+    let pending = Some(("Deferred".into(), "no room".to_owned()));
+    worker.pend(pending.clone());
+    worker.see(Some(&asks("2", Value::map(), 2)), now);
+    assert_eq!(cpu(&worker), "1");
+    let status = worker.status(&Observed::default(), &[], now).expect("that it waits is told");
+    let told = status["conditions"].items().iter().find(|one| one["type"].text() == "PodResizePending").unwrap();
+    assert_eq!((told["reason"].text(), told["observedGeneration"].as_int()), ("Deferred", Some(2)));
+    // The next agent begins with what the pod had.
+    let mut stored = status.clone();
+    let has = json!({"name": "a", "allocatedResources": {"cpu": "1"}, "resources": {"requests": {"cpu": "1"}}});
+    stored.set(&["containerStatuses"], json!([has]));
+    let object = asks("2", stored, 3);
+    let mut next = Worker::new(&object);
+    assert_eq!(cpu(&next), "1");
+    next.pend(pending);
+    next.see(Some(&object), now);
+    assert_eq!(cpu(&next), "1");
+    // There is room: nothing else has changed.
+    next.pend(None);
+    next.see(Some(&object), now);
+    assert_eq!(cpu(&next), "2");
+    let status = next.status(&Observed::default(), &[], now).expect("that is told, too");
+    assert!(status["conditions"].items().iter().all(|one| one["type"].text() != "PodResizePending"));
+}

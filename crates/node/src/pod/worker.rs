@@ -42,6 +42,8 @@ pub struct Worker {
     /// The revision of what was seen last; `None` when it is gone.
     seen: Option<Revision>,
     gone: bool,
+    /// Whether it has all that it asks for is another question than at the last look.
+    is_turned: bool,
     /// The status that was written last.
     told: Value,
     /// What a look rested on after which there was nothing to tell.
@@ -61,16 +63,29 @@ struct Basis {
 impl Worker {
     /// One that knows its pod: what is done for it when its object is gone needs that.
     pub fn new(object: &Object) -> Worker {
-        let (pod, seen) = (object.value(), Some(object.revision()));
-        Worker { memory: Memory::default(), pod, seen, gone: false, told: Value::Null, nothing_new: None, quiet: false }
+        let (value, seen) = (object.value(), Some(object.revision()));
+        let (pod, memory) = (admitted(&value), Memory { resize_pending: pending_of(&value), ..Memory::default() });
+        let (gone, is_turned, told) = (false, false, Value::Null);
+        Worker { memory, pod, seen, gone, is_turned, told, nothing_new: None, quiet: false }
+    }
+
+    /// Takes in whether the node has room for what the pod asks for by now, before its object is taken: as long as it has
+    /// not, the pod keeps the resources that it has.
+    pub fn pend(&mut self, pending: Option<(meta::Str, String)>) {
+        self.is_turned |= self.memory.resize_pending != pending;
+        self.memory.resize_pending = pending;
     }
 
     /// Takes the object as it is now; `None` when it is gone: then the pod ends at once.
     pub fn see(&mut self, object: Option<&Object>, now: Time) {
         let known = std::mem::replace(&mut self.seen, object.map(Object::revision));
-        if self.seen.is_none() || self.seen != known {
+        if self.seen.is_none() || self.seen != known || std::mem::take(&mut self.is_turned) {
             self.gone = object.is_none();
-            self.pod = object.map_or_else(|| orphaned(&self.pod, now), Object::value);
+            let pod = object.map_or_else(|| orphaned(&self.pod, now), Object::value);
+            let before = std::mem::replace(&mut self.pod, pod);
+            if self.memory.resize_pending.is_some() {
+                keep_resources(&mut self.pod, &before["spec"]);
+            }
         }
     }
 
@@ -212,6 +227,56 @@ impl Worker {
             _ => {}
         }
         notes
+    }
+}
+
+/// The condition of a pod that asks for more than its node has.
+pub const RESIZE_PENDING: &str = "PodResizePending";
+const CONTAINERS: [&str; 2] = ["containers", "initContainers"];
+
+/// Reason and message of a resize that a pod waits for, as its status tells.
+pub fn pending_of(pod: &Value) -> Option<(meta::Str, String)> {
+    let conditions = pod.at(&["status", "conditions"]).items();
+    let found = conditions.iter().find(|condition| condition["type"].text() == RESIZE_PENDING)?;
+    Some((found["reason"].text().into(), found["message"].text().to_owned()))
+}
+
+/// The pod with the resources that its node has given it: those it asks for, unless it waits for them.
+pub fn admitted(pod: &Value) -> Value {
+    let mut admitted = pod.clone();
+    if pending_of(pod).is_none() {
+        return admitted;
+    }
+    let mut spec = Value::map();
+    for list in CONTAINERS {
+        let statuses =
+            pod.at(&["status", if list == "containers" { "containerStatuses" } else { "initContainerStatuses" }]);
+        let has = |status: &Value| {
+            let mut resources = status["resources"].clone();
+            if let Some(requests) = status.get("allocatedResources") {
+                resources.set(&["requests"], requests.clone());
+            }
+            json!({"name": (status["name"].clone()), "resources": resources})
+        };
+        spec.set(&[list], statuses.items().iter().map(has).collect::<Vec<Value>>());
+    }
+    keep_resources(&mut admitted, &spec);
+    admitted
+}
+
+/// Gives the containers of a pod the resources that those of their names have in `before`.
+fn keep_resources(pod: &mut Value, before: &Value) {
+    for list in CONTAINERS {
+        let Some(containers) = pod.at_mut(&["spec", list]) else { continue };
+        for container in containers.items_mut() {
+            let known = before[list].items().iter().find(|one| one["name"] == container["name"]);
+            if let Some(known) = known {
+                container.set(&["resources"], known["resources"].clone());
+            }
+        }
+    }
+    if let (Some(known), Some(_)) = (before.get("resources"), pod["spec"].get("resources")) {
+        pod.set(&["spec", "resources"], known.clone());
     }
 }
 
