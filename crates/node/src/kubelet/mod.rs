@@ -14,6 +14,7 @@
 
 mod forward;
 mod logs;
+mod node_logs;
 pub(crate) mod remote;
 pub(crate) mod websocket;
 
@@ -223,6 +224,7 @@ fn asked(method: &http::Method, path: &[&str]) -> (&'static str, &'static str) {
         "metrics" => "metrics",
         "pods" => "pods",
         "healthz" | "livez" | "readyz" => "healthz",
+        "logs" => "log",
         _ => "proxy",
     };
     (verb, part)
@@ -338,6 +340,7 @@ async fn answer(pods: Arc<dyn Pods>, access: Access, request: Request<Incoming>)
         ["metrics"] => Ok(exposed(&*pods, Metrics::Agent).await),
         ["metrics", "resource"] => Ok(exposed(&*pods, Metrics::Resource).await),
         ["metrics", "cadvisor"] => Ok(exposed(&*pods, Metrics::Containers).await),
+        ["logs", parts @ ..] => Ok(node_logs::answer(parts).await),
         ["run", namespace, pod, container] | ["run", namespace, pod, _, container] => {
             run(&*pods, &query, request.method(), namespace, pod, container).await
         }
@@ -420,6 +423,7 @@ mod tests {
         let get = http::Method::GET;
         assert_eq!(asked(&get, &["metrics", "cadvisor"]), ("get", "metrics"));
         assert_eq!(asked(&get, &["stats", "summary"]), ("get", "stats"));
+        assert_eq!(asked(&get, &["logs", "a"]), ("get", "log"));
         assert_eq!(asked(&http::Method::POST, &["run", "a", "b", "c"]), ("create", "proxy"));
         assert_eq!(asked(&get, &["containerLogs", "a", "b", "c"]), ("get", "proxy"));
     }

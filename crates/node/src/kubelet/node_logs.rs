@@ -1,0 +1,142 @@
+//! `/logs/`: what the node's machine writes below `/var/log`, as folders to click through and files to read.
+//!
+//! Nothing outside that folder is shown, whatever links in it say: pods that mount it could make some.
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue, LOCATION};
+use http::{Response, StatusCode};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use tokio::io::AsyncReadExt;
+
+use super::{Body, bare, full, text};
+
+const FOLDER: &str = "/var/log";
+const PIECE_BYTES: usize = 64 << 10;
+/// Names of one folder that are shown.
+const NAMES_MAX: usize = 10_000;
+
+/// Answers for `parts`, the path below `/logs`.
+pub async fn answer(parts: &[&str]) -> Response<Body> {
+    show(Path::new(FOLDER), parts).await
+}
+
+async fn show(root: &Path, parts: &[&str]) -> Response<Body> {
+    let is_folder_asked = parts.last().is_none_or(|last| last.is_empty());
+    let Some(place) = place_of(root, parts) else { return text(StatusCode::NOT_FOUND, "404 page not found\n") };
+    match (place.is_dir(), is_folder_asked) {
+        (true, true) => match listing(&place) {
+            Ok(page) => full(StatusCode::OK, "text/html; charset=utf-8", page),
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot read the folder: {error}\n")),
+        },
+        // Links in a listing hold for a folder that ends with a slash.
+        (true, false) => {
+            let mut response = bare(StatusCode::MOVED_PERMANENTLY);
+            let last = parts.last().copied().unwrap_or("logs");
+            if let Ok(location) = HeaderValue::from_str(&format!("{}/", escaped(last))) {
+                response.headers_mut().insert(LOCATION, location);
+            }
+            response
+        }
+        (false, true) => text(StatusCode::NOT_FOUND, "404 page not found\n"),
+        (false, false) => file(&place).await,
+    }
+}
+
+/// The place on the disk, links followed; `None` when it is not there or not below `root`.
+fn place_of(root: &Path, parts: &[&str]) -> Option<PathBuf> {
+    let root = root.canonicalize().ok()?;
+    let mut place = root.clone();
+    for part in parts.iter().filter(|part| !part.is_empty()) {
+        if part.contains(['/', '\0']) || matches!(*part, "." | "..") {
+            return None;
+        }
+        place.push(part);
+    }
+    let place = place.canonicalize().ok()?;
+    let shows = place.starts_with(&root) && (place.is_dir() || place.is_file());
+    shows.then_some(place)
+}
+
+fn listing(folder: &Path) -> std::io::Result<String> {
+    let mut names: Vec<String> = Vec::new();
+    for entry in std::fs::read_dir(folder)?.take(NAMES_MAX) {
+        let entry = entry?;
+        let slash = if entry.path().is_dir() { "/" } else { "" };
+        names.push(format!("{}{slash}", entry.file_name().to_string_lossy()));
+    }
+    names.sort();
+    let shown = |name: &String| {
+        let text = name.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+        format!("<a href=\"{}\">{text}</a>\n", escaped(name))
+    };
+    Ok(format!(
+        "<!doctype html>\n<meta name=\"viewport\" content=\"width=device-width\">\n<pre>\n{}</pre>\n",
+        names.iter().map(shown).collect::<String>()
+    ))
+}
+
+/// A name as a part of a URL.
+fn escaped(name: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~/".contains(&byte);
+    name.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+async fn file(place: &Path) -> Response<Body> {
+    let file = match tokio::fs::File::open(place).await {
+        Ok(file) => file,
+        Err(error) => return text(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot read the file: {error}\n")),
+    };
+    // What is written while it is read is left for the next reader: a busy file would never end.
+    let length = file.metadata().await.map(|found| found.len()).unwrap_or(0);
+    let pieces = futures_util::stream::unfold(file.take(length), |mut file| async move {
+        let mut piece = vec![0; PIECE_BYTES];
+        match file.read(&mut piece).await {
+            Ok(read) if read > 0 => {
+                piece.truncate(read);
+                Some((Ok(Frame::data(Bytes::from(piece))), file))
+            }
+            _ => None,
+        }
+    });
+    let mut response = Response::new(StreamBody::new(pieces).boxed_unsync());
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn check(root: &Path, path: &str, expected: (u16, &str)) {
+        let parts: Vec<&str> = if path.is_empty() { Vec::new() } else { path.split('/').collect() };
+        let response = show(root, &parts).await;
+        let code = response.status().as_u16();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        let body = String::from_utf8_lossy(&body);
+        assert!(code == expected.0 && body.contains(expected.1), "{path}: {code} {body}");
+    }
+
+    #[tokio::test]
+    async fn only_what_lies_below_is_shown() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("log");
+        std::fs::create_dir_all(root.join("pods")).unwrap();
+        std::fs::write(dir.path().join("secret"), "hidden").unwrap();
+        std::fs::write(root.join("a <b>"), "of a").unwrap();
+        std::fs::write(root.join("pods/c"), "of c").unwrap();
+        std::os::unix::fs::symlink(dir.path().join("secret"), root.join("out")).unwrap();
+        std::os::unix::fs::symlink("pods/c", root.join("in")).unwrap();
+        check(&root, "", (200, "<a href=\"a%20%3Cb%3E\">a &lt;b&gt;</a>")).await;
+        check(&root, "pods/", (200, "<a href=\"c\">c</a>")).await;
+        check(&root, "pods", (301, "")).await;
+        for (path, content) in [("a <b>", "of a"), ("pods/c", "of c"), ("in", "of c")] {
+            check(&root, path, (200, content)).await;
+        }
+        for path in ["out", "../secret", "pods/../../secret", "none", "pods/c/", "./pods/c"] {
+            check(&root, path, (404, "not found")).await;
+        }
+    }
+}
