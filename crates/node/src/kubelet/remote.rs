@@ -162,16 +162,19 @@ async fn pump(session: runtime::Session, remote: Remote, call: &Call) {
     let runtime::Session { input, mut output } = session;
     let Remote { early, input: mut from_client, output: to_client } = remote;
     let mut early = early.into_iter();
+    // Whoever attached to give something is done with it, unless the container's input ends with his: then he hears the rest.
+    let leaves = call.stdin && !call.exec && (!call.target.stdin_once || call.tty);
     let feed = async {
         loop {
             let next = match early.next() {
                 Some(message) => Some(message),
                 None => from_client.recv().await,
             };
-            let Some(message) = next else { break };
+            let Some(message) = next else { break false };
             let wanted = match message {
                 Input::Stdin(_) => call.stdin,
-                Input::Close => call.stdin && (call.exec || call.target.stdin_once),
+                Input::Close if leaves => break true,
+                Input::Close => call.stdin,
                 Input::Resize { .. } => true,
             };
             // A process that has closed its input still has output to be read.
@@ -196,9 +199,13 @@ async fn pump(session: runtime::Session, remote: Remote, call: &Call) {
         };
         let _ = to_client.send(Outgoing::End(end)).await;
     };
-    tokio::select! {
-        () = feed => {}
-        () = drain => {}
+    let has_left = tokio::select! {
+        has_left = feed => has_left,
+        () = drain => false,
+    };
+    if has_left {
+        // One that is gone needs no farewell.
+        let _ = to_client.send(Outgoing::End(None)).await;
     }
 }
 
