@@ -55,7 +55,7 @@ pub fn resources(registry: &Registry, group: &str, version: &str) -> Option<Valu
             entry.set(&["categories"], words(&names.categories));
         }
         if kind.verbs.contains(&Verb::Create) && kind.verbs.len() > 1 {
-            entry.set(&["storageVersionHash"], storage_hash(kind));
+            entry.set(&["storageVersionHash"], storage_hash(registry, kind));
         }
         resources.push(entry);
         for subresource in &kind.subresources {
@@ -90,11 +90,15 @@ fn verbs(verbs: &[Verb]) -> Value {
 }
 
 /// Tells clients when the stored form changes.
-fn storage_hash(kind: &Head) -> String {
+fn storage_hash(registry: &Registry, kind: &Head) -> String {
     use base64::Engine;
-    let names = &kind.names;
+    /// As many bytes as upstream takes.
+    const BYTES: usize = 8;
+    let stored = registry.stored(kind.resource);
+    let names = stored.map_or(&kind.names, |stored| &stored.names);
     let text = format!("{}/{}/{}", names.group, names.version, names.kind);
-    base64::engine::general_purpose::STANDARD.encode(base::hash64(text.as_bytes()).to_be_bytes())
+    let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+    base64::engine::general_purpose::STANDARD.encode(&digest.as_ref()[..BYTES])
 }
 
 /// The aggregated form of `/api` (`core`) or `/apis`.
