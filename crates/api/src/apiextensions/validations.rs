@@ -373,10 +373,19 @@ impl Rule {
             Ok(Val::Bool(false)) => self.told(&variables, budget),
             Ok(_) => "rule did not evaluate to a bool".to_owned(),
             Err(Fail::Budget) => {
-                errors.invalid(
-                    at,
-                    "validation failed due to running out of cost budget, no further validation rules will be run",
-                );
+                // A rule alone may cost less than all of an object's together.
+                let why = match given < RULE_BUDGET {
+                    true => {
+                        "validation failed due to running out of cost budget, no further validation rules will be run"
+                            .to_owned()
+                    }
+                    false => format!(
+                        "'{}': no further validation rules will be run due to call cost exceeds limit for rule: {}",
+                        Fail::Budget,
+                        self.text
+                    ),
+                };
+                errors.invalid(at, why);
                 return Err(());
             }
             Err(Fail::Error(what)) => format!("{what} evaluating rule: {}", self.name()),
