@@ -144,7 +144,47 @@ pub fn in_scope(resource: Resource, object: &Value, quota_spec: &Value) -> bool 
     if scopes.peek().is_none() {
         return true;
     }
-    resource.0 == "pods" && scopes.all(|(scope, operator, values)| pod_has_scope(object, scope, operator, values))
+    scopes.all(|(scope, operator, values)| match resource.0 {
+        "pods" => pod_has_scope(object, scope, operator, values),
+        "persistentvolumeclaims" => scope == "VolumeAttributesClass" && claim_has_class(object, operator, values),
+        _ => false,
+    })
+}
+
+/// Whether one of the classes that a claim has, wants or is on its way to is selected.
+fn claim_has_class(claim: &Value, operator: &str, values: &[Value]) -> bool {
+    let (spec, status) = (&claim["spec"], &claim["status"]);
+    let names = [
+        spec["volumeAttributesClassName"].text(),
+        status["currentVolumeAttributesClassName"].text(),
+        status.at(&["modifyVolumeStatus", "targetVolumeAttributesClassName"]).text(),
+    ];
+    let mut names = names.into_iter().filter(|name| !name.is_empty()).peekable();
+    match names.peek() {
+        None => is_selected("", operator, values),
+        Some(_) => names.any(|name| is_selected(name, operator, values)),
+    }
+}
+
+/// Whether the name of a class, `""` for none, is one that a scope's selector means.
+fn is_selected(class: &str, operator: &str, values: &[Value]) -> bool {
+    let listed = || values.iter().any(|value| value.text() == class);
+    match operator {
+        "In" => listed(),
+        "NotIn" => !listed(),
+        "DoesNotExist" => class.is_empty(),
+        _ => !class.is_empty(),
+    }
+}
+
+/// Whether a pod's affinity speaks of pods of other namespaces.
+fn looks_abroad(spec: &Value) -> bool {
+    let affinity = &spec["affinity"];
+    let kinds = [&affinity["podAffinity"], &affinity["podAntiAffinity"]];
+    let required = kinds.iter().flat_map(|kind| kind["requiredDuringSchedulingIgnoredDuringExecution"].items());
+    let preferred = kinds.iter().flat_map(|kind| kind["preferredDuringSchedulingIgnoredDuringExecution"].items());
+    let mut terms = required.chain(preferred.map(|weighted| &weighted["podAffinityTerm"]));
+    terms.any(|term| !term["namespaces"].items().is_empty() || term.get("namespaceSelector").is_some())
 }
 
 fn pod_has_scope(pod: &Value, scope: &str, operator: &str, values: &[Value]) -> bool {
@@ -155,15 +195,8 @@ fn pod_has_scope(pod: &Value, scope: &str, operator: &str, values: &[Value]) -> 
         "NotTerminating" => !terminating,
         "BestEffort" => is_best_effort(spec),
         "NotBestEffort" => !is_best_effort(spec),
-        "PriorityClass" => {
-            let class = spec["priorityClassName"].text();
-            match operator {
-                "In" => values.iter().any(|value| value.text() == class),
-                "NotIn" => !values.iter().any(|value| value.text() == class),
-                "DoesNotExist" => class.is_empty(),
-                _ => !class.is_empty(),
-            }
-        }
+        "PriorityClass" => is_selected(spec["priorityClassName"].text(), operator, values),
+        "CrossNamespacePodAffinity" => looks_abroad(spec),
         _ => false,
     }
 }
@@ -180,4 +213,40 @@ pub fn is_best_effort(spec: &Value) -> bool {
                 .all(|(_, amount)| Quantity::of(amount).is_ok_and(|amount| amount.is_zero()))
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use meta::json;
+
+    #[test]
+    fn scopes_count_what_they_say() {
+        let select = |name: &str, operator: &str, values: &[&str]| {
+            let values: Vec<Value> = values.iter().map(|value| Value::from(*value)).collect();
+            let expression = json!({"scopeName": name, "operator": operator, "values": values});
+            json!({"scopeSelector": {"matchExpressions": [expression]}})
+        };
+        let claims = Resource("persistentvolumeclaims");
+        let claim = |wants: &str, has: &str| {
+            json!({
+                "spec": {"volumeAttributesClassName": wants}, "status": {"currentVolumeAttributesClassName": has},
+            })
+        };
+        let gold = select("VolumeAttributesClass", "In", &["gold"]);
+        assert!(in_scope(claims, &claim("gold", ""), &gold) && in_scope(claims, &claim("silver", "gold"), &gold));
+        assert!(!in_scope(claims, &claim("silver", ""), &gold) && !in_scope(claims, &claim("", ""), &gold));
+        assert!(in_scope(claims, &claim("", ""), &select("VolumeAttributesClass", "DoesNotExist", &[])));
+        assert!(!in_scope(claims, &claim("", ""), &json!({"scopes": ["Terminating"]})));
+        let pods = Resource("pods");
+        let abroad = json!({"scopes": ["CrossNamespacePodAffinity"]});
+        let pod = |term: Value| {
+            let terms = json!([{"weight": 1i64, "podAffinityTerm": term}]);
+            let kind = json!({"preferredDuringSchedulingIgnoredDuringExecution": terms});
+            json!({"spec": {"affinity": {"podAntiAffinity": kind}}})
+        };
+        assert!(in_scope(pods, &pod(json!({"namespaces": ["a"]})), &abroad));
+        assert!(in_scope(pods, &pod(json!({"namespaceSelector": {}})), &abroad));
+        assert!(!in_scope(pods, &pod(json!({"topologyKey": "a"})), &abroad));
+    }
 }

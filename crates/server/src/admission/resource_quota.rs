@@ -31,20 +31,16 @@ impl Admission for ResourceQuota {
             return Ok(());
         }
         let kind = review.resource;
-        let mut taken = api::usage::of(kind, &review.object);
-        if let Some(old) = review.old {
-            let before = api::usage::of(kind, old);
-            taken = changed(&taken, &before);
-            if taken.is_empty() {
-                return Ok(());
-            }
-        }
-        if taken.is_empty() {
-            return Ok(());
-        }
+        let (new, old) = (api::usage::of(kind, &review.object), review.old.map(|old| api::usage::of(kind, old)));
         for quota in quotas {
             let mut value = quota.value();
-            if !api::usage::in_scope(kind, &review.object, &value["spec"]) {
+            // A change may lead into a quota's scope, or out of it.
+            let counts = |object: &Value| api::usage::in_scope(kind, object, &value["spec"]);
+            let (is_in, was_in) = (counts(&review.object), review.old.is_some_and(counts));
+            let none = Amounts::new();
+            let before = old.as_ref().filter(|_| was_in).unwrap_or(&none);
+            let taken = changed(if is_in { &new } else { &none }, before);
+            if taken.is_empty() {
                 continue;
             }
             let hard = value.at(&["spec", "hard"]).clone();
