@@ -117,3 +117,30 @@ becomes pod user .status.phase Succeeded
 same "$(k logs user | tr '\n' ' ')" "1000 3000 3000 2000 4000 /tmp 2000 given.sub.$ns.svc.cluster.local 10.9.9.9	alias.example 1 0 "
 same "$(field pod user '.status.containerStatuses[0].state.terminated.message')" 'said'
 k delete pod --all --wait --timeout=60s --grace-period=1
+
+# A node refuses what it cannot have: pods that chose others, and kernel settings that are not a pod's own. A resize that
+# there is no room for waits for it.
+pinned() { # NAME SPEC
+  kubectl apply -f - <<YAML
+apiVersion: v1
+kind: Pod
+metadata: {name: $1, namespace: $ns}
+spec: {nodeName: node-2, terminationGracePeriodSeconds: 0, containers: [{name: c, image: $image, command: [sleep, "1000"], resources: {requests: {cpu: 10m}}}], $2}
+YAML
+}
+pinned elsewhere 'nodeSelector: {kubernetes.io/hostname: node-1}'
+pinned settings 'securityContext: {sysctls: [{name: kernel.msgmax, value: "65536"}]}'
+pinned grows 'restartPolicy: Always'
+becomes pod elsewhere .status.reason NodeAffinity
+becomes pod settings .status.reason SysctlForbidden
+has "$(k get pod elsewhere)" NodeAffinity
+k wait pod grows --for=condition=Ready --timeout=60s
+ask() { k patch pod grows --subresource=resize -p "{\"spec\":{\"containers\":[{\"name\":\"c\",\"resources\":{\"requests\":{\"cpu\":\"$1\"}}}]}}"; }
+ask 1000
+becomes pod grows '.status.conditions[?(@.type=="PodResizePending")].reason' Infeasible
+same "$(field pod grows '.status.containerStatuses[0].allocatedResources.cpu')" 10m
+ask 20m
+becomes pod grows '.status.containerStatuses[0].allocatedResources.cpu' 20m
+same "$(field pod grows '.status.conditions[?(@.type=="PodResizePending")].reason')" ''
+has "$(kubectl get --raw /api/v1/nodes/node-2/proxy/logs/)" '<pre>'
+k delete pod elsewhere settings grows --wait --grace-period=0 --force --timeout=60s

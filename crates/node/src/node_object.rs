@@ -209,7 +209,9 @@ async fn renew(agent: &Agent) -> Result<(), Status> {
     let node = &agent.options.node;
     match agent.api.call(renewal(node, agent.now())).await {
         Err(status) if status.reason() == Reason::NotFound => {
-            agent.api.call(first_lease(node, agent.now())).await.map(|_| ())
+            let own = agent.fetch(NODES, "", node).await.ok().flatten().unwrap_or_default();
+            let uid = own.at(&["metadata", "uid"]).text();
+            agent.api.call(first_lease(node, uid, agent.now())).await.map(|_| ())
         }
         other => other.map(|_| ()),
     }
@@ -226,9 +228,13 @@ pub fn renewal(node: &str, now: Time) -> Request {
     renew.with(|options| options.manager = "kubelet".into())
 }
 
-/// What makes a node's lease where there is none yet.
-pub fn first_lease(node: &str, now: Time) -> Request {
-    let metadata = json!({"name": node, "namespace": LEASE_NAMESPACE});
+/// What makes a node's lease where there is none yet. It goes with the node's object, if that is known by its `uid`.
+pub fn first_lease(node: &str, uid: &str, now: Time) -> Request {
+    let mut metadata = json!({"name": node, "namespace": LEASE_NAMESPACE});
+    if !uid.is_empty() {
+        let owner = json!({"apiVersion": "v1", "kind": "Node", "name": node, "uid": uid});
+        metadata.set(&["ownerReferences"], json!([owner]));
+    }
     Request::create(LEASES, json!({"metadata": metadata, "spec": (lease_spec(node, now))}))
 }
 

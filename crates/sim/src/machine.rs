@@ -411,7 +411,7 @@ impl Agent {
             }
             let renewed = match self.api.call(node_object::renewal(&name, self.shell.now())).await {
                 Err(status) if status.reason() == Reason::NotFound => {
-                    self.api.call(node_object::first_lease(&name, self.shell.now())).await
+                    self.api.call(node_object::first_lease(&name, "", self.shell.now())).await
                 }
                 answer => answer,
             };

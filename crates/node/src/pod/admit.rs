@@ -8,6 +8,24 @@ use api::core::host_ports::{self, HostPort};
 use api::core::node_fit::{self, Choice};
 use meta::{Object, Quantity, Str, Value};
 
+/// What a pod may set of the kernel: what is its own, and costs its neighbours nothing (kubelet, `sysctl/safe_sysctls.go`).
+const SYSCTLS: &[&str] = &[
+    "kernel.shm_rmid_forced",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.tcp_syncookies",
+    "net.ipv4.ping_group_range",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.tcp_keepalive_time",
+    "net.ipv4.tcp_fin_timeout",
+    "net.ipv4.tcp_keepalive_intvl",
+    "net.ipv4.tcp_keepalive_probes",
+    "net.ipv4.tcp_rmem",
+    "net.ipv4.tcp_wmem",
+    "net.ipv4.tcp_slow_start_after_idle",
+    "net.ipv4.tcp_notsent_lowat",
+];
+
 /// What a pod takes of its node for as long as it is there.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Takes {
@@ -17,6 +35,8 @@ pub struct Takes {
     ports: Vec<HostPort>,
     /// The system that it needs, `""` for any.
     system: Str,
+    /// What it would set of the kernel and may not, `""` for nothing.
+    sysctl: Str,
 }
 
 impl Takes {
@@ -27,6 +47,7 @@ impl Takes {
             requests: api::usage::pod_total(spec, "requests"),
             ports: host_ports::of(spec),
             system: spec["os"]["name"].text().into(),
+            sysctl: forbidden_sysctl(spec).into(),
         }
     }
 
@@ -77,6 +98,9 @@ impl Takes {
             let why = "Failed to admit pod as the OS field doesn't match node OS";
             return Some(("PodOSNotSupported".into(), why.to_owned()));
         }
+        if !self.sysctl.is_empty() {
+            return Some(("SysctlForbidden".into(), format!("forbidden sysctl: {:?} not allowlisted", self.sysctl)));
+        }
         let (one, here) = (Quantity::from_int(1), Quantity::from_int(i64::try_from(others.len()).unwrap_or(i64::MAX)));
         if let Some(most) = capacity("pods").filter(|most| here.plus(&one) > *most) {
             return lacks("pods", &one, &here, &most);
@@ -93,6 +117,13 @@ impl Takes {
         let why = "node(s) didn't have free ports for the requested pod ports";
         self.ports.iter().any(taken).then(|| failed("NodePorts", why))
     }
+}
+
+/// The first that may not be set; slashes are another way to write dots.
+fn forbidden_sysctl(spec: &Value) -> &str {
+    let mut names = spec.at(&["securityContext", "sysctls"]).items().iter().map(|sysctl| sysctl["name"].text());
+    let is_allowed = |name: &str| SYSCTLS.contains(&name.replace('/', ".").as_str());
+    names.find(|name| !is_allowed(name)).unwrap_or_default()
 }
 
 fn failed(predicate: &str, why: &str) -> (Str, String) {
@@ -162,6 +193,9 @@ mod tests {
         assert_eq!(reason(takes("0", 0), &[&takes("0", 0), &takes("0", 0)]).as_deref(), Some("OutOfpods"));
         let other = Takes::of(&json!({"spec": {"os": {"name": "windows"}}}));
         assert_eq!(reason(other, &[]).as_deref(), Some("PodOSNotSupported"));
+        let sets = |name: &str| Takes::of(&json!({"spec": {"securityContext": {"sysctls": [{"name": name}]}}}));
+        assert_eq!(reason(sets("kernel.msgmax"), &[]).as_deref(), Some("SysctlForbidden"));
+        assert_eq!(reason(sets("net/ipv4/tcp_syncookies"), &[]), None);
         let (_, message) = takes("2", 0).refusal(&allocatable, &[]).unwrap();
         assert!(message.ends_with("cpu, requested: 2000, used: 0, capacity: 1000"), "{message}");
     }

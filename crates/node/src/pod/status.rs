@@ -32,7 +32,9 @@ pub fn status(pod: &Value, old: &Value, observed: &Observed, memory: &Memory, ho
     for (key, statuses) in
         [("initContainerStatuses", &init), ("containerStatuses", &main), ("ephemeralContainerStatuses", &ephemeral)]
     {
-        if !statuses.is_empty() {
+        // What the node refused never had containers: their words would hide the reason.
+        let refused = memory.doom.is_some() && observed.containers.is_empty() && old[key].is_null();
+        if !statuses.is_empty() && !refused {
             status.set(&[key], statuses.clone());
         }
     }
