@@ -567,8 +567,10 @@ impl Agent {
             }
             if let Some(status) = worker.status(&observed, &self.host_addresses(), now) {
                 let answer = self.api.call(worker.telling(&status)).await;
-                if let Err(why) = &answer {
-                    tracing::debug!("the status of pod {uid} was not written: {why}");
+                match &answer {
+                    // What was told counts from now on, not from when the mirror shows it: a container that has ended has.
+                    Ok(answer) => worker.see(Some(&answer.object), self.now()),
+                    Err(why) => tracing::debug!("the status of pod {uid} was not written: {why}"),
                 }
                 worker.told(status, answer.as_ref().map(|_| ()));
             }

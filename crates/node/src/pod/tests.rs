@@ -348,3 +348,21 @@ fn a_resize_that_waits_leaves_the_pod_as_it_is() {
     let status = next.status(&Observed::default(), &[], now).expect("that is told, too");
     assert!(status["conditions"].items().iter().all(|one| one["type"].text() != "PodResizePending"));
 }
+
+#[test]
+fn what_was_told_is_not_forgotten_for_what_is_seen_late() {
+    let pod = |revision: u64, phase: &str| {
+        let value = json!({
+            "metadata": {"name": "a", "namespace": "ns", "uid": "u", "resourceVersion": (revision.to_string())},
+            "spec": {"containers": [{"name": "a"}]}, "status": {"phase": phase},
+        });
+        Object::new(Facts::of(Resource("pods"), &value), value.to_json())
+    };
+    let phase = |worker: &Worker| worker.pod().at(&["status", "phase"]).text().to_owned();
+    let (mut worker, now) = (Worker::new(&pod(1, "Pending")), Time::from_seconds(1_800_000_000));
+    worker.see(Some(&pod(3, "Failed")), now);
+    worker.see(Some(&pod(2, "Running")), now);
+    assert_eq!(phase(&worker), "Failed");
+    worker.see(Some(&pod(4, "Succeeded")), now);
+    assert_eq!(phase(&worker), "Succeeded");
+}

@@ -76,8 +76,12 @@ impl Worker {
         self.memory.resize_pending = pending;
     }
 
-    /// Takes the object as it is now; `None` when it is gone: then the pod ends at once.
+    /// Takes the object as it is now; `None` when it is gone: then the pod ends at once. One that is older than what was
+    /// seen tells nothing: the newer one is on its way, too.
     pub fn see(&mut self, object: Option<&Object>, now: Time) {
+        if object.is_some_and(|object| Some(object.revision()) < self.seen) {
+            return;
+        }
         let known = std::mem::replace(&mut self.seen, object.map(Object::revision));
         if self.seen.is_none() || self.seen != known || std::mem::take(&mut self.is_turned) {
             self.gone = object.is_none();
