@@ -15,6 +15,8 @@ use crate::pod::{ProbeKind, decide};
 
 /// Bytes of an answer that are shown.
 const SHOWN_MAX: usize = 1024;
+/// How often a probe is sent on to another path of its host.
+const REDIRECTS_MAX: usize = 10;
 
 /// Whether the container answers well, and what it said.
 pub async fn ask(agent: &Agent, pod: &Value, name: &str, id: &str, kind: ProbeKind) -> (bool, String) {
@@ -86,38 +88,23 @@ async fn target(agent: &Agent, pod: &Value, container: &Value, action: &Value) -
     port.map(|port| (host, port)).ok_or_else(|| "the port is unknown".to_owned())
 }
 
-/// `httpGet`: good from 200 to 399.
+/// `httpGet`: good from 200 to 399. It follows where it is sent to on its own host.
 pub async fn http(agent: &Agent, pod: &Value, container: &Value, get: &Value, limit_ms: u64) -> (bool, String) {
     let asked = async {
         let (host, port) = target(agent, pod, container, get).await?;
-        let socket = TcpStream::connect((host.as_str(), port))
-            .await
-            .map_err(|error| format!("dial tcp {host}:{port}: {error}"))?;
-        let path = match get["path"].text() {
-            "" => "/",
-            path => path,
-        };
-        let mut request = http::Request::get(path);
-        let headers = get["httpHeaders"].items();
-        if !headers.iter().any(|header| header["name"].text().eq_ignore_ascii_case("host")) {
-            request = request.header("Host", format!("{host}:{port}"));
+        let path = get["path"].text();
+        let path = if path.is_empty() { "/" } else { path }.to_owned();
+        let mut place = Place { is_secure: get["scheme"].text() == "HTTPS", host, port, path };
+        for _ in 0..=REDIRECTS_MAX {
+            let (code, location, body) = ask_at(&place, get["httpHeaders"].items()).await?;
+            match location.filter(|_| matches!(code, 301 | 302 | 303 | 307 | 308)).map(|location| place.next(&location))
+            {
+                Some(Some(next)) => place = next,
+                // Whoever is sent to another host was answered: that one is not what is asked about.
+                _ => return Ok((code, body)),
+            }
         }
-        for header in headers {
-            request = request.header(header["name"].text(), header["value"].text());
-        }
-        let request = request
-            .header("User-Agent", "kube-probe/1.37")
-            .header("Accept", "*/*")
-            .header("Connection", "close")
-            .body(Full::new(Bytes::new()))
-            .map_err(|error| error.to_string())?;
-        if get["scheme"].text() == "HTTPS" {
-            let name = rustls_pki_types::ServerName::try_from(host.clone()).map_err(|error| error.to_string())?;
-            let tls = tokio_rustls::TlsConnector::from(blind_tls()?);
-            let stream = tls.connect(name, socket).await.map_err(|error| error.to_string())?;
-            return send(TokioIo::new(stream), request).await;
-        }
-        send(TokioIo::new(socket), request).await
+        Err(format!("stopped after {REDIRECTS_MAX} redirects"))
     };
     match tokio::time::timeout(Duration::from_millis(limit_ms), asked).await {
         Ok(Ok((code, body))) if (200..400).contains(&code) => (true, body),
@@ -127,7 +114,70 @@ pub async fn http(agent: &Agent, pod: &Value, container: &Value, get: &Value, li
     }
 }
 
-async fn send<I>(io: I, request: http::Request<Full<Bytes>>) -> Result<(u16, String), String>
+/// Where a probe asks.
+#[derive(Clone, Debug, PartialEq)]
+struct Place {
+    is_secure: bool,
+    host: String,
+    port: u16,
+    path: String,
+}
+
+impl Place {
+    /// Where `location` leads from here; `None` to another host.
+    fn next(&self, location: &str) -> Option<Place> {
+        let mut next = self.clone();
+        let path = match location.split_once("://") {
+            Some(_) => {
+                let to: http::Uri = location.parse().ok()?;
+                if to.host()?.trim_matches(['[', ']']) != self.host {
+                    return None;
+                }
+                next.is_secure = to.scheme_str() == Some("https");
+                next.port = to.port_u16().unwrap_or(if next.is_secure { 443 } else { 80 });
+                to.path_and_query().map_or("/", http::uri::PathAndQuery::as_str).to_owned()
+            }
+            None if location.starts_with("//") => return None,
+            None => location.to_owned(),
+        };
+        next.path = match path.starts_with('/') {
+            true => path,
+            false => format!("{}/{path}", self.path.rsplit_once('/').map_or("", |(folder, _)| folder)),
+        };
+        Some(next)
+    }
+}
+
+/// The answer's code, where it sends to, and what it says.
+type Answered = (u16, Option<String>, String);
+
+async fn ask_at(place: &Place, headers: &[Value]) -> Result<Answered, String> {
+    let Place { is_secure, host, port, path } = place;
+    let socket =
+        TcpStream::connect((host.as_str(), *port)).await.map_err(|error| format!("dial tcp {host}:{port}: {error}"))?;
+    let mut request = http::Request::get(path);
+    if !headers.iter().any(|header| header["name"].text().eq_ignore_ascii_case("host")) {
+        request = request.header("Host", format!("{host}:{port}"));
+    }
+    for header in headers {
+        request = request.header(header["name"].text(), header["value"].text());
+    }
+    let request = request
+        .header("User-Agent", "kube-probe/1.37")
+        .header("Accept", "*/*")
+        .header("Connection", "close")
+        .body(Full::new(Bytes::new()))
+        .map_err(|error| error.to_string())?;
+    if *is_secure {
+        let name = rustls_pki_types::ServerName::try_from(host.clone()).map_err(|error| error.to_string())?;
+        let tls = tokio_rustls::TlsConnector::from(blind_tls()?);
+        let stream = tls.connect(name, socket).await.map_err(|error| error.to_string())?;
+        return send(TokioIo::new(stream), request).await;
+    }
+    send(TokioIo::new(socket), request).await
+}
+
+async fn send<I>(io: I, request: http::Request<Full<Bytes>>) -> Result<Answered, String>
 where
     I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
@@ -136,8 +186,9 @@ where
     tokio::spawn(connection);
     let answer = sender.send_request(request).await.map_err(|error| error.to_string())?;
     let code = answer.status().as_u16();
+    let location = answer.headers().get(http::header::LOCATION).and_then(|to| to.to_str().ok()).map(str::to_owned);
     let body = http_body_util::Limited::new(answer.into_body(), 10 * SHOWN_MAX).collect().await;
-    Ok((code, body.map(|body| shown(&body.to_bytes())).unwrap_or_default()))
+    Ok((code, location, body.map(|body| shown(&body.to_bytes())).unwrap_or_default()))
 }
 
 /// TLS that takes any certificate: a probe asks whether something answers, not who.
@@ -215,4 +266,26 @@ async fn grpc_check(agent: &Agent, pod: &Value, container: &Value, grpc: &Value)
     let body = answer.into_body().collect().await.map_err(|error| text(&error))?.to_bytes();
     // One frame: a flag, a length, then field 1 (varint) of the answer.
     Ok(body.get(5..7) == Some(&[0x08, 0x01]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_probe_is_sent_on_within_its_host() {
+        let here = Place { is_secure: false, host: "10.0.0.1".to_owned(), port: 8080, path: "/a/b".to_owned() };
+        let check = |location: &str, expected: Option<(bool, u16, &str)>| {
+            let next = here.next(location);
+            let next = next.as_ref().map(|next| (next.is_secure, next.port, next.path.as_str()));
+            assert_eq!(next, expected, "{location}");
+        };
+        check("/x?y=z", Some((false, 8080, "/x?y=z")));
+        check("c", Some((false, 8080, "/a/c")));
+        check("http://10.0.0.1/x", Some((false, 80, "/x")));
+        check("https://10.0.0.1:8443", Some((true, 8443, "/")));
+        for other in ["http://10.0.0.2:8080/x", "//10.0.0.2/x", "http://"] {
+            check(other, None);
+        }
+    }
 }
