@@ -136,33 +136,39 @@ fn check(limit: &Value, of: &str, resources: &Value, wrong: &mut Vec<String>) {
     let amount = |kind: &str, name: &str| quantity(&resources[kind][name]);
     for (name, bound) in limit["min"].entries().iter() {
         let Some(bound) = quantity(bound) else { continue };
-        match amount("requests", name) {
-            None => wrong.push(format!("minimum {name} usage per {of} is {bound}.  No request is specified")),
-            Some(request) if request.compare(&bound) == Ordering::Less => {
+        // Of each bound one word is said, as upstream does.
+        let below = |found: &Option<Quantity>| found.as_ref().is_some_and(|one| one.compare(&bound) == Ordering::Less);
+        match (amount("requests", name), amount("limits", name)) {
+            (None, _) => wrong.push(format!("minimum {name} usage per {of} is {bound}.  No request is specified")),
+            (request @ Some(_), _) if below(&request) => {
+                let request = request.unwrap_or_default();
                 wrong.push(format!("minimum {name} usage per {of} is {bound}, but request is {request}"));
             }
+            (_, most) if below(&most) => {
+                let most = most.unwrap_or_default();
+                wrong.push(format!("minimum {name} usage per {of} is {bound}, but limit is {most}"));
+            }
             _ => {}
-        }
-        if let Some(most) = amount("limits", name)
-            && most.compare(&bound) == Ordering::Less
-        {
-            wrong.push(format!("minimum {name} usage per {of} is {bound}, but limit is {most}"));
         }
     }
     for (name, bound) in limit["max"].entries().iter() {
         let Some(bound) = quantity(bound) else { continue };
         let claim = of == "PersistentVolumeClaim";
-        match amount("limits", name) {
-            None if !claim => wrong.push(format!("maximum {name} usage per {of} is {bound}.  No limit is specified")),
-            Some(most) if most.compare(&bound) == Ordering::Greater => {
+        let above =
+            |found: &Option<Quantity>| found.as_ref().is_some_and(|one| one.compare(&bound) == Ordering::Greater);
+        match (amount("limits", name), amount("requests", name)) {
+            (None, _) if !claim => {
+                wrong.push(format!("maximum {name} usage per {of} is {bound}.  No limit is specified"));
+            }
+            (most, _) if above(&most) => {
+                let most = most.unwrap_or_default();
                 wrong.push(format!("maximum {name} usage per {of} is {bound}, but limit is {most}"));
             }
+            (_, request) if above(&request) => {
+                let request = request.unwrap_or_default();
+                wrong.push(format!("maximum {name} usage per {of} is {bound}, but request is {request}"));
+            }
             _ => {}
-        }
-        if let Some(request) = amount("requests", name)
-            && request.compare(&bound) == Ordering::Greater
-        {
-            wrong.push(format!("maximum {name} usage per {of} is {bound}, but request is {request}"));
         }
     }
     for (name, bound) in limit["maxLimitRequestRatio"].entries().iter() {
