@@ -332,7 +332,10 @@ const BASE: Profile = Profile {
 /// It has about 65,000 writes: 37,000 renewals of the nodes' leases, 10,000 of pods' status, 7,000 that make, bind and end
 /// pods, 5,500 of workloads' status, 3,500 events, 1,100 of nodes' status; and 1,200 reads of the user.
 const HOUR: Profile =
-    Profile { name: "hundred-hour", nodes: 100, work_ms: 3_600_000, steps: 360, probe_seconds: 10, ..BASE };
+    Profile { name: "hundred-hour", nodes: 100, work_ms: 3_600_000, steps: 60, probe_seconds: 10, ..BASE };
+
+/// The same with six times as much to do.
+const BUSY_HOUR: Profile = Profile { name: "hundred-hour-busy", steps: 360, ..HOUR };
 
 /// All profiles; the first is the one of a world without faults.
 pub const PROFILES: &[Profile] = &[
@@ -358,12 +361,13 @@ pub const PROFILES: &[Profile] = &[
     Profile { name: "hundred-all", nodes: 100, steps: 100, work_ms: 120_000, weather: ROUGH, faults: ALL, ..BASE },
     // The same at the pace of a real cluster.
     HOUR,
+    BUSY_HOUR,
     Profile {
         name: "hundred-hour-all",
         weather: Weather { lost: 1, doubled: 1, late: 1, answer_lost: 1, watch_cut: 1, latency_ms: 10 },
         ills: Ills { crash: 6, hang: 6, pull: 6, stall: 2, stubborn: 6, undead: 3 },
         faults: SELDOM,
-        ..HOUR
+        ..BUSY_HOUR
     },
     Profile { name: "large", nodes: 300, steps: 200, work_ms: 120_000, weather: ROUGH, faults: ALL, ..BASE },
     Profile { name: "long", work_ms: 600_000, steps: 300, weather: ROUGH, ills: SICKLY, faults: ALL, ..BASE },
