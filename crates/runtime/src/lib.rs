@@ -39,6 +39,7 @@ pub use error::Error;
 pub use image::manifest::signal;
 pub use image::{ImageStore, RegistryConfig};
 pub use name::ImageName;
+pub use rooted::Rooted;
 pub use seam::*;
 pub use spread::spread;
 

@@ -19,7 +19,7 @@ const LINKS_MAX: usize = 16;
 
 /// A directory that paths cannot leave.
 #[derive(Debug)]
-pub(crate) struct Rooted {
+pub struct Rooted {
     fd: OwnedFd,
 }
 

@@ -25,3 +25,4 @@ pub mod selection;
 pub mod service;
 pub mod service_account;
 pub mod service_alloc;
+pub mod sysctls;

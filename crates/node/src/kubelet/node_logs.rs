@@ -1,7 +1,9 @@
 //! `/logs/`: what the node's machine writes below `/var/log`, as folders to click through and files to read.
 //!
-//! Nothing outside that folder is shown, whatever links in it say: pods that mount it could make some.
+//! Nothing outside that folder is shown, whatever links in it say, also while they change: pods that mount it could make some.
 
+use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -9,6 +11,8 @@ use http::header::{CONTENT_TYPE, HeaderValue, LOCATION};
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
+use runtime::Rooted;
+use rustix::fs::{Dir, FileType, OFlags, ResolveFlags};
 use tokio::io::AsyncReadExt;
 
 use super::{Body, bare, full, text};
@@ -25,14 +29,15 @@ pub async fn answer(parts: &[&str]) -> Response<Body> {
 
 async fn show(root: &Path, parts: &[&str]) -> Response<Body> {
     let is_folder_asked = parts.last().is_none_or(|last| last.is_empty());
-    let Some(place) = place_of(root, parts) else { return text(StatusCode::NOT_FOUND, "404 page not found\n") };
-    match (place.is_dir(), is_folder_asked) {
-        (true, true) => match listing(&place) {
+    let found =
+        open(root, parts).and_then(|fd| Some((FileType::from_raw_mode(rustix::fs::fstat(&fd).ok()?.st_mode), fd)));
+    match found {
+        Some((FileType::Directory, fd)) if is_folder_asked => match listing(fd) {
             Ok(page) => full(StatusCode::OK, "text/html; charset=utf-8", page),
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot read the folder: {error}\n")),
         },
         // Links in a listing hold for a folder that ends with a slash.
-        (true, false) => {
+        Some((FileType::Directory, _)) => {
             let mut response = bare(StatusCode::MOVED_PERMANENTLY);
             let last = parts.last().copied().unwrap_or("logs");
             if let Ok(location) = HeaderValue::from_str(&format!("{}/", escaped(last))) {
@@ -40,13 +45,13 @@ async fn show(root: &Path, parts: &[&str]) -> Response<Body> {
             }
             response
         }
-        (false, true) => text(StatusCode::NOT_FOUND, "404 page not found\n"),
-        (false, false) => file(&place).await,
+        Some((FileType::RegularFile, fd)) if !is_folder_asked => file(File::from(fd)).await,
+        _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),
     }
 }
 
-/// The place on the disk, links followed; `None` when it is not there or not below `root`.
-fn place_of(root: &Path, parts: &[&str]) -> Option<PathBuf> {
+/// Opens what is asked for, links followed; `None` when it is not there or not below `root`.
+fn open(root: &Path, parts: &[&str]) -> Option<OwnedFd> {
     let root = root.canonicalize().ok()?;
     let mut place = root.clone();
     for part in parts.iter().filter(|part| !part.is_empty()) {
@@ -55,17 +60,20 @@ fn place_of(root: &Path, parts: &[&str]) -> Option<PathBuf> {
         }
         place.push(part);
     }
-    let place = place.canonicalize().ok()?;
-    let shows = place.starts_with(&root) && (place.is_dir() || place.is_file());
-    shows.then_some(place)
+    let place: PathBuf = place.canonicalize().ok()?.strip_prefix(&root).ok()?.to_owned();
+    // Links were followed above; one that has come since leads nowhere. Nobody waits for the other end of a pipe.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK;
+    Rooted::open(&root).ok()?.get_with(&place, flags, ResolveFlags::NO_SYMLINKS).ok()
 }
 
-fn listing(folder: &Path) -> std::io::Result<String> {
+fn listing(folder: OwnedFd) -> std::io::Result<String> {
     let mut names: Vec<String> = Vec::new();
-    for entry in std::fs::read_dir(folder)?.take(NAMES_MAX) {
+    for entry in Dir::new(folder)?.take(NAMES_MAX) {
         let entry = entry?;
-        let slash = if entry.path().is_dir() { "/" } else { "" };
-        names.push(format!("{}{slash}", entry.file_name().to_string_lossy()));
+        let name = entry.file_name().to_string_lossy();
+        if name != "." && name != ".." {
+            names.push(format!("{name}{}", if entry.file_type() == FileType::Directory { "/" } else { "" }));
+        }
     }
     names.sort();
     let shown = |name: &String| {
@@ -84,11 +92,8 @@ fn escaped(name: &str) -> String {
     name.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }
 
-async fn file(place: &Path) -> Response<Body> {
-    let file = match tokio::fs::File::open(place).await {
-        Ok(file) => file,
-        Err(error) => return text(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot read the file: {error}\n")),
-    };
+async fn file(file: File) -> Response<Body> {
+    let file = tokio::fs::File::from_std(file);
     // What is written while it is read is left for the next reader: a busy file would never end.
     let length = file.metadata().await.map(|found| found.len()).unwrap_or(0);
     let pieces = futures_util::stream::unfold(file.take(length), |mut file| async move {
@@ -135,7 +140,10 @@ mod tests {
         for (path, content) in [("a <b>", "of a"), ("pods/c", "of c"), ("in", "of c")] {
             check(&root, path, (200, content)).await;
         }
-        for path in ["out", "../secret", "pods/../../secret", "none", "pods/c/", "./pods/c"] {
+        std::os::unix::fs::symlink(root.join("pods/c"), root.join("whole")).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, root.join("pipe"), rustix::fs::Mode::RUSR).unwrap();
+        check(&root, "whole", (200, "of c")).await;
+        for path in ["out", "pipe", "../secret", "pods/../../secret", "none", "pods/c/", "./pods/c"] {
             check(&root, path, (404, "not found")).await;
         }
     }

@@ -6,25 +6,8 @@ use std::collections::BTreeMap;
 
 use api::core::host_ports::{self, HostPort};
 use api::core::node_fit::{self, Choice};
+use api::core::sysctls;
 use meta::{Object, Quantity, Str, Value};
-
-/// What a pod may set of the kernel: what is its own, and costs its neighbours nothing (kubelet, `sysctl/safe_sysctls.go`).
-const SYSCTLS: &[&str] = &[
-    "kernel.shm_rmid_forced",
-    "net.ipv4.ip_local_port_range",
-    "net.ipv4.tcp_syncookies",
-    "net.ipv4.ping_group_range",
-    "net.ipv4.ip_unprivileged_port_start",
-    "net.ipv4.ip_local_reserved_ports",
-    "net.ipv4.tcp_keepalive_time",
-    "net.ipv4.tcp_fin_timeout",
-    "net.ipv4.tcp_keepalive_intvl",
-    "net.ipv4.tcp_keepalive_probes",
-    "net.ipv4.tcp_rmem",
-    "net.ipv4.tcp_wmem",
-    "net.ipv4.tcp_slow_start_after_idle",
-    "net.ipv4.tcp_notsent_lowat",
-];
 
 /// What a pod takes of its node for as long as it is there.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -119,11 +102,10 @@ impl Takes {
     }
 }
 
-/// The first that may not be set; slashes are another way to write dots.
+/// The first that may not be set.
 fn forbidden_sysctl(spec: &Value) -> &str {
     let mut names = spec.at(&["securityContext", "sysctls"]).items().iter().map(|sysctl| sysctl["name"].text());
-    let is_allowed = |name: &str| SYSCTLS.contains(&name.replace('/', ".").as_str());
-    names.find(|name| !is_allowed(name)).unwrap_or_default()
+    names.find(|name| !sysctls::is_safe(name)).unwrap_or_default()
 }
 
 fn failed(predicate: &str, why: &str) -> (Str, String) {

@@ -133,20 +133,6 @@ fn template_of(review: &Review<'_>) -> Option<Value> {
     (!spec.is_null()).then(|| spec.clone())
 }
 
-const SAFE_SYSCTLS: &[&str] = &[
-    "kernel.shm_rmid_forced",
-    "net.ipv4.ip_local_port_range",
-    "net.ipv4.ip_unprivileged_port_start",
-    "net.ipv4.tcp_syncookies",
-    "net.ipv4.ping_group_range",
-    "net.ipv4.ip_local_reserved_ports",
-    "net.ipv4.tcp_keepalive_time",
-    "net.ipv4.tcp_fin_timeout",
-    "net.ipv4.tcp_keepalive_intvl",
-    "net.ipv4.tcp_keepalive_probes",
-    "net.ipv4.tcp_rmem",
-    "net.ipv4.tcp_wmem",
-];
 const BASELINE_CAPABILITIES: &[&str] = &[
     "AUDIT_WRITE",
     "CHOWN",
@@ -238,7 +224,7 @@ fn baseline(spec: &Value, wrong: &mut Vec<String>) {
         wrong.push(format!("procMount (containers {})", unmasked.join(", ")));
     }
     let sysctls = spec.at(&["securityContext", "sysctls"]).items();
-    if sysctls.iter().any(|sysctl| !SAFE_SYSCTLS.contains(&sysctl["name"].text())) {
+    if sysctls.iter().any(|sysctl| !api::core::sysctls::is_baseline(sysctl["name"].text())) {
         wrong.push("forbidden sysctls".to_owned());
     }
     let armor = |context: &Value| context.at(&["appArmorProfile", "type"]).text() == "Unconfined";
