@@ -172,8 +172,9 @@ async fn serve(settings: &Settings, place: Place) -> Result<(), Error> {
         tokio::spawn(async move { recorder.record(record).await });
     });
     let (http, further) = (member.http.clone(), mirror.clone());
-    let follower: node::agent::Follower = Arc::new(move |resource| {
-        tokio::spawn(follow_one(http.clone(), further.clone(), Wish::all(resource)));
+    let follower: node::agent::Follower = Arc::new(move |resource, fields| {
+        let wish = Wish { field_selector: fields.into(), ..Wish::all(resource) };
+        tokio::spawn(follow_one(http.clone(), further.clone(), wish));
     });
     let agent = Agent::new(options, doors, (mirror.clone(), follower), runtime, clock, events, links);
     let tls = node::kubelet::tls_with(member.serving.clone(), &member.ca_pem)

@@ -66,8 +66,9 @@ const LOGS_DIR: &str = "logs";
 /// Where events go.
 pub type EventSink = Arc<dyn Fn(EventRecord) + Send + Sync>;
 
-/// Begins to mirror all objects of a further resource, for as long as the process lives.
-pub type Follower = Arc<dyn Fn(Resource) + Send + Sync>;
+/// Begins to mirror the objects of a further resource whose fields are as said (`""`: all), for as long as the process
+/// lives.
+pub type Follower = Arc<dyn Fn(Resource, String) + Send + Sync>;
 
 /// What all tasks of an agent share.
 pub struct Agent {
@@ -168,10 +169,10 @@ impl Agent {
         self.options.addresses.iter().map(|address| address.to_string().into()).collect()
     }
 
-    /// Has all objects of `resource` mirrored from now on: few pods need them, and most agents never.
-    pub fn follow(&self, resource: Resource) {
+    /// Has the objects of `resource` mirrored from now on: few pods need them, and most agents never.
+    pub fn follow(&self, resource: Resource, field_selector: String) {
         if lock(&self.followed).insert(resource) {
-            (self.follower)(resource);
+            (self.follower)(resource, field_selector);
         }
     }
 

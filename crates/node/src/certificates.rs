@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use api::certificates::pem;
 use base::{Revision, Time};
-use client::Request;
+use cache::Part;
+use client::{Interest, Request};
 use meta::{Resource, Selector, Str, Value, json};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, SignatureAlgorithm};
 
@@ -24,8 +25,6 @@ const ACCOUNTS: Resource = Resource("serviceaccounts");
 const FIRST_LOOK_MAX: Duration = Duration::from_secs(10);
 /// How long a pod's preparation waits for its signer before it says so and begins anew.
 const SIGNER_PATIENCE: Duration = Duration::from_secs(20);
-/// Looks at a request that has no answer yet.
-const LOOK_PAUSE: Duration = Duration::from_millis(250);
 /// Refreshes are spread over this time, so that pods of one template do not ask at once.
 const REFRESH_SPREAD_MS: u64 = 300_000;
 /// A request that is not there this long after it was made was deleted.
@@ -47,6 +46,8 @@ struct Asked {
     name: Str,
     key_pem: String,
     made: Time,
+    /// Since when the mirror shows it.
+    revision: Revision,
 }
 
 /// How it stands with one source.
@@ -96,7 +97,7 @@ pub async fn anchors(agent: &Agent, pod: &Value) -> Found<String> {
     if sources.is_empty() {
         return Found::new();
     }
-    agent.follow(TRUST_BUNDLES);
+    agent.follow(TRUST_BUNDLES, String::new());
     let first = agent.mirror.knows(TRUST_BUNDLES, Revision(1));
     if tokio::time::timeout(FIRST_LOOK_MAX, first).await.is_err() {
         let late = || Err("the bundles of trust are not known yet".to_owned());
@@ -139,6 +140,8 @@ pub async fn credentials(agent: &Agent, pod: &Value) -> Found<Credentials> {
 }
 
 async fn credential(agent: &Agent, pod: &Value, place: &Place, source: &Value) -> Result<Credentials, String> {
+    agent.follow(REQUESTS, format!("spec.nodeName={}", agent.options.node));
+    let listener = agent.mirror.listen(Interest::Parts(vec![(REQUESTS, Part::All)]));
     let deadline = tokio::time::Instant::now() + SIGNER_PATIENCE;
     loop {
         let mut state = agent.credentials.get(place);
@@ -152,11 +155,10 @@ async fn credential(agent: &Agent, pod: &Value, place: &Place, source: &Value) -
             return result.map(|()| held);
         }
         result?;
-        if tokio::time::Instant::now() >= deadline {
+        if tokio::time::timeout_at(deadline, listener.changed()).await.is_err() {
             let name = state.asked.map(|asked| asked.name).unwrap_or_default();
             return Err(format!("PodCertificateRequest {name:?} is not answered yet"));
         }
-        tokio::time::sleep(LOOK_PAUSE).await;
     }
 }
 
@@ -169,7 +171,11 @@ async fn step(agent: &Agent, pod: &Value, source: &Value, state: &mut State) -> 
         }
         return Ok(());
     };
-    let Some(request) = agent.fetch(REQUESTS, namespace, &asked.name).await? else {
+    // What the mirror cannot know yet is not missing.
+    if agent.mirror.read().known(REQUESTS) < asked.revision {
+        return Ok(());
+    }
+    let Some(request) = agent.mirror.one(REQUESTS, namespace, &asked.name).map(|object| object.value()) else {
         if now.ms_since(asked.made) > LOST_MS || state.held.is_none() {
             state.asked = None;
         }
@@ -226,7 +232,8 @@ async fn ask(agent: &Agent, pod: &Value, source: &Value) -> Result<Asked, String
     });
     let answer =
         agent.api.call(Request::create(REQUESTS, object)).await.map_err(|status| status.message().to_owned())?;
-    Ok(Asked { name: answer.object.name().into(), key_pem, made: agent.now() })
+    let (name, revision) = (answer.object.name().into(), answer.object.revision());
+    Ok(Asked { name, key_pem, made: agent.now(), revision })
 }
 
 /// A new key as PEM, and a request that says nothing but that its sender holds the key.
