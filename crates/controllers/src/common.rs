@@ -194,14 +194,6 @@ pub fn amend_status(cx: &mut Context, pod: &Object, status: Value) {
     });
 }
 
-/// The condition of a pod that goes through no fault of its own.
-pub fn disruption(reason: &str, message: &str, now: Time) -> Value {
-    json!({
-        "type": "DisruptionTarget", "status": "True", "reason": reason, "message": message,
-        "lastTransitionTime": (now.rfc3339()),
-    })
-}
-
 /// The condition of a pod that does not serve, as its node is not there.
 pub fn unready(now: Time) -> Value {
     json!({"type": "Ready", "status": "False", "lastTransitionTime": (now.rfc3339())})

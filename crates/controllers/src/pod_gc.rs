@@ -1,8 +1,9 @@
 //! Removes pods that nobody else will: bound to nodes that are gone, deleted before they were bound, on nodes out of
 //! service, and ended ones beyond a number.
 
+use api::core::disruption_target::{Taker, disruption_target};
 use cache::{Event, View};
-use meta::{Object, Resource, Str, json};
+use meta::{Object, Resource, Str, Value, json};
 use reconcile::{Context, Effect, Outcome, Reconciler};
 
 use crate::common::*;
@@ -67,13 +68,14 @@ impl Reconciler for PodGc {
                     return Outcome::Again(ripe);
                 }
                 if !facts.phase.is_final() {
-                    return fail(pod, cx);
+                    let why = disruption_target(Taker::LostNode, pod, cx.now);
+                    return fail(pod, vec![why], cx);
                 }
                 force(pod, cx);
             }
             Some(node) if is_deleting(pod) && is_out_of_service(node) => {
                 if !facts.phase.is_final() {
-                    return fail(pod, cx);
+                    return fail(pod, Vec::new(), cx);
                 }
                 force(pod, cx);
             }
@@ -116,8 +118,7 @@ fn force(pod: &Object, cx: &mut Context) {
 }
 
 /// Says that the pod failed, so that whoever counts it does; it is removed when that is seen.
-fn fail(pod: &Object, cx: &mut Context) -> Outcome {
-    let why = disruption("DeletionByPodGC", "The pod's node is gone", cx.now);
-    amend_status(cx, pod, json!({"phase": "Failed", "conditions": [why]}));
+fn fail(pod: &Object, conditions: Vec<Value>, cx: &mut Context) -> Outcome {
+    amend_status(cx, pod, json!({"phase": "Failed", "conditions": conditions}));
     Outcome::Again(cx.now)
 }

@@ -1,5 +1,6 @@
 //! Removes pods from nodes whose `NoExecute` taints they do not bear, or no longer.
 
+use api::core::disruption_target::{Taker, disruption_target, is_disruption_target};
 use api::core::node_facts::NodeFacts;
 use base::Time;
 use cache::{Event, View};
@@ -97,8 +98,8 @@ pub fn borne_until(taints: &[Value], tolerations: &[Value], now: Time) -> Borne 
 /// Says first why the pod goes, and lets it go when that is seen: whoever watches it learns the reason in time. On a node
 /// that is not ready it does not serve any more.
 fn evict(pod: &Object, value: &Value, on_ready_node: bool, cx: &mut Context) -> Outcome {
-    if condition(&value["status"], "DisruptionTarget")["status"].text() != "True" {
-        let why = disruption("DeletionByTaintManager", "The pod does not bear a NoExecute taint of its node", cx.now);
+    if !is_disruption_target(&value["status"]) {
+        let why = disruption_target(Taker::Taint, pod, cx.now);
         let conditions = match pod_facts(pod).ready && !on_ready_node {
             true => vec![why, unready(cx.now)],
             false => vec![why],

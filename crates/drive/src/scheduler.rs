@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use api::core::disruption_target::{Taker, disruption_target};
 use base::Revision;
 use client::{Action, Api, Mirror, PatchType, Request};
 use meta::{Object, Reason, Status, Value, json};
@@ -180,14 +181,8 @@ impl Hands {
         if victim.facts().deleting.is_some() {
             return;
         }
-        let patch = json!({
-            "metadata": {"uid": uid},
-            "status": {"conditions": [{
-                "type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler",
-                "message": (format!("{NAME}: preempting to accommodate a higher priority pod")),
-                "lastTransitionTime": (self.shell.now().rfc3339()),
-            }]},
-        });
+        let why = disruption_target(Taker::Preemption(NAME), &victim, self.shell.now());
+        let patch = json!({"metadata": {"uid": uid}, "status": {"conditions": [why]}});
         let request = Request::patch(PODS, namespace, name, PatchType::Strategic, patch).on("status");
         report(self.api.call(request.with(|options| options.manager = NAME.into())).await.map(|_| ()));
         let request = Request::delete(PODS, namespace, name).with(|options| options.uid = Some(uid.into()));

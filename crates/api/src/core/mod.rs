@@ -2,6 +2,7 @@
 
 pub mod claim;
 pub mod config_map;
+pub mod disruption_target;
 pub mod endpoints;
 pub mod event;
 pub mod host_ports;

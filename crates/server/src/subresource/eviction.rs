@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use api::core::disruption_target::{DISRUPTION_TARGET, Taker, disruption_target, is_disruption_target};
 use meta::{Object, Reason, Resource, Selector, Status, Value, json};
 
 use crate::Server;
@@ -44,19 +45,15 @@ pub async fn evict(server: &Arc<Server>, call: &Call<'_>, eviction: Value) -> Re
 /// Says on the pod why it goes, so that its controller does not take it for a failure of its own
 /// (`addConditionAndDeletePod` of upstream's eviction).
 async fn tell(server: &Arc<Server>, call: &Call<'_>, name: &str) -> Result<(), Status> {
-    const TARGET: &str = "DisruptionTarget";
     for _ in 0..TRIES {
         let Some(pod) = server.one(call.kind.resource, call.namespace(), name) else { return Ok(()) };
         let mut value = pod.value();
-        let mut conditions = value.at(&["status", "conditions"]).items().to_vec();
-        if conditions.iter().any(|one| one["type"].text() == TARGET && one["status"].text() == "True") {
+        if is_disruption_target(&value["status"]) {
             return Ok(());
         }
-        conditions.retain(|one| one["type"].text() != TARGET);
-        conditions.push(json!({
-            "type": TARGET, "status": "True", "reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting",
-            "lastProbeTime": null, "lastTransitionTime": (call.now.rfc3339()),
-        }));
+        let mut conditions = value.at(&["status", "conditions"]).items().to_vec();
+        conditions.retain(|one| one["type"].text() != DISRUPTION_TARGET);
+        conditions.push(disruption_target(Taker::Eviction, &pod, call.now));
         value.set(&["status", "conditions"], conditions);
         let write = Write::Put { resource: call.kind.resource, object: value, expect: pod.revision(), lease: None };
         match server.storage.commit(vec![write]).await {
