@@ -91,7 +91,7 @@ impl Reconciler for ReplicaSets {
         if selector.is_everything() {
             return Outcome::Settled;
         }
-        let refused = cx.refused.first().cloned();
+        let refused = cx.refused.first().map(|refusal| refusal.why.clone());
         let mine = claim(view, PODS, set, self.of, &selector, cx);
         if !cx.effects.is_empty() {
             // Taken or let go: the next view shows whose they are.

@@ -14,6 +14,8 @@ use crate::common::*;
 
 /// How long a resource that is not served may still come.
 const UNKNOWN_MS: u64 = 60_000;
+/// How long a server that refused a write for the moment is left alone at most.
+const BUSY_PAUSE_MS: u64 = 1_000;
 const RUNNING: &str = "Running";
 const SUCCEEDED: &str = "Succeeded";
 const FAILED: &str = "Failed";
@@ -121,12 +123,21 @@ fn migrate(
         return Outcome::Settled;
     }
     // Conflicts are not among them: whoever came first wrote the object anew.
-    if let Some(why) = cx.refused.first().cloned() {
+    if let Some(why) = cx.refused.iter().find(|refusal| !refusal.passes).map(|refusal| refusal.why.clone()) {
         let message =
             format!("{}/{} not yet migrated. migration encountered unhandled error: {why}", old.len(), all.len());
         put(&mut status, FAILED, ("True", "StorageVersionMigrationFailed", &message), cx);
         write_status(cx, migration, value, status);
         return Outcome::Settled;
+    }
+    let mut next = cx.now;
+    if let Some(refusal) = cx.refused.first() {
+        next = next.plus_ms(BUSY_PAUSE_MS);
+        let (left, why) = (old.len(), &refusal.why);
+        let message =
+            format!("The migration is running, {left}/{} objects not yet migrated; transient error: {why}", all.len());
+        put(&mut status, RUNNING, ("True", "MigrationRunning", &message), cx);
+        write_status(cx, migration, value, status);
     }
     for object in old.into_iter().take(BATCH_MAX) {
         cx.push(Effect::Patch {
@@ -139,7 +150,7 @@ fn migrate(
             lists: Lists::Replaced,
         });
     }
-    Outcome::Again(cx.now)
+    Outcome::Again(next)
 }
 
 /// First the definition is told, then the migration's running ends: a look between the two finds what is left to do.

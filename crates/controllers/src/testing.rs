@@ -6,7 +6,7 @@
 use base::{Revision, Time};
 use cache::{Cache, Change, Index, Part, View};
 use meta::{Facts, Object, Resource, Value};
-use reconcile::{Done, Driver, Effect, EventRecord, Lists};
+use reconcile::{Done, Driver, Effect, EventRecord, Lists, Refusal};
 
 use crate::common::*;
 use crate::{CONTROLLERS, Settings};
@@ -21,6 +21,8 @@ pub struct World {
     pub records: Vec<EventRecord>,
     /// Creates of this resource are refused beyond this number of objects.
     pub limit: Option<(Resource, usize)>,
+    /// Patches of this resource are refused: for good, or for the moment (`true`).
+    pub refusals: Option<(Resource, bool)>,
     /// New pods are bound, run and become ready at once.
     pub play_pods: bool,
 }
@@ -37,7 +39,15 @@ impl World {
             api::INDEXES.iter().map(|(resource, name, of)| Index { resource: *resource, name, of: *of }).collect();
         let now = Time::from_seconds(1_800_000_000);
         let drivers = CONTROLLERS.iter().map(|make| (Driver::new(make(settings)), Revision::ZERO)).collect();
-        World { cache: Cache::new(indexes), drivers, now, records: Vec::new(), limit: None, play_pods: true }
+        World {
+            cache: Cache::new(indexes),
+            drivers,
+            now,
+            records: Vec::new(),
+            limit: None,
+            refusals: None,
+            play_pods: true,
+        }
     }
 
     pub fn view(&self) -> View {
@@ -127,7 +137,16 @@ impl World {
         self.cache.apply(revision, [change]);
     }
 
-    fn perform(&mut self, effect: Effect) -> Result<(), String> {
+    fn perform(&mut self, effect: Effect) -> Result<(), Refusal> {
+        if let (Effect::Patch { resource, .. }, Some((refused, passes))) = (&effect, self.refusals)
+            && refused == *resource
+        {
+            return Err(Refusal { why: "too much to do".to_owned(), passes });
+        }
+        self.carry_out(effect).map_err(|why| Refusal { why, passes: false })
+    }
+
+    fn carry_out(&mut self, effect: Effect) -> Result<(), String> {
         match effect {
             Effect::Create { resource, object } => self.perform_create(resource, object),
             Effect::Update { resource, object } | Effect::UpdateSub { resource, object, subresource: "approval" } => {

@@ -707,3 +707,50 @@ fn migrations_of_a_resource_run_one_after_the_other() {
     world.pass(61);
     assert!(is(&world, "n", "Failed") && !is(&world, "n", "Running"));
 }
+
+#[test]
+fn a_migration_outlasts_a_server_that_is_busy_and_ends_with_one_that_refuses() {
+    let mut world = world();
+    let things = meta::Resource::intern("things.example.com");
+    world.create(
+        DEFINITIONS,
+        json!({
+            "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+            "metadata": {"name": "things.example.com"},
+            "spec": {
+                "group": "example.com", "scope": "Namespaced", "names": {"plural": "things", "kind": "Thing"},
+                "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {
+                    "type": "object", "properties": {"size": {"type": "integer"}},
+                }}}],
+            },
+        }),
+    );
+    // It has no size, which the schema gives to all from then on.
+    world.create(
+        things,
+        json!({
+            "apiVersion": "example.com/v1", "kind": "Thing", "metadata": {"namespace": "ns", "name": "old"},
+        }),
+    );
+    world.change(DEFINITIONS, "", "things.example.com", |definition| {
+        let path = ["schema", "openAPIV3Schema", "properties", "size", "default"];
+        definition.make(&["spec", "versions"]).make_list().make_mut()[0].set(&path, 1i64);
+    });
+    world.refusals = Some((things, true));
+    world.create(
+        MIGRATIONS,
+        json!({
+            "apiVersion": "storagemigration.k8s.io/v1", "kind": "StorageVersionMigration", "metadata": {"name": "m"},
+            "spec": {"resource": {"group": "example.com", "resource": "things"}},
+        }),
+    );
+    world.pass(30);
+    let told = |world: &World, of_type: &str| condition(&world.get(MIGRATIONS, "", "m")["status"], of_type).clone();
+    assert_eq!(told(&world, "Running")["status"].text(), "True");
+    let said = told(&world, "Running")["message"].text().to_owned();
+    assert_eq!(said, "The migration is running, 1/1 objects not yet migrated; transient error: too much to do");
+    assert!(told(&world, "Failed").is_null());
+    world.refusals = Some((things, false));
+    world.pass(60);
+    assert_eq!(told(&world, "Failed")["status"].text(), "True");
+}

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use base::{Revision, Time};
 use client::{Action, Api, Mirror, PatchType, Propagation, Request};
 use meta::{Reason, Status, Str, Value, json};
-use reconcile::{Done, Driver, Effect, EventRecord, Lists, Reconciler};
+use reconcile::{Done, Driver, Effect, EventRecord, Lists, Reconciler, Refusal};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::cursor::{Cursor, interest_in};
@@ -108,7 +108,7 @@ async fn reached(mirror: &Mirror, revision: Option<Revision>) {
 }
 
 /// A job's key, how it went, and why writes were refused.
-type Finished = (Str, Done, Vec<String>);
+type Finished = (Str, Done, Vec<Refusal>);
 
 fn finish(driver: &mut Driver, (key, result, refused): Finished, shell: &dyn Shell) {
     driver.refused(&key, refused);
@@ -116,7 +116,7 @@ fn finish(driver: &mut Driver, (key, result, refused): Finished, shell: &dyn She
 }
 
 /// Performs all effects of a job at once; the job is done when all are. Records wait for the write they stand behind.
-async fn carry_out(effects: Vec<Effect>, decided_on: Revision, hands: &Arc<Hands>) -> (Done, Vec<String>) {
+async fn carry_out(effects: Vec<Effect>, decided_on: Revision, hands: &Arc<Hands>) -> (Done, Vec<Refusal>) {
     let mut writes = Vec::new();
     let mut effects = effects.into_iter().peekable();
     while let Some(effect) = effects.next() {
@@ -154,7 +154,7 @@ async fn carry_out(effects: Vec<Effect>, decided_on: Revision, hands: &Arc<Hands
                 failed = true;
                 tracing::debug!("{}: {status}", hands.manager);
                 if !matches!(status.reason(), Reason::Conflict) {
-                    refused.push(status.to_string());
+                    refused.push(Refusal { why: status.to_string(), passes: status.reason().passes() });
                 }
             }
         }

@@ -75,6 +75,13 @@ impl Reason {
             Reason::Timeout | Reason::ServerTimeout => 504,
         }
     }
+
+    /// Whether what was refused may be taken at another time, though nothing of it changes: the server was busy, or has a
+    /// fault.
+    pub fn passes(self) -> bool {
+        use Reason::{InternalError, ServerTimeout, ServiceUnavailable, Timeout, TooManyRequests};
+        matches!(self, InternalError | ServerTimeout | ServiceUnavailable | Timeout | TooManyRequests)
+    }
 }
 
 /// One line of `details.causes`.

@@ -41,6 +41,14 @@ pub enum Done {
     Failed(Revision),
 }
 
+/// Why a write was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub why: String,
+    /// Nothing is wrong with the write itself: the server is busy or has a fault, and takes it at another time.
+    pub passes: bool,
+}
+
 #[derive(Default)]
 struct KeyState {
     /// The view must be at least here before the key is looked at again.
@@ -60,7 +68,7 @@ struct KeyState {
     /// the next decision takes the same names, so that a create is not made up for by a second one.
     named_at: Option<Revision>,
     /// Why writes of its last job were refused.
-    refused: Vec<String>,
+    refused: Vec<Refusal>,
     /// What its last look marked.
     marked: Option<Mark>,
 }
@@ -237,7 +245,7 @@ impl Driver {
     }
 
     /// Notes why writes of the key's running job were refused, for its next look. Call it before [`Driver::done`].
-    pub fn refused(&mut self, key: &Str, why: Vec<String>) {
+    pub fn refused(&mut self, key: &Str, why: Vec<Refusal>) {
         self.keys.entry(key.clone()).or_default().refused = why;
     }
 

@@ -18,7 +18,7 @@ use base::{Revision, Rng, Time};
 use cache::{Event, View};
 use meta::{Resource, Str};
 
-pub use driver::{Done, Driver, Job};
+pub use driver::{Done, Driver, Job, Refusal};
 pub use effect::{Effect, EventRecord, Lists};
 
 /// A controller: which keys an event touches, and what to do about one key. Pure, total, level-triggered.
@@ -57,7 +57,7 @@ pub struct Context {
     pub silent: Arc<Silent>,
     pub effects: Vec<Effect>,
     /// Why writes of the key's last job were refused; empty when it went well.
-    pub refused: Vec<String>,
+    pub refused: Vec<Refusal>,
     /// What was pushed changes nothing that a look at the key depends on, like a status that is only told: the change that
     /// it makes is no reason for another look.
     pub last: bool,
