@@ -66,7 +66,7 @@ fn plain() -> Arc<dyn Rules> {
 #[rustfmt::skip]
 const KINDS: &[Row] = &[
     Row("", "v1", "Binding", "bindings", "", "", true, CREATE, &[], plain),
-    Row("", "v1", "ComponentStatus", "componentstatuses", "cs", "", false, READ, &[], plain),
+    Row("", "v1", "ComponentStatus", "componentstatuses", "cs", "", false, READ, &[], || Arc::new(core::component_status::ComponentStatus::new())),
     Row("", "v1", "ConfigMap", "configmaps", "cm", "", true, ALL, &[], || Arc::new(core::config_map::ConfigMap::new())),
     Row("", "v1", "Endpoints", "endpoints", "ep", "", true, ALL, &[], || Arc::new(core::endpoints::Endpoints::new())),
     Row("", "v1", "Event", "events", "ev", "", true, ALL, &[], || Arc::new(core::event::Event::new(false))),

@@ -39,8 +39,10 @@ const RENEW_EVERY_MS: u64 = 1_500;
 const SLICES: Resource = Resource("endpointslices.discovery.k8s.io");
 const ENDPOINTS: Resource = Resource("endpoints");
 const LEASES: Resource = Resource("leases.coordination.k8s.io");
-/// What programs that look for Kubernetes' leaders find, and how often it is said anew.
-const PROGRAMS: [&str; 2] = ["kube-controller-manager", "kube-scheduler"];
+/// What programs that look for Kubernetes' leaders find ([`tell_leader`]).
+pub const CONTROLLER_MANAGER: &str = "kube-controller-manager";
+pub const SCHEDULER: &str = "kube-scheduler";
+/// How often it is said anew.
 const SAY_EVERY_MS: u64 = 10_000;
 const SAID_SECONDS: i64 = 15;
 /// Who writes for servers.
@@ -288,14 +290,14 @@ pub async fn publish(mirror: &Mirror, api: &dyn Api, there: &BTreeSet<SocketAddr
     Ok(())
 }
 
-/// Says who leads in the way that programs for Kubernetes look for it; part of the leader.
-pub async fn tell_leader(api: Arc<dyn Api>, shell: Arc<dyn Shell>, name: String) {
+/// Says who leads these programs' parts, in the way that programs for Kubernetes look for it; part of the leader.
+pub async fn tell_leader(api: Arc<dyn Api>, shell: Arc<dyn Shell>, name: String, programs: Vec<&'static str>) {
     let since = shell.now().rfc3339_micro();
     loop {
-        for program in PROGRAMS {
+        for program in &programs {
             let lease = json!({
                 "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
-                "metadata": {"name": program, "namespace": "kube-system"},
+                "metadata": {"name": (*program), "namespace": "kube-system"},
                 "spec": {
                     "holderIdentity": (&name), "leaseDurationSeconds": SAID_SECONDS, "acquireTime": (&since),
                     "renewTime": (shell.now().rfc3339_micro()),

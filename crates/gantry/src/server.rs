@@ -389,7 +389,9 @@ fn stand(
     tokio::spawn(candidate.run(stopping, move |reign| {
         start_parts(&server, &settings, &silence, reign);
         let api = || door(reign, &server, server::local::system());
-        reign.spawn(servers::tell_leader(api(), reign.shell(), name.clone()));
+        let parts = [("controllers", servers::CONTROLLER_MANAGER), ("scheduler", servers::SCHEDULER)];
+        let parts = parts.into_iter().filter(|(part, _)| settings.names("parts", part)).map(|(_, program)| program);
+        reign.spawn(servers::tell_leader(api(), reign.shell(), name.clone(), parts.collect()));
         let (backend, side) = (server.storage.backend().clone(), server.storage.side());
         if shared {
             reign.spawn(servers::publish_all(side.clone(), server.storage.mirror().clone(), api(), reign.shell()));

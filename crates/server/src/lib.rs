@@ -12,6 +12,7 @@ pub mod authz;
 pub mod bootstrap;
 pub mod ca;
 pub mod codec;
+pub mod components;
 pub mod definitions;
 pub mod discovery;
 pub mod dispatch;

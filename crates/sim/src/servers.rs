@@ -153,7 +153,8 @@ impl Parts {
         let (backend, side, shell) = (storage.backend().clone(), storage.side(), reign.shell());
         let api = || self.door(reign, "system:apiserver", &[MASTERS]);
         reign.spawn(drive::servers::publish_all(side.clone(), self.mirror.clone(), api(), shell.clone()));
-        reign.spawn(drive::servers::tell_leader(api(), shell.clone(), self.name.clone()));
+        let programs = vec![drive::servers::CONTROLLER_MANAGER, drive::servers::SCHEDULER];
+        reign.spawn(drive::servers::tell_leader(api(), shell.clone(), self.name.clone(), programs));
         let (fence, knows) = (reign.fence(), storage.knows());
         let raising = Raising { backend, side, shell, fence, knows, shared: true, settle_ms: SETTLE_MS };
         reign.spawn(raising.run());

@@ -1,6 +1,7 @@
 //! The core group: one file per kind.
 
 pub mod claim;
+pub mod component_status;
 pub mod config_map;
 pub mod disruption_target;
 pub mod endpoints;

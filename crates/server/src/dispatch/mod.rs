@@ -302,6 +302,9 @@ async fn handle(server: &Arc<Server>, auth: &Authorized, incomer: Incomer) -> Re
     if kind.names.group == crate::metrics::GROUP {
         return Box::pin(crate::metrics::answer(server, auth, &kind, verb, &incomer)).await;
     }
+    if kind.resource == crate::components::RESOURCE {
+        return Box::pin(crate::components::answer(server, auth, &kind, verb, &incomer)).await;
+    }
     // In boxes: the future of a request, which is moved into a task, stays as small as a read needs it.
     match verb {
         Verb::Get => get(server, auth, &kind, &incomer),
