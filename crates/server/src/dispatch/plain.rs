@@ -161,6 +161,7 @@ fn metrics(server: &Server) -> String {
     for resource in view.resources() {
         text.push_str(&format!("apiserver_storage_objects{{resource=\"{resource}\"}} {}\n", view.count(resource)));
     }
+    text.push_str(&server.flows.text());
     text.push_str(&format!("# TYPE gantry_revision counter\ngantry_revision {}\n", view.at()));
     text
 }

@@ -10,6 +10,8 @@
 //! ([`crate::http::sending`] says for how long at most); watches and streams give theirs back when they begin, and have
 //! [`places`].
 
+pub mod counts;
+mod dangling;
 pub mod places;
 mod plan;
 
@@ -25,11 +27,14 @@ use tokio::sync::oneshot;
 use crate::Server;
 use crate::identity::User;
 use crate::request::RequestInfo;
+use counts::{Counted, Why};
 pub use plan::Plan;
 use plan::{LEVELS, Level, SCHEMAS, SEATS};
 
 /// How long a request waits for a seat (upstream: a quarter of the request's time).
 const PATIENCE: Duration = Duration::from_secs(15);
+/// When it is said again what could not be said of the schemas.
+const TELL_AGAIN: Duration = Duration::from_secs(1);
 /// Objects of a list that make one seat, and the most seats a list takes.
 const OBJECTS_PER_SEAT: usize = 1_000;
 const SEATS_OF_LIST_MAX: u32 = 10;
@@ -72,6 +77,8 @@ pub struct Seat {
     level: Str,
     flow: String,
     width: u32,
+    /// Set when whoever asked has it.
+    counted: Option<Counted>,
 }
 
 impl Drop for Seat {
@@ -87,6 +94,8 @@ impl Drop for Seat {
 pub struct Admission {
     /// None for what is exempt.
     pub seat: Option<Seat>,
+    /// For what is exempt: others are counted by their seat.
+    counted: Option<Counted>,
     /// For the answer's headers.
     pub schema_uid: String,
     pub level_uid: String,
@@ -103,7 +112,13 @@ impl Flows {
 
     /// Reads the levels and schemas anew.
     pub fn replace(&self, plan: Plan) {
-        *self.plan.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(plan);
+        let plan = Arc::new(plan.counting_on(&self.plan()));
+        *self.plan.write().unwrap_or_else(PoisonError::into_inner) = plan;
+    }
+
+    /// What was counted, as Prometheus reads it.
+    pub fn text(&self) -> String {
+        counts::text(&self.plan())
     }
 
     /// Waits for a seat.
@@ -114,12 +129,18 @@ impl Flows {
         let plan = self.plan();
         // Before the first objects are there nobody is told apart.
         let Some(class) = plan.classify(user, info) else {
-            return Ok(Admission { seat: None, schema_uid: String::new(), level_uid: String::new() });
+            return Ok(Admission { seat: None, counted: None, schema_uid: String::new(), level_uid: String::new() });
         };
         let level = &plan.levels[class.level];
-        let mut admission =
-            Admission { seat: None, schema_uid: class.schema_uid.to_owned(), level_uid: level.uid.to_string() };
+        let mut admission = Admission {
+            seat: None,
+            counted: None,
+            schema_uid: class.schema_uid.to_owned(),
+            level_uid: level.uid.to_string(),
+        };
+        let counts = class.counts();
         if level.exempt {
+            admission.counted = Some(counts.run(width, Duration::ZERO));
             return Ok(admission);
         }
         let (tell, told) = oneshot::channel();
@@ -129,18 +150,29 @@ impl Flows {
             let free = state.is_idle(level) && state.has_share(level, &flow, width);
             if free && state.has_room(level, &plan, width) {
                 state.take(&level.name, &flow, width);
-                admission.seat = Some(Seat { flows: self.clone(), level: level.name.clone(), flow, width });
+                let counted = Some(counts.run(width, Duration::ZERO));
+                admission.seat = Some(Seat { flows: self.clone(), level: level.name.clone(), flow, width, counted });
                 return Ok(admission);
             }
-            state.queue(level, flow, Waiting { width, tell })?;
+            state.queue(level, flow, Waiting { width, tell }).inspect_err(|_| {
+                let why = if level.queueing.is_some() { Why::QueueFull } else { Why::ConcurrencyLimit };
+                counts.reject(why, Duration::ZERO);
+            })?;
         }
-        match tokio::time::timeout(PATIENCE, told).await {
-            Ok(Ok(seat)) => {
+        let (waiting, since) = (counts.wait(width), tokio::time::Instant::now());
+        let told = tokio::time::timeout(PATIENCE, told).await;
+        drop(waiting);
+        match told {
+            Ok(Ok(mut seat)) => {
+                seat.counted = Some(counts.run(width, since.elapsed()));
                 admission.seat = Some(seat);
                 Ok(admission)
             }
             // What gave up is passed over when its turn comes.
-            _ => Err(too_many()),
+            _ => {
+                counts.reject(Why::TimeOut, since.elapsed());
+                Err(too_many())
+            }
         }
     }
 }
@@ -230,7 +262,7 @@ impl State {
                 }
                 let Some(waiting) = self.pop(&level.name, &flow) else { break };
                 self.take(&level.name, &flow, width);
-                let seat = Seat { flows: flows.clone(), level: level.name.clone(), flow, width };
+                let seat = Seat { flows: flows.clone(), level: level.name.clone(), flow, width, counted: None };
                 if let Err(seat) = waiting.tell.send(seat) {
                     self.leave(&level.name, &seat.flow, width);
                     // Gave up at this very moment. Its drop would wait for the lock that is held here.
@@ -300,8 +332,13 @@ pub async fn follow(server: Arc<Server>) {
     let mirror = server.storage.mirror().clone();
     let changed = mirror.listen(Interest::Parts(vec![(SCHEMAS, Part::All), (LEVELS, Part::All)]));
     loop {
-        server.flows.replace(Plan::of(&mirror.view()));
-        changed.changed().await;
+        let view = mirror.view();
+        server.flows.replace(Plan::of(&view));
+        let told = dangling::tell(&server, &view).await;
+        tokio::select! {
+            () = changed.changed() => {}
+            () = tokio::time::sleep(TELL_AGAIN), if !told => {}
+        }
     }
 }
 

@@ -1,8 +1,11 @@
 //! Which request belongs to which flow, read from flow schemas and priority levels.
 
+use std::sync::Arc;
+
 use cache::View;
 use meta::{Object, Resource, Str, Value};
 
+use super::counts::Counts;
 use crate::identity::User;
 use crate::request::RequestInfo;
 
@@ -57,6 +60,7 @@ struct Schema {
     level: usize,
     distinguisher: Distinguisher,
     rules: Vec<Rule>,
+    counts: Arc<Counts>,
 }
 
 /// How many may wait in a level.
@@ -98,6 +102,11 @@ pub struct Class<'a> {
 }
 
 impl Class<'_> {
+    /// Where the request is counted.
+    pub fn counts(&self) -> &Arc<Counts> {
+        &self.schema.counts
+    }
+
     /// The name of the request's flow.
     pub fn flow(&self, user: &User, info: &RequestInfo) -> String {
         let distinguished: &str = match self.schema.distinguisher {
@@ -228,6 +237,27 @@ impl Plan {
         Plan { schemas: schemas.into_iter().map(|(_, schema)| schema).collect(), levels }
     }
 
+    /// Goes on with what was counted under the plan before.
+    pub fn counting_on(mut self, before: &Plan) -> Plan {
+        for schema in &mut self.schemas {
+            let level = &self.levels[schema.level].name;
+            let same =
+                before.schemas.iter().find(|old| old.name == schema.name && before.levels[old.level].name == *level);
+            if let Some(same) = same {
+                schema.counts = same.counts.clone();
+            }
+        }
+        self
+    }
+
+    /// What is counted, with the labels of level and schema.
+    pub fn counts(&self) -> impl Iterator<Item = (String, &Counts)> {
+        self.schemas.iter().map(|schema| {
+            let level = &self.levels[schema.level].name;
+            (format!("priority_level=\"{level}\",flow_schema=\"{}\"", schema.name), &*schema.counts)
+        })
+    }
+
     /// The first schema that matches; `None` when none does, as before the first objects are there.
     pub fn classify(&self, user: &User, info: &RequestInfo) -> Option<Class<'_>> {
         let schema = self.schemas.iter().find(|schema| schema.rules.iter().any(|rule| rule.matches(user, info)))?;
@@ -249,6 +279,7 @@ fn schema_of(object: &Object, levels: &[Level]) -> Option<(i64, Schema)> {
             _ => Distinguisher::None,
         },
         rules: spec["rules"].items().iter().map(Rule::of).collect(),
+        counts: Arc::default(),
     };
     Some((spec["matchingPrecedence"].as_int().unwrap_or(1_000), schema))
 }

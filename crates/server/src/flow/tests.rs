@@ -4,7 +4,7 @@ use meta::{Facts, Object, Value, json};
 
 use super::*;
 
-fn plan(levels: &[Value], schemas: &[Value]) -> Plan {
+pub fn view(levels: &[Value], schemas: &[Value]) -> View {
     let mut cache = Cache::new([]);
     let all = levels.iter().map(|level| (LEVELS, level)).chain(schemas.iter().map(|schema| (SCHEMAS, schema)));
     for (at, (resource, value)) in all.enumerate() {
@@ -12,17 +12,21 @@ fn plan(levels: &[Value], schemas: &[Value]) -> Plan {
         let object = Object::new(Facts::of(resource, value), value.to_json());
         cache.apply(revision, [Change { revision, old: None, new: Some(object) }]);
     }
-    Plan::of(&cache.view())
+    cache.view()
 }
 
-fn level(name: &str, shares: i64, response: Value) -> Value {
+fn plan(levels: &[Value], schemas: &[Value]) -> Plan {
+    Plan::of(&view(levels, schemas))
+}
+
+pub fn level(name: &str, shares: i64, response: Value) -> Value {
     json!({
         "metadata": {"name": name, "uid": (format!("uid-{name}"))},
         "spec": {"type": "Limited", "limited": {"nominalConcurrencyShares": shares, "limitResponse": response}},
     })
 }
 
-fn schema(name: &str, precedence: i64, level: &str, group: &str) -> Value {
+pub fn schema(name: &str, precedence: i64, level: &str, group: &str) -> Value {
     json!({
         "metadata": {"name": name, "uid": (format!("uid-{name}"))},
         "spec": {
@@ -80,8 +84,18 @@ async fn flows_take_turns_and_the_greedy_one_is_sent_away() {
     drop(first);
     while tasks.join_next().await.is_some() {}
     assert_eq!(*order.lock().unwrap(), ["g1", "m1", "g2", "g3", "g4"]);
+    let text = flows.text();
+    let has =
+        |row: &str| assert!(text.lines().any(|line| line == format!("apiserver_flowcontrol_{row}")), "{row} in {text}");
+    has("dispatched_requests_total{priority_level=\"small\",flow_schema=\"b\"} 7");
+    has("current_executing_requests{priority_level=\"small\",flow_schema=\"b\"} 1");
+    has("current_inqueue_requests{priority_level=\"small\",flow_schema=\"b\"} 0");
+    has("rejected_requests_total{priority_level=\"small\",flow_schema=\"b\",reason=\"queue-full\"} 1");
+    has("nominal_limit_seats{priority_level=\"small\"} 2");
+    has("request_wait_duration_seconds_count{priority_level=\"small\",flow_schema=\"b\",execute=\"true\"} 7");
     drop(second);
     assert_eq!(flows.state().used, 0);
+    assert!(flows.text().contains("current_executing_seats{priority_level=\"small\",flow_schema=\"b\"} 0"));
 }
 
 #[tokio::test]
