@@ -30,6 +30,8 @@ pub const BATCH_BYTES: usize = 4 * 1024 * 1024;
 pub const QUEUE_COMMANDS: usize = 65_536;
 /// States of the past kept for lists that go on page by page.
 const RECENT_STATES: usize = 16;
+/// Nobody waits for a snapshot, and it computes for a second or more: about a tenth of a turn beside those who serve.
+const SNAPSHOT_NICE: i32 = 10;
 
 #[derive(Default)]
 struct Queue {
@@ -287,6 +289,8 @@ impl Committer {
             if let Some(job) = self.store.snapshot_due() {
                 let (shared, disk, lsn) = (self.shared.clone(), self.disk.clone(), job.lsn());
                 let write = move || {
+                    // Without effect, it takes its turn as others do.
+                    let _ = rustix::process::nice(SNAPSHOT_NICE);
                     let outcome = job.write(&*disk);
                     shared.queue().snapshots.push((lsn, outcome));
                     shared.wake.notify_one();

@@ -10,6 +10,7 @@ mod batch;
 mod server;
 #[cfg(test)]
 mod tests;
+pub mod turn;
 mod wire;
 mod zone;
 

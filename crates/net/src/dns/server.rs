@@ -194,6 +194,8 @@ pub fn upstreams_of(resolv_conf: &str) -> Vec<SocketAddr> {
 fn serve_udp(shared: &Arc<Shared>, socket: &Arc<std::net::UdpSocket>, runtime: &Handle) {
     // A kernel that wakes it later makes batches larger, nothing else.
     let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(LATE_NS));
+    // Without the right to it, it waits for its turn as others do.
+    let _ = super::turn::soon();
     let (mut batch, mut out) = (Batch::new(), Vec::with_capacity(4096));
     loop {
         let taken = batch.receive(socket);
