@@ -13,6 +13,14 @@ pub trait Clock: Send + Sync {
 
 /// How an instant is written: digits where it has zeros.
 const SHAPE: &[u8; 20] = b"0000-00-00T00:00:00Z";
+const SHAPE_MICRO: &[u8; 27] = b"0000-00-00T00:00:00.000000Z";
+
+/// Writes numbers of two digits at their places.
+fn put_pairs(text: &mut [u8], pairs: &[(usize, u32)]) {
+    for (at, number) in pairs {
+        text[*at..at + 2].copy_from_slice(&[b'0' + (number / 10) as u8, b'0' + (number % 10) as u8]);
+    }
+}
 
 impl Time {
     pub const ZERO: Time = Time(0);
@@ -36,25 +44,38 @@ impl Time {
 
     /// `2026-11-22T19:34:48Z`, as `metav1.Time` is written.
     pub fn rfc3339(self) -> String {
-        let (year, month, day, hour, minute, second) = self.civil();
-        let Ok(year @ 0..10_000) = u32::try_from(year) else {
-            return format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z");
-        };
-        // Several are written in each write of an object: digit by digit takes a tenth of the time.
-        let mut text = SHAPE.to_owned();
-        for (at, number) in
-            [(0, year / 100), (2, year % 100), (5, month), (8, day), (11, hour), (14, minute), (17, second)]
-        {
-            let digits = [b'0' + (number / 10) as u8, b'0' + (number % 10) as u8];
-            text[at..at + 2].copy_from_slice(&digits);
+        match self.written(*SHAPE) {
+            Some(text) => String::from_utf8_lossy(&text).into_owned(),
+            None => {
+                let (year, month, day, hour, minute, second) = self.civil();
+                format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+            }
         }
-        String::from_utf8_lossy(&text).into_owned()
+    }
+
+    /// The digits up to the seconds in a text of this shape; `None` for years of other than four digits. Several are
+    /// written in each write of an object: digit by digit takes a tenth of the time.
+    fn written<const BYTES: usize>(self, mut shape: [u8; BYTES]) -> Option<[u8; BYTES]> {
+        let (year, month, day, hour, minute, second) = self.civil();
+        let year = u32::try_from(year).ok().filter(|year| *year < 10_000)?;
+        let pairs = [(0, year / 100), (2, year % 100), (5, month), (8, day), (11, hour), (14, minute), (17, second)];
+        put_pairs(&mut shape, &pairs);
+        Some(shape)
     }
 
     /// `2026-11-22T19:34:48.000001Z`, as `metav1.MicroTime` is written.
     pub fn rfc3339_micro(self) -> String {
-        let (y, mo, d, h, mi, s) = self.civil();
-        format!("{y:04}-{mo:02}-{d:02}T{h:02}:{mi:02}:{s:02}.{:06}Z", self.0.rem_euclid(1_000_000))
+        let micros = self.0.rem_euclid(1_000_000) as u32;
+        match self.written(*SHAPE_MICRO) {
+            Some(mut text) => {
+                put_pairs(&mut text, &[(20, micros / 10_000), (22, micros / 100 % 100), (24, micros % 100)]);
+                String::from_utf8_lossy(&text).into_owned()
+            }
+            None => {
+                let (year, month, day, hour, minute, second) = self.civil();
+                format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z")
+            }
+        }
     }
 
     /// Reads any RFC 3339 instant; `None` when it is none.

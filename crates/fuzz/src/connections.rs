@@ -1,12 +1,13 @@
 //! Bytes on a connection to the real server, where TLS has been taken off: HTTP/1.1, HTTP/2 and upgrades, answered by the
 //! real pipeline.
 
+use std::net::Ipv4Addr;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use base::Time;
 use server::Server;
-use server::authn::Certified;
+use server::authn::{Certified, Peer};
 use server::identity::{MASTERS, User};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Runtime;
@@ -73,13 +74,14 @@ pub fn throw(input: &[u8]) {
         Arena { server, tokio }
     });
     let who = Certified { user: User::new("fuzzer", &[MASTERS]), until: Time::from_seconds(i64::from(u32::MAX)) };
+    let peer = Arc::new(Peer { address: Ipv4Addr::LOCALHOST.into(), certified: Some(who) });
     let server = ARENA.server.clone();
     ARENA.tokio.block_on(async {
         let (mut ours, theirs) = tokio::io::duplex(WIRE_BYTES);
-        let handler = move |request, certified| server::dispatch::answer(server.clone(), request, certified);
+        let handler = move |request, peer| server::dispatch::answer(server.clone(), request, peer);
         let served = tokio::spawn(server::http::serve::connection(
             theirs,
-            Some(who),
+            peer,
             handler,
             std::future::pending(),
             std::future::pending(),

@@ -235,7 +235,7 @@ async fn serve(
         .into_iter()
         .map(|listener| {
             let (server, tls, mut stopping) = (server.clone(), tls.clone(), stop.subscribe());
-            let handler = move |request, user| server::dispatch::answer(server.clone(), request, user);
+            let handler = move |request, peer| server::dispatch::answer(server.clone(), request, peer);
             tokio::spawn(async move {
                 let stop = async move {
                     // The sender goes only with the whole server.

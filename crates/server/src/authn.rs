@@ -20,6 +20,14 @@ pub struct Authenticator {
     pub admin_token: String,
 }
 
+/// Whoever is at the other end of a connection.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Peer {
+    pub address: std::net::IpAddr,
+    /// The client certificate that it showed.
+    pub certified: Option<Certified>,
+}
+
 /// A client certificate that was verified when its connection began: whose it is, and until when.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Certified {

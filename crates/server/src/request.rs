@@ -1,5 +1,7 @@
 //! What a request asks, read from its method and URL alone: the grammar of Kubernetes' paths.
 
+use std::borrow::Cow;
+
 use meta::{FieldSelector, Status, Str};
 
 /// Segments below the group-version that begin a namespaced path.
@@ -33,7 +35,7 @@ impl Query {
     pub fn parse(query: &str) -> Query {
         let pairs = query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (decode(key, true), decode(value, true))
+            (decode(key, true).into_owned(), decode(value, true).into_owned())
         });
         Query(pairs.collect())
     }
@@ -66,8 +68,11 @@ impl Query {
 }
 
 /// Percent-decodes; `+` is a space in queries. Bytes that are no UTF-8 become U+FFFD.
-pub fn decode(text: &str, plus_is_space: bool) -> String {
+pub fn decode(text: &str, plus_is_space: bool) -> Cow<'_, str> {
     let bytes = text.as_bytes();
+    if !bytes.iter().any(|byte| *byte == b'%' || *byte == b'+' && plus_is_space) {
+        return Cow::Borrowed(text);
+    }
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;
     let hex = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
@@ -86,15 +91,20 @@ pub fn decode(text: &str, plus_is_space: bool) -> String {
         }
         at += 1;
     }
-    String::from_utf8(out).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+    Cow::Owned(String::from_utf8(out).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
 }
 
 impl RequestInfo {
+    /// Whether the answer may go on for as long as both sides like.
+    pub fn lasts(&self) -> bool {
+        self.verb == "watch" || matches!(self.subresource.as_str(), "proxy" | "exec" | "attach" | "portforward" | "log")
+    }
+
     /// Reads method and path (still percent-encoded); `query` decides between list and watch.
     pub fn of(method: &str, path: &str, query: &Query) -> RequestInfo {
-        let parts: Vec<String> =
+        let parts: Vec<Cow<str>> =
             path.split('/').filter(|part| !part.is_empty()).map(|part| decode(part, false)).collect();
-        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+        let parts: Vec<&str> = parts.iter().map(AsRef::as_ref).collect();
         let plain = RequestInfo { verb: method_word(method), path: path.to_owned(), ..RequestInfo::default() };
         let (group, version, rest) = match parts.as_slice() {
             ["api", version, rest @ ..] if !rest.is_empty() => ("", *version, rest),

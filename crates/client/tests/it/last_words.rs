@@ -34,7 +34,7 @@ impl Door {
         let identity = lab.server.ca.issue("gantry", &[], &["127.0.0.1".to_owned()], Usage::Server, 1).unwrap();
         let tls = server::http::serve::tls(&identity, lab.server.ca.pem()).unwrap();
         let (server, (stop, stopped)) = (lab.server.clone(), tokio::sync::oneshot::channel());
-        let handler = move |request, user| server::dispatch::answer(server.clone(), request, user);
+        let handler = move |request, peer| server::dispatch::answer(server.clone(), request, peer);
         let stopped = async { stopped.await.unwrap() };
         let task = tokio::spawn(server::http::serve::run(listener, tls, handler, stopped));
         Door { address, stop, task }

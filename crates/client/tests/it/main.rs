@@ -53,7 +53,7 @@ impl Lab {
 fn serve(server: Arc<Server>, listener: TcpListener) -> tokio::task::JoinHandle<()> {
     let identity = server.ca.issue("gantry", &[], &["127.0.0.1".to_owned()], Usage::Server, 1).unwrap();
     let tls = server::http::serve::tls(&identity, server.ca.pem()).unwrap();
-    let handler = move |request, user| server::dispatch::answer(server.clone(), request, user);
+    let handler = move |request, peer| server::dispatch::answer(server.clone(), request, peer);
     tokio::spawn(server::http::serve::run(listener, tls, handler, std::future::pending()))
 }
 
@@ -160,7 +160,7 @@ async fn counted(lab: &Lab, down: Arc<AtomicBool>) -> (String, tokio::sync::watc
     let tls = server::http::serve::tls(&identity, lab.server.ca.pem()).unwrap();
     let (server, watches) = (lab.server.clone(), tokio::sync::watch::Sender::new(0));
     let count = watches.subscribe();
-    let handler = move |request: http::Request<hyper::body::Incoming>, user| {
+    let handler = move |request: http::Request<hyper::body::Incoming>, peer| {
         let (server, down) = (server.clone(), down.load(Ordering::SeqCst));
         if request.uri().query().is_some_and(|query| query.contains("watch=true")) {
             watches.send_modify(|watches| *watches += 1);
@@ -168,7 +168,7 @@ async fn counted(lab: &Lab, down: Arc<AtomicBool>) -> (String, tokio::sync::watc
         async move {
             match down {
                 true => server::http::body::refusal(&Status::new(Reason::ServiceUnavailable, "the store is away")),
-                false => server::dispatch::answer(server, request, user).await,
+                false => server::dispatch::answer(server, request, peer).await,
             }
         }
     };

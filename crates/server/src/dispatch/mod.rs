@@ -10,12 +10,13 @@ use std::time::Duration;
 use base::Revision;
 use bytes::Bytes;
 use client::Mirror;
-use http::{HeaderMap, Method, Request, header};
+use http::{Extensions, HeaderMap, Method, Request, header};
 use hyper::body::Incoming;
 use meta::{Kind, Object, Reason, Status, Str, Value, Verb, json};
 
 use crate::Server;
-use crate::authn::Certified;
+use crate::audit::{Answered, Asked};
+use crate::authn::Peer;
 use crate::authz::{Attributes, Authorized, authorize, decide, refusal};
 use crate::codec;
 use crate::flow;
@@ -46,15 +47,17 @@ pub struct Incomer {
     pub uri: http::Uri,
     pub headers: HeaderMap,
     pub query: Query,
-    /// Until it is taken for an upgrade.
-    pub request: Option<Request<Incoming>>,
+    /// With the way to an upgrade.
+    pub extensions: Extensions,
+    /// Until somebody reads it.
+    body: Option<Incoming>,
 }
 
 /// A body that nobody wanted is still heard out: a connection that is cut while the caller sends loses the answer.
 impl Drop for Incomer {
     fn drop(&mut self) {
-        if let Some(request) = self.request.take() {
-            body::drain(request.into_body());
+        if let Some(body) = self.body.take() {
+            body::drain(body);
         }
     }
 }
@@ -66,8 +69,8 @@ impl Incomer {
 
     /// The whole body; at most once.
     pub async fn body(&mut self) -> Result<Bytes, Status> {
-        match &mut self.request {
-            Some(request) => body::read(request.body_mut(), BODY_MAX_BYTES).await,
+        match &mut self.body {
+            Some(body) => body::read(body, BODY_MAX_BYTES).await,
             None => Ok(Bytes::new()),
         }
     }
@@ -80,9 +83,7 @@ impl Incomer {
 /// The `timeout` of a request is a duration, unless the request lasts (upstream: `WithRequestDeadline`).
 fn check_timeout(info: &RequestInfo, query: &Query) -> Result<(), Status> {
     let text = query.text("timeout");
-    let lasts = info.verb == "watch"
-        || matches!(info.subresource.as_str(), "proxy" | "exec" | "attach" | "portforward" | "log");
-    if text.is_empty() || lasts || meta::normalise::duration_nanos(text).is_some() {
+    if text.is_empty() || info.lasts() || meta::normalise::duration_nanos(text).is_some() {
         return Ok(());
     }
     let why = format!("time: invalid duration {text:?}");
@@ -90,49 +91,52 @@ fn check_timeout(info: &RequestInfo, query: &Query) -> Result<(), Status> {
 }
 
 /// Answers one request. Panics of a handler end in a 500, not in a dead connection.
-pub async fn answer(server: Arc<Server>, request: Request<Incoming>, certificate: Option<Certified>) -> Response {
-    let cut = request.extensions().get::<Cut>().cloned();
-    let query = Query::parse(request.uri().query().unwrap_or_default());
-    let (method, uri, headers) = (request.method().clone(), request.uri().clone(), request.headers().clone());
+pub async fn answer(server: Arc<Server>, request: Request<Incoming>, peer: Arc<Peer>) -> Response {
+    let (http::request::Parts { method, uri, headers, extensions, .. }, body) = request.into_parts();
+    let cut = extensions.get::<Cut>().cloned();
+    let query = Query::parse(uri.query().unwrap_or_default());
     let info = RequestInfo::of(method.as_str(), uri.path(), &query);
-    let incomer = Incomer { method, uri, headers, query, request: Some(request) };
-    let uri = incomer.uri.to_string();
-    let now = server.now();
+    let asked = Asked {
+        received: server.now(),
+        target: uri.path_and_query().cloned(),
+        agent: headers.get(header::USER_AGENT).cloned(),
+        from: peer.address,
+    };
+    let incomer = Incomer { method, uri, headers, query, extensions, body: Some(body) };
+    let refuse = |who: &Caller, info: &RequestInfo, status: &Status| {
+        let (user, by) = (&who.user, who.by.as_ref());
+        let answered = Answered { user, by, info, code: status.code(), decision: "forbid", at: server.now() };
+        server.audit.record(&asked, &answered);
+        body::refusal(status)
+    };
+    let nobody = || Caller { user: User::anonymous(), by: None };
     if let Err(status) = check_timeout(&info, &incomer.query) {
-        server.audit.record(&User::anonymous(), &info, &uri, status.code(), "forbid", now);
-        return body::refusal(&status);
+        return refuse(&nobody(), &info, &status);
     }
     let serves = match rests_on_the_newest(&info, &incomer.query) {
         true => server.storage.fresh().await,
         false => server.storage.refusal().map_or(Ok(()), Err),
     };
     if let Err(status) = serves {
-        server.audit.record(&User::anonymous(), &info, &uri, status.code(), "forbid", now);
-        return body::refusal(&status);
+        return refuse(&nobody(), &info, &status);
     }
-    let user = match authenticate(&server, &incomer, certificate.as_ref()) {
-        Ok(user) => user,
-        Err(status) => {
-            server.audit.record(&User::anonymous(), &info, &uri, status.code(), "forbid", now);
-            return body::refusal(&status);
-        }
+    let who = match authenticate(&server, &incomer, &peer) {
+        Ok(who) => who,
+        Err(status) => return refuse(&nobody(), &info, &status),
     };
     let view = server.storage.mirror().view();
     let limit = incomer.query.text("limit").parse().unwrap_or(0);
     let width = flow::width_of(&info, limit, &server.storage.registry(), &view);
-    let admission = match server.flows.admit(&user, &info, width).await {
+    let admission = match server.flows.admit(&who.user, &info, width).await {
         Ok(admission) => admission,
-        Err(status) => {
-            server.audit.record(&user, &info, &uri, status.code(), "forbid", now);
-            return body::refusal(&status);
-        }
+        Err(status) => return refuse(&who, &info, &status),
     };
+    let Caller { user, by } = who;
     let auth = match authorize(user, info, &view) {
         Ok(auth) => auth,
         Err((user, status)) => {
             let info = RequestInfo::of(incomer.method.as_str(), incomer.uri.path(), &incomer.query);
-            server.audit.record(&user, &info, &uri, status.code(), "forbid", now);
-            let mut response = body::refusal(&status);
+            let mut response = refuse(&Caller { user, by }, &info, &status);
             classified(&mut response, admission, None);
             return response;
         }
@@ -145,7 +149,9 @@ pub async fn answer(server: Arc<Server>, request: Request<Incoming>, certificate
     // A list keeps its seat while it is sent.
     let keeps = (auth.info.verb == "list").then_some(cut);
     classified(&mut response, admission, keeps);
-    server.audit.record(&auth.user, &auth.info, &uri, response.status().as_u16(), "allow", now);
+    let (user, by, code) = (&auth.user, by.as_ref(), response.status().as_u16());
+    let answered = Answered { user, by, info: &auth.info, code, decision: "allow", at: server.now() };
+    server.audit.record(&asked, &answered);
     response
 }
 
@@ -160,15 +166,11 @@ fn rests_on_the_newest(info: &RequestInfo, query: &Query) -> bool {
 /// connection is cut when nobody takes it.
 fn classified(response: &mut Response, admission: flow::Admission, keeps: Option<Option<Cut>>) {
     let uids = [
-        ("x-kubernetes-pf-flowschema-uid", admission.schema_uid),
-        ("x-kubernetes-pf-prioritylevel-uid", admission.level_uid),
+        (header::HeaderName::from_static("x-kubernetes-pf-flowschema-uid"), admission.schema_uid),
+        (header::HeaderName::from_static("x-kubernetes-pf-prioritylevel-uid"), admission.level_uid),
     ];
-    for (name, uid) in uids {
-        if let Ok(value) = header::HeaderValue::try_from(uid)
-            && !value.is_empty()
-        {
-            response.headers_mut().insert(name, value);
-        }
+    for (name, uid) in uids.into_iter().filter(|(_, uid)| !uid.is_empty()) {
+        response.headers_mut().insert(name, uid);
     }
     if let Some(cut) = keeps
         && hyper::body::Body::size_hint(response.body())
@@ -180,17 +182,31 @@ fn classified(response: &mut Response, admission: flow::Admission, keeps: Option
     }
 }
 
-fn authenticate(server: &Server, incomer: &Incomer, certificate: Option<&Certified>) -> Result<User, Status> {
+/// Whose request it is.
+struct Caller {
+    user: User,
+    /// Who acts as that user.
+    by: Option<User>,
+}
+
+fn authenticate(server: &Server, incomer: &Incomer, peer: &Peer) -> Result<Caller, Status> {
     let mirror = server.storage.mirror();
     // A header beats the certificate: whoever sends a token means it.
     let authorization = incomer.header(header::AUTHORIZATION);
-    let certificate = if authorization.is_some() { None } else { certificate };
+    let certificate = if authorization.is_some() { None } else { peer.certified.as_ref() };
     let user = server.authn.authenticate(certificate, authorization, mirror, server.now())?;
-    impersonated(user, incomer, mirror)
+    let acts = incomer.headers.keys().any(|name| name.as_str().starts_with("impersonate-"));
+    if !acts {
+        return Ok(Caller { user, by: None });
+    }
+    Ok(match impersonated(&user, incomer, mirror)? {
+        Some(target) => Caller { user: target, by: Some(user) },
+        None => Caller { user, by: None },
+    })
 }
 
-/// The user that the headers ask to act as, if the caller may.
-fn impersonated(user: User, incomer: &Incomer, mirror: &Mirror) -> Result<User, Status> {
+/// The user that the headers ask to act as, if the caller may; `None` when they name nobody.
+fn impersonated(user: &User, incomer: &Incomer, mirror: &Mirror) -> Result<Option<User>, Status> {
     let texts = |name: &str| -> Vec<Str> {
         incomer.headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).map(Into::into).collect()
     };
@@ -207,7 +223,7 @@ fn impersonated(user: User, incomer: &Incomer, mirror: &Mirror) -> Result<User, 
         .collect();
     if name.is_empty() {
         if groups.is_empty() && extra.is_empty() && uid.is_empty() {
-            return Ok(user);
+            return Ok(None);
         }
         return Err(Status::bad_request("requested impersonation without naming a user"));
     }
@@ -215,7 +231,7 @@ fn impersonated(user: User, incomer: &Incomer, mirror: &Mirror) -> Result<User, 
     let everything = meta::FieldSelector::default();
     let may = |group: &str, resource: &str, subresource: &str, namespace: &str, name: &str| -> Result<(), Status> {
         let attributes = Attributes {
-            user: &user,
+            user,
             verb: "impersonate",
             is_resource: true,
             group,
@@ -256,7 +272,7 @@ fn impersonated(user: User, incomer: &Incomer, mirror: &Mirror) -> Result<User, 
     if target.name != crate::identity::ANONYMOUS && !target.in_group(AUTHENTICATED) {
         target.groups.push(AUTHENTICATED.into());
     }
-    Ok(target)
+    Ok(Some(target))
 }
 
 async fn handle(server: &Arc<Server>, auth: &Authorized, incomer: Incomer) -> Result<Response, Status> {

@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use cache::{Part, View};
 use client::Interest;
+use http::HeaderValue;
 use meta::{Reason, Status, Str};
 use tokio::sync::oneshot;
 
@@ -97,8 +98,8 @@ pub struct Admission {
     /// For what is exempt: others are counted by their seat.
     counted: Option<Counted>,
     /// For the answer's headers.
-    pub schema_uid: String,
-    pub level_uid: String,
+    pub schema_uid: HeaderValue,
+    pub level_uid: HeaderValue,
 }
 
 impl Flows {
@@ -129,15 +130,12 @@ impl Flows {
         let plan = self.plan();
         // Before the first objects are there nobody is told apart.
         let Some(class) = plan.classify(user, info) else {
-            return Ok(Admission { seat: None, counted: None, schema_uid: String::new(), level_uid: String::new() });
+            let none = HeaderValue::from_static("");
+            return Ok(Admission { seat: None, counted: None, schema_uid: none.clone(), level_uid: none });
         };
         let level = &plan.levels[class.level];
-        let mut admission = Admission {
-            seat: None,
-            counted: None,
-            schema_uid: class.schema_uid.to_owned(),
-            level_uid: level.uid.to_string(),
-        };
+        let mut admission =
+            Admission { seat: None, counted: None, schema_uid: class.schema_uid.clone(), level_uid: level.uid.clone() };
         let counts = class.counts();
         if level.exempt {
             admission.counted = Some(counts.run(width, Duration::ZERO));

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use cache::View;
+use http::HeaderValue;
 use meta::{Object, Resource, Str, Value};
 
 use super::counts::Counts;
@@ -56,7 +57,7 @@ struct PathRule {
 #[derive(Debug)]
 struct Schema {
     name: Str,
-    uid: Str,
+    uid: HeaderValue,
     level: usize,
     distinguisher: Distinguisher,
     rules: Vec<Rule>,
@@ -75,7 +76,7 @@ pub struct Queueing {
 #[derive(Debug)]
 pub struct Level {
     pub name: Str,
-    pub uid: Str,
+    pub uid: HeaderValue,
     /// Never waits.
     pub exempt: bool,
     /// Seats that are its own.
@@ -96,7 +97,7 @@ pub struct Plan {
 /// Where a request belongs.
 #[derive(Clone, Copy, Debug)]
 pub struct Class<'a> {
-    pub schema_uid: &'a str,
+    pub schema_uid: &'a HeaderValue,
     pub level: usize,
     schema: &'a Schema,
 }
@@ -222,7 +223,7 @@ impl Plan {
             shares.push(number(&part["nominalConcurrencyShares"], if exempt { 0 } else { 30 }));
             // The percentage waits here until the seats are known.
             let lendable = number(&part["lendablePercent"], 0).min(100);
-            let (name, uid) = (object.name().into(), object.uid().into());
+            let (name, uid) = (object.name().into(), header_of(object.uid()));
             levels.push(Level { name, uid, exempt, nominal: 0, kept: lendable, queueing });
         }
         let total = u64::from(shares.iter().sum::<u32>().max(1));
@@ -265,13 +266,18 @@ impl Plan {
     }
 }
 
+/// As answers tell it.
+fn header_of(uid: &str) -> HeaderValue {
+    HeaderValue::from_str(uid).unwrap_or(HeaderValue::from_static(""))
+}
+
 fn schema_of(object: &Object, levels: &[Level]) -> Option<(i64, Schema)> {
     let value = object.value();
     let spec = &value["spec"];
     let name = spec["priorityLevelConfiguration"]["name"].text();
     let schema = Schema {
         name: object.name().into(),
-        uid: object.uid().into(),
+        uid: header_of(object.uid()),
         level: levels.iter().position(|level| level.name == name)?,
         distinguisher: match spec["distinguisherMethod"]["type"].text() {
             "ByUser" => Distinguisher::User,

@@ -23,7 +23,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::Response;
 use super::sending::Cut;
-use crate::authn::{Certified, user_of_certificate};
+use crate::authn::{Peer, user_of_certificate};
 use crate::ca::{Current, Identity};
 use crate::error::Error;
 
@@ -129,7 +129,7 @@ impl Drop for Of {
 /// their storage is closed ([`crate::storage::Storage::close`]).
 pub async fn run<H, F>(listener: TcpListener, tls: Arc<ServerConfig>, handler: H, stop: impl Future<Output = ()>)
 where
-    H: Fn(http::Request<Incoming>, Option<Certified>) -> F + Clone + Send + Sync + 'static,
+    H: Fn(http::Request<Incoming>, Arc<Peer>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response> + Send + 'static,
 {
     let acceptor = TlsAcceptor::from(tls);
@@ -176,7 +176,7 @@ where
                     std::future::pending::<()>().await;
                 }
             };
-            connection(stream, certified, handler, gone, closing).await;
+            connection(stream, Arc::new(Peer { address, certified }), handler, gone, closing).await;
         });
     }
     // Whoever comes now is refused, and looks for another server.
@@ -236,17 +236,17 @@ impl Drop for Runs {
     }
 }
 
-/// Serves one connection, of whoever `certified` is, to its end, or until its client is `gone`. Once `closing` resolves it
+/// Serves one connection, of `peer`, to its end, or until its client is `gone`. Once `closing` resolves it
 /// takes no further request and ends with the last answer.
 pub async fn connection<S, H, F>(
     stream: S,
-    certified: Option<Certified>,
+    peer: Arc<Peer>,
     handler: H,
     gone: impl Future<Output = ()> + Send,
     closing: impl Future<Output = ()> + Send,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    H: Fn(http::Request<Incoming>, Option<Certified>) -> F + Clone + Send + Sync + 'static,
+    H: Fn(http::Request<Incoming>, Arc<Peer>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response> + Send + 'static,
 {
     let cut = Cut::default();
@@ -256,7 +256,7 @@ pub async fn connection<S, H, F>(
         let running = running.clone();
         move |mut request: http::Request<Incoming>| {
             request.extensions_mut().insert(cut.clone());
-            let (runs, answer) = (Runs::begin(&running), handler(request, certified.clone()));
+            let (runs, answer) = (Runs::begin(&running), handler(request, peer.clone()));
             async move {
                 let _runs = runs;
                 Ok::<_, Infallible>(answer.await)

@@ -478,7 +478,8 @@ async fn pass(
     let mut response = body::text(101, Bytes::new());
     *response.headers_mut() = answer.headers().clone();
     let theirs = hyper::upgrade::on(&mut answer);
-    let request = incomer.request.take().ok_or_else(|| Status::internal("the request was taken before"))?;
+    let mut request = Request::new(());
+    std::mem::swap(request.extensions_mut(), &mut incomer.extensions);
     let ours = hyper::upgrade::on(request);
     tokio::spawn(async move {
         let (Ok(theirs), Ok(ours)) = (theirs.await, ours.await) else { return };
