@@ -25,6 +25,7 @@ mod replica_set;
 mod resource_quota;
 mod root_ca;
 mod service_account;
+mod service_cidr;
 mod service_endpoints;
 mod signing_request;
 mod stateful_set;
@@ -141,4 +142,5 @@ pub const CONTROLLERS: &[Make] = &[
     |settings| Box::new(trust_bundle_publisher::TrustBundlePublisher { pem: settings.root_ca_pem.clone() }),
     |_| Box::new(pod_certificate_cleaner::PodCertificateCleaner),
     |_| Box::new(storage_migration::StorageMigration),
+    |_| Box::new(service_cidr::ServiceCidrs),
 ];

@@ -754,3 +754,30 @@ fn a_migration_outlasts_a_server_that_is_busy_and_ends_with_one_that_refuses() {
     world.pass(60);
     assert_eq!(told(&world, "Failed")["status"].text(), "True");
 }
+
+#[test]
+fn a_range_of_services_stays_while_its_addresses_are_in_use() {
+    let mut world = world();
+    let (ranges, addresses) =
+        (meta::Resource("servicecidrs.networking.k8s.io"), meta::Resource("ipaddresses.networking.k8s.io"));
+    let range = |name: &str, cidr: &str| {
+        json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": name},
+            "spec": {"cidrs": [cidr]},
+        })
+    };
+    let address =
+        |name: &str| json!({"apiVersion": "networking.k8s.io/v1", "kind": "IPAddress", "metadata": {"name": name}});
+    let ready = |world: &World| condition(&world.get(ranges, "", "added")["status"], "Ready").clone();
+    world.create(ranges, range("added", "10.98.0.0/24"));
+    world.create(addresses, address("10.98.0.7"));
+    world.settle();
+    assert_eq!(ready(&world)["status"].text(), "True");
+    world.delete(ranges, "", "added", "");
+    world.pass(60);
+    assert_eq!(ready(&world)["reason"].text(), "Terminating");
+    // A wider range has the address, too: now the other one may go, a little later.
+    world.create(ranges, range("wide", "10.98.0.0/16"));
+    world.pass(1);
+    assert!(world.get(ranges, "", "added").is_null());
+}

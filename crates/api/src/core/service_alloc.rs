@@ -3,12 +3,13 @@
 
 use std::collections::BTreeSet;
 
-use meta::{Companion, Errors, Path, Prepare, Resource, Status, Str, Value};
+use meta::{Companion, Errors, Object, Path, Prepare, Resource, Status, Str, Value};
 
 use super::service::is_external;
 use crate::address::Cidr;
 
 const SERVICES: Resource = Resource("services");
+const RANGES: Resource = Resource("servicecidrs.networking.k8s.io");
 const ADDRESSES: Resource = Resource("ipaddresses.networking.k8s.io");
 /// Tries of a free choice before all is looked through.
 const TRIES: usize = 32;
@@ -138,28 +139,26 @@ fn take_address(cx: &mut Prepare<'_>, object: &mut Value) -> Result<(), Status> 
     {
         return Ok(());
     }
-    let Some(range) = cx.lookup.setting("service-cidr").and_then(|range| Cidr::parse(&range)) else {
+    let Some(first) = cx.lookup.setting("service-cidr").and_then(|range| Cidr::parse(&range)) else {
         return Err(Status::internal("the cluster has no range of service addresses"));
+    };
+    // Of the ranges that were added, those of the same family; one is taken from when those before it are full.
+    let added = || {
+        let ranges = cx.lookup.list(RANGES, "").into_iter().filter(is_open);
+        let ranges = ranges.flat_map(|range| range.value().at(&["spec", "cidrs"]).items().to_vec());
+        let ranges = ranges.filter_map(|range| Cidr::parse(range.text()));
+        ranges.filter(|range| range.is_ipv6() == first.is_ipv6() && *range != first).collect::<Vec<Cidr>>()
     };
     let is_free = |address: &str| cx.lookup.one(ADDRESSES, "", address).is_none();
     let address: Str = if given.is_empty() {
-        // The ends of a range are its network and broadcast.
-        let places = u64::try_from(range.size().saturating_sub(2)).unwrap_or(u64::MAX).max(1);
-        let mut found = None;
-        for _ in 0..TRIES {
-            let at = 1 + u128::from(cx.rng.below(places));
-            found = range.get(at).map(|address| address.to_string()).filter(|address| is_free(address));
-            if found.is_some() {
-                break;
-            }
+        let mut found = free_address(first, cx.rng, &is_free);
+        if found.is_none() {
+            found = added().into_iter().find_map(|range| free_address(range, cx.rng, &is_free));
         }
-        let all = || (1..=u128::from(places)).filter_map(|at| range.get(at)).map(|address| address.to_string());
-        match found.or_else(|| all().find(|address| is_free(address))) {
-            Some(address) => address.into(),
-            None => return Err(Status::internal("failed to allocate a serviceIP: range is full")),
-        }
+        found.ok_or_else(|| Status::internal("failed to allocate a serviceIP: range is full"))?.into()
     } else {
-        let inside = given.parse().is_ok_and(|address| range.contains(address));
+        let is_in = |range: Cidr| given.parse().is_ok_and(|address| range.contains(address));
+        let inside = is_in(first) || added().into_iter().any(is_in);
         if !inside || !is_free(&given) {
             let why = if inside { "provided IP is already allocated" } else { "provided IP is not in the valid range" };
             let mut errors = Errors::default();
@@ -181,6 +180,23 @@ fn take_address(cx: &mut Prepare<'_>, object: &mut Value) -> Result<(), Status> 
             .push(Companion::Create(ADDRESSES, holder(&address, meta["namespace"].text(), meta["name"].text())));
     }
     Ok(())
+}
+
+/// Whether services get addresses of a ServiceCIDR.
+fn is_open(range: &Object) -> bool {
+    let value = range.value();
+    let conditions = value.at(&["status", "conditions"]).items();
+    range.facts().deleting.is_none()
+        && conditions.iter().any(|one| one["type"].text() == "Ready" && one["status"].text() == "True")
+}
+
+/// An address of a range that nobody has: any, or the first one where few are left.
+fn free_address(range: Cidr, rng: &mut base::Rng, is_free: &impl Fn(&str) -> bool) -> Option<String> {
+    // The ends of a range are its network and broadcast.
+    let places = u64::try_from(range.size().saturating_sub(2)).unwrap_or(u64::MAX).max(1);
+    let any = (0..TRIES).map(|_| 1 + u128::from(rng.below(places)));
+    let all = any.chain(1..=u128::from(places)).filter_map(|at| range.get(at)).map(|address| address.to_string());
+    all.into_iter().find(|address| is_free(address))
 }
 
 /// The object that holds an address.
@@ -268,17 +284,25 @@ pub fn released(object: &Value) -> Vec<Companion> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use meta::{Change, Lookup, Object};
+    use meta::{Change, Lookup};
 
-    struct Nothing;
+    /// Addresses that are held, and ranges that were added.
+    #[derive(Default)]
+    struct Known(BTreeSet<&'static str>, Vec<Value>);
 
-    impl Lookup for Nothing {
-        fn one(&self, _: Resource, _: &str, _: &str) -> Option<Object> {
-            None
+    fn object(resource: Resource, value: &Value) -> Object {
+        Object::new(meta::Facts::of(resource, value), value.to_json())
+    }
+
+    impl Lookup for Known {
+        fn one(&self, resource: Resource, _: &str, name: &str) -> Option<Object> {
+            let held = resource == ADDRESSES && self.0.contains(name);
+            held.then(|| object(resource, &holder(name, "b", "other")))
         }
 
-        fn list(&self, _: Resource, _: &str) -> Vec<Object> {
-            Vec::new()
+        fn list(&self, resource: Resource, _: &str) -> Vec<Object> {
+            let ranges = self.1.iter().filter(|_| resource == RANGES);
+            ranges.map(|range| object(resource, range)).collect()
         }
 
         fn setting(&self, name: &str) -> Option<Str> {
@@ -286,16 +310,20 @@ mod tests {
         }
     }
 
-    fn given(mut object: Value) -> (Value, Vec<Companion>) {
+    fn given(object: Value) -> (Value, Vec<Companion>) {
+        given_with(&Known::default(), object).unwrap()
+    }
+
+    fn given_with(lookup: &Known, mut object: Value) -> Result<(Value, Vec<Companion>), Status> {
         let mut companions = Vec::new();
         let mut rng = base::Rng::new(1);
         let now = base::Time::ZERO;
         let change =
             Change { old: None, sibling: None, subresource: "", now, user: "", groups: &[], uid: "", extra: &[] };
-        let mut cx = Prepare { change, lookup: &Nothing, dry_run: false, companions: &mut companions, rng: &mut rng };
+        let mut cx = Prepare { change, lookup, dry_run: false, companions: &mut companions, rng: &mut rng };
         families(&mut object);
-        allocate(&mut cx, &mut object).unwrap();
-        (object, companions)
+        allocate(&mut cx, &mut object)?;
+        Ok((object, companions))
     }
 
     #[test]
@@ -311,5 +339,29 @@ mod tests {
         assert_eq!(released(&service).len(), 1);
         let headless = meta::json!({"spec": {"type": "ClusterIP", "clusterIP": "None"}});
         assert!(given(headless.clone()).1.is_empty() && released(&headless).is_empty());
+    }
+
+    #[test]
+    fn added_ranges_give_addresses_when_they_are_ready() {
+        let range = |name: &str, cidr: &str, ready: &str| {
+            meta::json!({
+                "metadata": {"name": name}, "spec": {"cidrs": [cidr]},
+                "status": {"conditions": [{"type": "Ready", "status": ready}]},
+            })
+        };
+        let ranges = vec![range("a", "10.97.0.0/30", "False"), range("b", "10.98.0.0/30", "True")];
+        let known = Known(["10.96.0.1", "10.96.0.2", "10.98.0.1"].into(), ranges);
+        let check = |address: &str, expected: Option<&str>| {
+            let service = meta::json!({"metadata": {"name": "a"}, "spec": {"type": "ClusterIP", "clusterIP": address}});
+            let found = given_with(&known, service).ok();
+            assert_eq!(found.as_ref().map(|(service, _)| service["spec"]["clusterIP"].text()), expected, "{address:?}");
+        };
+        check("", Some("10.98.0.2"));
+        check("10.98.0.2", Some("10.98.0.2"));
+        check("10.98.0.1", None);
+        check("10.97.0.1", None);
+        let full = Known(["10.96.0.1", "10.96.0.2"].into(), Vec::new());
+        let service = meta::json!({"metadata": {"name": "a"}, "spec": {"type": "ClusterIP"}});
+        assert!(given_with(&full, service).is_err());
     }
 }
