@@ -18,9 +18,10 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use crate::carry;
 use crate::endpoints::{Known, KnownPods};
+use crate::local_storage::{self, LOOK_EVERY, PAUSE_FACTOR};
 use crate::numbers::Samples;
 use crate::pod::admit::{self, Takes};
-use crate::pod::worker;
+use crate::pod::worker::{self, EVICTED};
 use crate::pod::{Command, Observed, Outcome, Seen, SeenState, Worker};
 use crate::spec::{self, PodDirs};
 
@@ -523,6 +524,7 @@ impl Agent {
     ) {
         let (done, mut results) = mpsc::unbounded_channel::<(Command, Outcome)>();
         let mut refreshed = tokio::time::Instant::now();
+        let mut measure_at = refreshed + LOOK_EVERY;
         loop {
             let Told { object, pending } = pods.borrow_and_update().clone();
             worker.pend(pending);
@@ -581,8 +583,25 @@ impl Agent {
                     self.event(worker.pod(), "", "Warning", "FailedMount", why);
                 }
             }
+            let limited = observed.sandbox_ready && local_storage::is_limited(worker.pod());
+            if limited && tokio::time::Instant::now() >= measure_at {
+                let began = tokio::time::Instant::now();
+                let excess = local_storage::excess(&self, worker.pod(), &observed).await;
+                measure_at = began + LOOK_EVERY.max(began.elapsed() * PAUSE_FACTOR);
+                if let Some(why) = excess {
+                    self.event(worker.pod(), "", "Warning", EVICTED, why.clone());
+                    worker.evict(why);
+                    continue;
+                }
+            }
             // An answer that was expected brings no look.
             loop {
+                let measure = async {
+                    match limited {
+                        true => tokio::time::sleep_until(measure_at).await,
+                        false => std::future::pending().await,
+                    }
+                };
                 let wake = worker.wake().map(|at| Duration::from_millis(at.ms_since(self.now()).max(1)));
                 tokio::select! {
                     changed = pods.changed() => match changed {
@@ -599,6 +618,7 @@ impl Agent {
                             break;
                         }
                     }
+                    () = measure => break,
                     () = tokio::time::sleep(wake.unwrap_or(REFRESH).min(REFRESH)) => break,
                 }
             }

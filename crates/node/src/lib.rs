@@ -5,6 +5,7 @@
 //! - [`carry`]: carries commands out on the runtime; [`spec`], [`env`], [`volumes`] say with what.
 //! - [`probe`]: asks containers; [`network`]: services, routes and names; [`node_object`]: what is told of the node.
 //! - [`numbers`]: CPU, memory, network and disk, sampled.
+//! - [`local_storage`]: limits on what a pod has on the disk.
 //! - [`kubelet`]: logs, exec, attach, port-forward, numbers, over HTTPS.
 //!
 //! Not here: anything of the server; any decision about other nodes.
@@ -19,6 +20,7 @@ pub mod endpoints;
 pub mod env;
 pub mod fuzzing;
 pub mod kubelet;
+pub mod local_storage;
 pub mod network;
 pub mod node_object;
 pub mod numbers;

@@ -34,7 +34,7 @@ mod sys;
 pub mod testing;
 
 pub use cgroup::Cgroups;
-pub use embedded::{Config, Embedded, ShimProgram};
+pub use embedded::{Config, Embedded, ShimProgram, disk_usage};
 pub use error::Error;
 pub use image::manifest::signal;
 pub use image::{ImageStore, RegistryConfig};

@@ -23,13 +23,15 @@ pub fn decide(pod: &Value, observed: &Observed, memory: &mut Memory, now: Time) 
     let deleting = Time::parse(pod.at(&["metadata", "deletionTimestamp"]).text());
     if deleting.is_some() || memory.doom.is_some() {
         wind_down(pod, observed, memory, deleting.is_some(), now, &mut commands);
-    } else if is_over(pod, observed) {
+        // Whether it still serves is worth knowing until it does not run any more.
+        probe(pod, observed, memory, &[ProbeKind::Readiness], now, &mut commands);
+    } else if is_over(pod, observed) || is_final(pod) {
         finish(observed, memory, &mut commands);
     } else if !observed.sandbox_ready {
         prepare(memory, now, &mut commands);
     } else {
         run(pod, observed, memory, now, &mut commands);
-        probe(pod, observed, memory, now, &mut commands);
+        probe(pod, observed, memory, &ProbeKind::ALL, now, &mut commands);
     }
     pause(memory, now, &mut commands);
     commands.retain(|command| !memory.busy.contains(&command.part()));
@@ -106,7 +108,7 @@ fn wind_down(
     // The deletion's timestamp is when the grace ends.
     let grace_ms = match Time::parse(pod.at(&["metadata", "deletionTimestamp"]).text()) {
         Some(until) if deleting => until.ms_since(now).min(grace_seconds.unsigned_abs() * 1000),
-        _ => grace_seconds.unsigned_abs() * 1000,
+        _ => memory.doom_grace_ms.unwrap_or(grace_seconds.unsigned_abs() * 1000),
     };
     let running: Vec<(&Str, &Seen)> = observed.containers.iter().filter(|(_, seen)| is_running(Some(seen))).collect();
     // Sidecars go after the main containers, the last started first.
@@ -136,6 +138,11 @@ fn wind_down(
     } else if observed.sandbox_ready && !memory.ended {
         commands.push(Command::End);
     }
+}
+
+/// Whether it was told that the pod has ended: it does not begin again, whatever its policy says and whoever told.
+fn is_final(pod: &Value) -> bool {
+    matches!(pod.at(&["status", "phase"]).text(), "Succeeded" | "Failed")
 }
 
 /// Whether all containers ended and none will be started again.
@@ -326,8 +333,15 @@ fn probe_grace_ms(container: &Value) -> u64 {
     u64::try_from(own.unwrap_or(GRACE_SECONDS)).unwrap_or(0) * 1000
 }
 
-/// Asks the probes whose time has come.
-fn probe(pod: &Value, observed: &Observed, memory: &mut Memory, now: Time, commands: &mut Vec<Command>) {
+/// Asks the probes of these kinds whose time has come.
+fn probe(
+    pod: &Value,
+    observed: &Observed,
+    memory: &mut Memory,
+    kinds: &[ProbeKind],
+    now: Time,
+    commands: &mut Vec<Command>,
+) {
     for container in all_containers(pod) {
         let name = Str::from(container["name"].text());
         let Some(seen) = observed.containers.get(&name).filter(|seen| seen.state == SeenState::Running) else {
@@ -336,7 +350,7 @@ fn probe(pod: &Value, observed: &Observed, memory: &mut Memory, now: Time, comma
         let has_startup = container.get("startupProbe").is_some();
         let mut wakes = Vec::new();
         let own = memory.container(&name);
-        for kind in ProbeKind::ALL {
+        for kind in kinds.iter().copied() {
             let Some(probe) = container.get(kind.key()) else { continue };
             let started = own
                 .probes

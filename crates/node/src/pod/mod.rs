@@ -175,6 +175,8 @@ pub struct Memory {
     pub started: Option<Time>,
     /// Set when the pod must end whatever its object says: reason and message.
     pub doom: Option<(Str, String)>,
+    /// What it is given to end then, where that is not its own time.
+    pub doom_grace_ms: Option<u64>,
     /// Why the pod does not have the resources yet that its object asks for: reason and message.
     pub resize_pending: Option<(Str, String)>,
     pub wake: Option<Time>,

@@ -366,3 +366,46 @@ fn what_was_told_is_not_forgotten_for_what_is_seen_late() {
     worker.see(Some(&pod(4, "Succeeded")), now);
     assert_eq!(phase(&worker), "Succeeded");
 }
+
+#[test]
+fn a_pod_that_was_told_to_have_ended_does_not_begin_again() {
+    for (phase, expected) in [("Failed", vec!["end"]), ("Succeeded", vec!["end"]), ("Running", vec!["start a 0"])] {
+        let mut script = Script::new(json!({"restartPolicy": "Always", "containers": [{"name": "a"}]}));
+        script.pod.set(&["status", "phase"], phase);
+        assert_eq!(script.decide(), expected, "{phase}");
+    }
+}
+
+#[test]
+fn an_evicted_pod_ends_soon_and_says_why() {
+    let spec = json!({
+        "restartPolicy": "Always", "terminationGracePeriodSeconds": 600i64, "containers": [{"name": "a"}],
+    });
+    let value = pod(spec);
+    let object = Object::new(Facts::of(Resource("pods"), &value), value.to_json());
+    let mut worker = Worker::new(&object);
+    let mut observed = Observed { sandbox: true, sandbox_ready: true, ..Observed::default() };
+    observed.containers.insert("a".into(), seen("1", 0, SeenState::Running, 0));
+    let now = Time::from_seconds(120);
+    assert_eq!(worker.decide(&observed, now), Some(Vec::new()));
+    worker.evict("too much".to_owned());
+    let stop = Command::Stop { container: "a".into(), id: "1".into(), grace_ms: 1_000 };
+    assert_eq!(worker.decide(&observed, now), Some(vec![stop]));
+    observed.containers.insert("a".into(), seen("1", 0, SeenState::Exited, 137));
+    let status = worker.status(&observed, &[], now).unwrap();
+    let told = ["phase", "reason", "message"].map(|key| status[key].text());
+    assert_eq!(told, ["Failed", "Evicted", "too much"]);
+}
+
+#[test]
+fn what_ends_is_asked_whether_it_still_serves_but_not_whether_it_lives() {
+    let mut script = Script::new(json!({"containers": [{
+        "name": "a", "readinessProbe": {"periodSeconds": 1i64}, "livenessProbe": {"periodSeconds": 1i64},
+    }]}));
+    script.set("a", seen("1", 0, SeenState::Running, 0));
+    assert_eq!(script.decide(), ["probe a Liveness", "probe a Readiness"]);
+    script.pod.set(&["metadata", "deletionTimestamp"], Time::from_seconds(150).rfc3339());
+    assert_eq!(script.decide(), ["stop a 30000", "probe a Readiness"]);
+    script.set("a", seen("1", 0, SeenState::Exited, 0));
+    assert_eq!(script.decide(), ["remove"]);
+}

@@ -13,6 +13,10 @@ const PODS: Resource = Resource("pods");
 pub const FAILED_MOUNT: &str = "FailedMount";
 pub const FAILED_SANDBOX: &str = "FailedCreatePodSandBox";
 
+/// Why a pod ends that its node does not bear any longer, and how long it has for that.
+pub const EVICTED: &str = "Evicted";
+const EVICTED_GRACE_MS: u64 = 1_000;
+
 /// How long a step towards running may take before it is told that it is under way: a pod that starts at once is told of
 /// once, and not after every step.
 pub const GATHER_MS: u64 = 100;
@@ -96,6 +100,12 @@ impl Worker {
     /// The node does not take the pod: it fails without having begun.
     pub fn refuse(&mut self, reason: meta::Str, message: String) {
         self.memory.doom.get_or_insert((reason, message));
+    }
+
+    /// The node does not bear the pod any longer: it ends soon, and does not come back.
+    pub fn evict(&mut self, message: String) {
+        self.memory.doom.get_or_insert((EVICTED.into(), message));
+        self.memory.doom_grace_ms = Some(EVICTED_GRACE_MS);
     }
 
     pub fn pod(&self) -> &Value {

@@ -26,6 +26,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use rustix::fs::CWD;
 
+pub use self::pods::disk_usage;
 use crate::image::{Images, RegistryConfig, Role};
 use crate::seam::*;
 use crate::shim::seed::Seed;

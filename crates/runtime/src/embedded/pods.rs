@@ -625,7 +625,7 @@ fn merge(into: &mut Resources, from: &Resources) {
 }
 
 /// Bytes and inodes below a directory; what cannot be read counts as nothing.
-fn disk_usage(dir: &Path) -> (u64, u64) {
+pub fn disk_usage(dir: &Path) -> (u64, u64) {
     use std::os::unix::fs::MetadataExt;
     const BLOCK_BYTES: u64 = 512;
     let (mut bytes, mut inodes) = (0, 0);
