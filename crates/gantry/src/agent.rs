@@ -183,6 +183,7 @@ async fn serve(settings: &Settings, place: Place) -> Result<(), Error> {
     tokio::spawn(node::node_object::keep(agent.clone()));
     tokio::spawn(keep_beating(member.http.clone(), place.node.clone()));
     tokio::spawn(node::numbers::keep(agent.clone()));
+    tokio::spawn(node::health_ports::keep(mirror.clone(), place.node.clone()));
     let network = tokio::spawn(network_loop(network, mirror, thread));
     tokio::spawn(footprint::keep_small());
     tokio::spawn(footprint::cool_trees());

@@ -5,6 +5,7 @@
 //! - [`carry`]: carries commands out on the runtime; [`spec`], [`env`], [`volumes`] say with what.
 //! - [`probe`]: asks containers; [`network`]: services, routes and names; [`node_object`]: what is told of the node.
 //! - [`numbers`]: CPU, memory, network and disk, sampled.
+//! - [`health_ports`]: whether this node has pods of a service, for balancers that ask.
 //! - [`local_storage`]: limits on what a pod has on the disk.
 //! - [`kubelet`]: logs, exec, attach, port-forward, numbers, over HTTPS.
 //!
@@ -19,6 +20,7 @@ pub mod certificates;
 pub mod endpoints;
 pub mod env;
 pub mod fuzzing;
+pub mod health_ports;
 pub mod kubelet;
 pub mod local_storage;
 pub mod network;

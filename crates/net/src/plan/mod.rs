@@ -29,7 +29,7 @@ pub const NAMESPACES: Resource = Resource("namespaces");
 pub const WATCHES: &[Resource] = &[SERVICES, SLICES, NODES, PODS, NAMESPACES];
 /// The index that a view needs beside `api::INDEXES`: slices by their service's key.
 pub const INDEXES: &[api::IndexRow] = &[(SLICES, OF_SERVICE, service_key)];
-const OF_SERVICE: &str = "service";
+pub const OF_SERVICE: &str = "service";
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// Seconds that session affinity lasts when the service does not say.
 const AFFINITY_S: u32 = 10_800;
