@@ -143,8 +143,9 @@ pub struct ContainerMemory {
     pub failures: u32,
     pub failure: Option<StartFailure>,
     pub failed_at: Time,
-    /// Resizes that failed in a row, and when the last one did.
+    /// Resizes that failed in a row, why, and when the last one did.
     pub resize_failures: u32,
+    pub resize_error: String,
     pub resize_failed_at: Time,
     /// Restarts in a row that count for the pause.
     pub restarts: u32,
@@ -208,6 +209,7 @@ impl Memory {
                     && one.restarts == other.restarts
                     && one.failures == other.failures
                     && one.failure == other.failure
+                    && one.resize_error == other.resize_error
                     && probes(one, other)
             })
     }

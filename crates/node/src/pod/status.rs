@@ -3,8 +3,8 @@
 use base::Time;
 use meta::{Map, Str, Value, json};
 
-use super::decide::{init_failed, is_over};
-use super::worker::RESIZE_PENDING;
+use super::decide::{all_containers, init_failed, is_over};
+use super::worker::{RESIZE_IN_PROGRESS, RESIZE_PENDING};
 use super::{Memory, Observed, ProbeKind, Seen, SeenState, is_sidecar};
 
 /// The whole status. `old` is the stored one; conditions keep their transition times, foreign conditions stay.
@@ -322,6 +322,23 @@ fn last_words(old: &Value) -> (Value, Value) {
     (lost, last)
 }
 
+/// Reason and message of a resize that is under way: empty ones, unless it failed.
+fn resizing<'a>(pod: &Value, observed: &Observed, memory: &'a Memory) -> Option<(&'static str, &'a str)> {
+    if memory.resize_pending.is_some() {
+        return None;
+    }
+    let is_resized = |container: &&Value| {
+        let seen = begun(observed, container).filter(|seen| seen.state == SeenState::Running);
+        seen.is_some_and(|seen| super::decide::resize(container, seen).is_some())
+    };
+    let told = all_containers(pod).filter(is_resized).map(|container| {
+        let own = memory.containers.get(container["name"].text()).filter(|own| own.resize_failures > 0);
+        own.map_or(("", ""), |own| ("Error", own.resize_error.as_str()))
+    });
+    // One that failed comes before those that are merely under way.
+    told.max()
+}
+
 #[allow(clippy::too_many_arguments)]
 fn conditions(
     pod: &Value,
@@ -414,9 +431,26 @@ fn conditions(
             "reason": reason, "message": message, "observedGeneration": (pod.at(&["metadata", "generation"]).clone()),
         }));
     }
+    if let Some((reason, message)) = resizing(pod, observed, memory).filter(|_| !over) {
+        let before = known.iter().find(|one| one["type"].text() == RESIZE_IN_PROGRESS);
+        let generation = pod.at(&["metadata", "generation"]);
+        let is_same = |before: &&Value| before["observedGeneration"] == *generation;
+        let since =
+            before.filter(is_same).map_or_else(|| now.rfc3339().into(), |one| one["lastTransitionTime"].clone());
+        let mut condition = json!({
+            "type": RESIZE_IN_PROGRESS, "status": "True", "lastProbeTime": (Value::Null), "lastTransitionTime": since,
+            "observedGeneration": (generation.clone()),
+        });
+        for (key, text) in [("reason", reason), ("message", message)] {
+            if !text.is_empty() {
+                condition.set(&[key], text);
+            }
+        }
+        all.push(condition);
+    }
     let mut own: Vec<Str> = all.iter().map(|one| one["type"].text().into()).collect();
     // Whatever was told of it before.
-    own.push(RESIZE_PENDING.into());
+    own.extend([RESIZE_PENDING, RESIZE_IN_PROGRESS].map(Str::from));
     all.extend(known.iter().filter(|one| !own.iter().any(|own| own == one["type"].text())).cloned());
     all.into()
 }

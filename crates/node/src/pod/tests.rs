@@ -409,3 +409,23 @@ fn what_ends_is_asked_whether_it_still_serves_but_not_whether_it_lives() {
     script.set("a", seen("1", 0, SeenState::Exited, 0));
     assert_eq!(script.decide(), ["remove"]);
 }
+
+#[test]
+fn a_resize_is_told_until_the_container_has_what_it_asks_for() {
+    let mut script = Script::new(json!({"containers": [{"name": "a", "resources": {"requests": {"cpu": "1"}}}]}));
+    let with = |cpu_shares: u64| Seen {
+        limits: Some(Resources { cpu_shares: Some(cpu_shares), ..Resources::default() }),
+        ..seen("1", 0, SeenState::Running, 0)
+    };
+    script.set("a", with(102));
+    assert_eq!(script.decide(), ["resize a"]);
+    assert_eq!(script.condition("PodResizeInProgress"), "True");
+    script.memory.container("a").resize_failures = 1;
+    script.memory.container("a").resize_error = "no such cgroup".into();
+    let status = script.status();
+    let told = status["conditions"].items().iter().find(|one| one["type"].text() == "PodResizeInProgress").unwrap();
+    assert_eq!((told["reason"].text(), told["message"].text()), ("Error", "no such cgroup"));
+    script.pod.set(&["status"], status);
+    script.set("a", with(1024));
+    assert_eq!(script.condition("PodResizeInProgress"), "");
+}

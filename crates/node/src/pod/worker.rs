@@ -225,6 +225,7 @@ impl Worker {
                     Ok(()) => own.resize_failures = 0,
                     Err(why) => {
                         (own.resize_failures, own.resize_failed_at) = (own.resize_failures.saturating_add(1), now);
+                        own.resize_error = why.clone();
                         note(container, "Warning", "ResizeError", why);
                     }
                 }
@@ -246,6 +247,8 @@ impl Worker {
 
 /// The condition of a pod that asks for more than its node has.
 pub const RESIZE_PENDING: &str = "PodResizePending";
+/// The condition of a pod whose containers do not have the resources yet that they were given.
+pub const RESIZE_IN_PROGRESS: &str = "PodResizeInProgress";
 const CONTAINERS: [&str; 2] = ["containers", "initContainers"];
 
 /// Reason and message of a resize that a pod waits for, as its status tells.
