@@ -5,22 +5,21 @@
 //! clients with processors of their own, and so has its turn before others: what it sends late comes all at once.
 
 use std::io::{ErrorKind, IoSliceMut};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
+use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSockRef};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::error::Error;
 use crate::machine::Process;
+use crate::pieces::{Pieces, TOGETHER};
 
 /// As many clients ask.
 const SOCKETS: usize = 8;
 const TICK: Duration = Duration::from_millis(1);
-/// What one packet may ask for together: the kernel cuts at most 128 pieces of one, and answers must not overflow a socket.
-const TOGETHER: usize = 64;
 /// How long answers may take at the end.
 const LAST_ANSWERS: Duration = Duration::from_millis(200);
 /// What one call may take in: answers that were put together are never more.
@@ -60,18 +59,14 @@ pub fn answers(packet: &[u8]) -> bool {
     packet.len() > 12 && packet[3] & 0xf == 0 && packet[7] > 0
 }
 
-struct Client {
-    socket: UdpSocket,
-    state: UdpSocketState,
-}
+struct Client(Pieces);
 
 impl Client {
     fn new() -> std::io::Result<Client> {
-        let socket = UdpSocket::bind("0.0.0.0:0")?;
-        let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
+        let pieces = Pieces::new()?;
         // As much as the machine grants.
-        let _ = state.set_recv_buffer_size(UdpSockRef::from(&socket), BUFFER_BYTES);
-        Ok(Client { socket, state })
+        let _ = pieces.state.set_recv_buffer_size(UdpSockRef::from(&pieces.socket), BUFFER_BYTES);
+        Ok(Client(pieces))
     }
 
     /// Takes what has come; how many answers that is.
@@ -80,7 +75,7 @@ impl Client {
         loop {
             let mut metas = [RecvMeta::default(); BATCH_SIZE];
             let mut slices = buffers.each_mut().map(|buffer| IoSliceMut::new(buffer));
-            let taken = match self.state.recv(UdpSockRef::from(&self.socket), &mut slices, &mut metas) {
+            let taken = match self.0.state.recv(UdpSockRef::from(&self.0.socket), &mut slices, &mut metas) {
                 Ok(taken) => taken,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(answered),
                 Err(error) => return Err(error),
@@ -142,20 +137,8 @@ fn ask(
                 last += 1;
                 contents[at..at + 2].copy_from_slice(&(last as u16).to_be_bytes());
             }
-            let transmit = Transmit {
-                destination: server,
-                ecn: None,
-                contents: &contents,
-                segment_size: Some(size),
-                src_ip: None,
-            };
-            let client = &clients[turn % SOCKETS];
-            match client.state.try_send(UdpSockRef::from(&client.socket), &transmit) {
-                Ok(()) => {}
-                // Not sent, and so not answered.
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
-            }
+            // What is not sent is not answered.
+            clients[turn % SOCKETS].0.send(server, &contents, size)?;
             found.asked += count;
             turn += 1;
         }
@@ -172,6 +155,8 @@ fn ask(
 
 #[cfg(test)]
 mod tests {
+    use std::net::UdpSocket;
+
     use super::*;
 
     #[test]

@@ -2,6 +2,7 @@
 //! pods that notes what becomes of them.
 
 use std::collections::{HashMap, HashSet};
+use std::net::ToSocketAddrs;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,6 +20,7 @@ use crate::door::{Ask, Line};
 use crate::error::Error;
 use crate::frame::now;
 use crate::load::{self, Maker, Until};
+use crate::pieces::Pieces;
 use crate::shapes;
 
 /// How often a kubelet renews its lease.
@@ -75,13 +77,14 @@ impl Beating {
             let key = STANDARD.decode(said["key"].text()).map_err(Error::while_doing("read a node's key"))?;
             nodes.push((name, beat::Signer::new(&key)));
         }
-        let socket = std::net::UdpSocket::bind("127.0.0.1:0").map_err(failed)?;
-        socket.connect(server.door.address()).map_err(failed)?;
+        let address = server.door.address().to_socket_addrs().map_err(failed)?.next();
+        let address = address.ok_or_else(|| Error::doing("send signs of life", "the server has no address"))?;
+        let pieces = Pieces::new().map_err(failed)?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let send = move || {
             let every = Duration::from_millis(beat::EVERY_MS) / u32::try_from(Beating::SLICES).unwrap_or(1);
-            let (mut bytes, mut sequence, mut due) = (Vec::new(), 0, Instant::now());
+            let (mut beat, mut all, mut sequence, mut due) = (Vec::new(), Vec::new(), 0, Instant::now());
             for slice in (0..Beating::SLICES).cycle() {
                 if stopped.load(Ordering::Relaxed) {
                     return;
@@ -90,10 +93,13 @@ impl Beating {
                 let gone = lock(&dead).clone();
                 for number in (slice..nodes.len()).step_by(Beating::SLICES).filter(|number| !gone.contains(number)) {
                     let (name, signer) = &nodes[number];
-                    signer.write(name, sequence, &mut bytes);
-                    // A server that does not listen is silence like any other.
-                    let _ = socket.send(&bytes);
+                    // All names are of one length, and so are these.
+                    signer.write(name, sequence, &mut beat);
+                    all.extend_from_slice(&beat);
                 }
+                // A server that does not listen is silence like any other.
+                let _ = pieces.send(address, &all, beat.len());
+                all.clear();
                 due += every;
                 std::thread::sleep(due.saturating_duration_since(Instant::now()));
             }

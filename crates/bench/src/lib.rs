@@ -24,6 +24,7 @@ pub mod frame;
 pub mod load;
 pub mod machine;
 pub mod numbers;
+pub mod pieces;
 pub mod real;
 pub mod report;
 pub mod shapes;
