@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use turn::Turn;
 
 use crate::listener::{EVERY_MS, Listener, Rest};
 use crate::packet::{Keys, MAX_BYTES, Signer};
@@ -34,7 +35,8 @@ impl Running {
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
         let stopped = stop.clone();
         let run = move || {
-            hurry();
+            // Without the right to it, it stays as it is.
+            let _ = turn::take(Turn::First);
             loop {
                 let (rest_ms, sockets) = match work(&sockets) {
                     Rest::For(ms) => (ms, &[][..]),
@@ -111,13 +113,6 @@ fn drain(socket: &UdpSocket, bytes: &mut [u8], mut take: impl FnMut(&[u8])) {
             Err(_) => {}
         }
     }
-}
-
-fn hurry() {
-    /// As far as it goes.
-    const NICE: i32 = -20;
-    // Without the right to it, it stays as it is.
-    let _ = rustix::process::setpriority_process(None, NICE);
 }
 
 /// A node that sends; it stops when this is dropped.

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSockRef};
 use rustix::time::{ClockId, clock_gettime};
+use turn::Turn;
 
 use crate::error::Error;
 use crate::machine::Process;
@@ -105,7 +106,7 @@ pub fn start(
     let questions: Vec<Vec<u8>> = names.iter().map(|name| question(name)).collect();
     let work = move || {
         // Without the right to it, some of what is lost is lost by the generator.
-        let _ = net::dns::turn::soon();
+        let _ = turn::take(Turn::Soon);
         ask(&clients, server, &questions, rate, time).map_err(Error::while_doing("ask for names"))
     };
     std::thread::Builder::new().name("asker".into()).spawn(work).map_err(Error::while_doing("ask for names"))

@@ -22,6 +22,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use turn::Turn;
+
 /// Commands in one batch.
 pub const BATCH_COMMANDS: usize = 1024;
 /// Bytes at which a batch is closed.
@@ -30,8 +32,6 @@ pub const BATCH_BYTES: usize = 4 * 1024 * 1024;
 pub const QUEUE_COMMANDS: usize = 65_536;
 /// States of the past kept for lists that go on page by page.
 const RECENT_STATES: usize = 16;
-/// Nobody waits for a snapshot, and it computes for a second or more: about a tenth of a turn beside those who serve.
-const SNAPSHOT_NICE: i32 = 10;
 
 #[derive(Default)]
 struct Queue {
@@ -279,6 +279,8 @@ impl Drop for Farewell {
 impl Committer {
     fn run(mut self) -> Result<(), Error> {
         let _farewell = Farewell(self.shared.clone());
+        // Without the right to it, writers wait longer when the processors are busy.
+        let _ = turn::take(Turn::Soon);
         let mut snapshot: Option<JoinHandle<()>> = None;
         // Whoever opened the store goes on meanwhile. What fails here fails for the first batch again, and is told then.
         let _ = self.store.begin();
@@ -289,8 +291,8 @@ impl Committer {
             if let Some(job) = self.store.snapshot_due() {
                 let (shared, disk, lsn) = (self.shared.clone(), self.disk.clone(), job.lsn());
                 let write = move || {
-                    // Without effect, it takes its turn as others do.
-                    let _ = rustix::process::nice(SNAPSHOT_NICE);
+                    // It computes for a second or more.
+                    let _ = turn::take(Turn::Later);
                     let outcome = job.write(&*disk);
                     shared.queue().snapshots.push((lsn, outcome));
                     shared.wake.notify_one();

@@ -11,6 +11,8 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use turn::Turn;
+
 use crate::asker;
 use crate::benches::dns;
 use crate::cluster::{Nodes, Pods, lock};
@@ -223,7 +225,7 @@ async fn offered(run: &Run, up: &Up, bound: &Pods, alive: usize, seconds: f64) -
 /// Questions one by one; microseconds of each.
 fn probe(asking: &dns::Asking, server: std::net::SocketAddr, seconds: u64) -> Result<Vec<u32>, Error> {
     // What it waits for a processor is none of the answer's time. Without the right to it, it counts as such.
-    let _ = net::dns::turn::soon();
+    let _ = turn::take(Turn::Soon);
     let (began, mut found) = (Instant::now(), Vec::new());
     while began.elapsed() < Duration::from_secs(seconds) {
         let sent = Instant::now();

@@ -10,7 +10,6 @@ mod batch;
 mod server;
 #[cfg(test)]
 mod tests;
-pub mod turn;
 mod wire;
 mod zone;
 

@@ -27,6 +27,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use turn::Turn;
 
 pub const MAX_FORWARDS: usize = 1024;
 pub const MAX_CONNECTIONS: usize = 256;
@@ -36,7 +37,7 @@ pub const UPSTREAM_TIMEOUT: Duration = Duration::from_secs(2);
 /// All upstream servers are tried this often.
 const UPSTREAM_ROUNDS: usize = 2;
 /// Room for questions that wait, so that a burst is not lost while the thread does not run.
-const WAITING_BYTES: usize = 1 << 20;
+const WAITING_BYTES: usize = 4 << 20;
 /// Questions that came together from which on the server is busy: it then lets more gather before it looks again.
 const BUSY_QUESTIONS: usize = 8;
 /// How long questions gather. Waking a thread costs clients and server more than an answer does, so that who asks much is
@@ -195,7 +196,7 @@ fn serve_udp(shared: &Arc<Shared>, socket: &Arc<std::net::UdpSocket>, runtime: &
     // A kernel that wakes it later makes batches larger, nothing else.
     let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(LATE_NS));
     // Without the right to it, it waits for its turn as others do.
-    let _ = super::turn::soon();
+    let _ = turn::take(Turn::Soon);
     let (mut batch, mut out) = (Batch::new(), Vec::with_capacity(4096));
     loop {
         let taken = batch.receive(socket);
