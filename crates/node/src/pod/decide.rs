@@ -147,33 +147,51 @@ fn is_final(pod: &Value) -> bool {
 
 /// Whether all containers ended and none will be started again.
 pub fn is_over(pod: &Value, observed: &Observed) -> bool {
-    let policy = pod.at(&["spec", "restartPolicy"]).text();
-    if policy == "Always" || policy.is_empty() {
-        return false;
-    }
+    let policy = policy_of(pod);
     if init_failed(pod, observed) {
         return true;
     }
     let containers = pod.at(&["spec", "containers"]).items();
     containers.iter().all(|container| {
         let seen = observed.containers.get(container["name"].text());
-        seen.is_some_and(|seen| seen.state == SeenState::Exited && !restarts(policy, seen.exit_code))
+        seen.is_some_and(|seen| seen.state == SeenState::Exited && !restarts(container, policy, seen.exit_code))
     })
 }
 
-/// Whether an init container failed and the policy says that it is not tried again.
+/// Whether an init container failed and is not tried again.
 pub fn init_failed(pod: &Value, observed: &Observed) -> bool {
-    pod.at(&["spec", "restartPolicy"]).text() == "Never"
-        && pod.at(&["spec", "initContainers"]).items().iter().filter(|container| !is_sidecar(container)).any(
-            |container| {
-                let seen = observed.containers.get(container["name"].text());
-                seen.is_some_and(|seen| seen.state == SeenState::Exited && seen.exit_code != 0)
-            },
-        )
+    let policy = init_policy(pod);
+    let init = pod.at(&["spec", "initContainers"]).items().iter().filter(|container| !is_sidecar(container));
+    init.into_iter().any(|container| {
+        let seen = observed.containers.get(container["name"].text());
+        let failed = seen.filter(|seen| seen.state == SeenState::Exited && seen.exit_code != 0);
+        failed.is_some_and(|seen| !restarts(container, policy, seen.exit_code))
+    })
 }
 
-fn restarts(policy: &str, exit_code: i32) -> bool {
-    match policy {
+/// What a pod's policy says of the containers that have none of their own.
+pub fn policy_of(pod: &Value) -> &str {
+    pod.at(&["spec", "restartPolicy"]).text()
+}
+
+/// A failed init container is tried again under both Always and OnFailure.
+fn init_policy(pod: &Value) -> &'static str {
+    if policy_of(pod) == "Never" { "Never" } else { "Always" }
+}
+
+/// Whether a container that ended with this code is started again: by the first of its rules that fits, by its own policy,
+/// or by that of its pod.
+pub fn restarts(container: &Value, policy: &str, exit_code: i32) -> bool {
+    let fits = |rule: &&Value| {
+        let codes = &rule["exitCodes"];
+        let named = codes["values"].items().iter().any(|code| code.as_int() == Some(exit_code.into()));
+        named == (codes["operator"].text() == "In")
+    };
+    if container["restartPolicyRules"].items().iter().find(fits).is_some_and(|rule| rule["action"].text() == "Restart")
+    {
+        return true;
+    }
+    match container["restartPolicy"].as_str().unwrap_or(policy) {
         "Never" => false,
         "OnFailure" => exit_code != 0,
         _ => true,
@@ -216,7 +234,7 @@ fn is_started(container: &Value, observed: &Observed, memory: &Memory) -> bool {
 
 /// Init containers one after the other, then all others at once.
 fn run(pod: &Value, observed: &Observed, memory: &mut Memory, now: Time, commands: &mut Vec<Command>) {
-    let policy = pod.at(&["spec", "restartPolicy"]).text();
+    let policy = policy_of(pod);
     let main = pod.at(&["spec", "containers"]).items();
     // Once a main container was started, init containers are done, whatever became of their records.
     let main_started = main.iter().any(|container| observed.containers.contains_key(container["name"].text()));
@@ -235,8 +253,7 @@ fn run(pod: &Value, observed: &Observed, memory: &mut Memory, now: Time, command
         }
         match seen {
             Some(seen) if seen.state == SeenState::Exited && seen.exit_code == 0 => continue,
-            // A failed init container is tried again under both Always and OnFailure.
-            _ => keep(container, seen, if policy == "Never" { "Never" } else { "Always" }, memory, now, commands),
+            _ => keep(container, seen, init_policy(pod), memory, now, commands),
         }
         return;
     }
@@ -275,7 +292,7 @@ fn keep(
         }
         Some(seen) if seen.state == SeenState::Created => return,
         Some(seen) => {
-            if !restarts(policy, seen.exit_code) {
+            if !restarts(container, policy, seen.exit_code) {
                 return;
             }
             let pause = RESTART.delay_ms(own.restarts.saturating_sub(1));

@@ -3,7 +3,7 @@
 use base::Time;
 use meta::{Map, Str, Value, json};
 
-use super::decide::{all_containers, init_failed, is_over};
+use super::decide::{all_containers, init_failed, is_over, policy_of, restarts};
 use super::worker::{RESIZE_IN_PROGRESS, RESIZE_PENDING};
 use super::{Memory, Observed, ProbeKind, Seen, SeenState, is_sidecar};
 
@@ -252,18 +252,13 @@ fn states(
 ) -> (Value, Value) {
     let last = previous.map_or_else(|| old.get("lastState").cloned().unwrap_or_else(Value::map), terminated);
     let failure = own.and_then(|own| own.failure.as_ref());
-    let policy = if is_sidecar(container) { "Always" } else { pod.at(&["spec", "restartPolicy"]).text() };
     match seen {
         Some(seen) if seen.state == SeenState::Running => {
             let since = seen.started.map_or(Value::Null, |time| time.rfc3339().into());
             (json!({"running": {"startedAt": since}}), last)
         }
         Some(seen) if seen.state == SeenState::Exited => {
-            let comes_again = match policy {
-                "Never" => false,
-                "OnFailure" => seen.exit_code != 0,
-                _ => true,
-            };
+            let comes_again = restarts(container, policy_of(pod), seen.exit_code);
             let is_init =
                 pod.at(&["spec", "initContainers"]).items().iter().any(|init| init["name"] == container["name"]);
             let done = is_init && !is_sidecar(container) && seen.exit_code == 0;

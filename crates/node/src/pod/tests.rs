@@ -429,3 +429,32 @@ fn a_resize_is_told_until_the_container_has_what_it_asks_for() {
     script.set("a", with(1024));
     assert_eq!(script.condition("PodResizeInProgress"), "");
 }
+
+#[test]
+fn a_container_may_have_a_policy_and_rules_of_its_own() {
+    let rules = json!([{"action": "Restart", "exitCodes": {"operator": "In", "values": [42i64]}}]);
+    for (pod, own, rules, code, expected, phase) in [
+        ("Never", "Always", Value::Null, 0, vec!["start a 1"], "Running"),
+        ("Never", "OnFailure", Value::Null, 0, vec!["end"], "Succeeded"),
+        ("Never", "OnFailure", Value::Null, 1, vec!["start a 1"], "Running"),
+        ("Always", "Never", Value::Null, 1, vec!["end"], "Failed"),
+        ("Never", "Never", rules.clone(), 42, vec!["start a 1"], "Running"),
+        ("Never", "Never", rules, 41, vec!["end"], "Failed"),
+    ] {
+        let mut container = json!({"name": "a", "restartPolicy": own});
+        if !rules.is_null() {
+            container.set(&["restartPolicyRules"], rules);
+        }
+        let mut script = Script::new(json!({"restartPolicy": pod, "containers": (vec![container])}));
+        script.set("a", seen("1", 0, SeenState::Exited, code));
+        assert_eq!(script.decide(), expected, "{pod} {own} {code}");
+        assert_eq!(script.status()["phase"].text(), phase, "{pod} {own} {code}");
+    }
+    let mut script = Script::new(json!({
+        "restartPolicy": "Always", "initContainers": [{"name": "i", "restartPolicy": "Never"}],
+        "containers": [{"name": "a"}],
+    }));
+    script.set("i", seen("1", 0, SeenState::Exited, 1));
+    assert_eq!(script.decide(), ["end"]);
+    assert_eq!(script.status()["phase"].text(), "Failed");
+}
