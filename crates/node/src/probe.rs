@@ -17,6 +17,8 @@ use crate::pod::{ProbeKind, decide};
 const SHOWN_MAX: usize = 1024;
 /// How often a probe is sent on to another path of its host.
 const REDIRECTS_MAX: usize = 10;
+/// What an answer begins with that sends to another host: the kubelet's words.
+const SENT_AWAY: &str = "Probe terminated redirects, Response body: ";
 
 /// Whether the container answers well, and what it said.
 pub async fn ask(agent: &Agent, pod: &Value, name: &str, id: &str, kind: ProbeKind) -> (bool, String) {
@@ -33,7 +35,12 @@ pub async fn ask(agent: &Agent, pod: &Value, name: &str, id: &str, kind: ProbeKi
         };
     }
     if let Some(get) = probe.get("httpGet") {
-        return http(agent, pod, container, get, limit).await;
+        let (good, said) = http(agent, pod, container, get, limit).await;
+        if let Some(elsewhere) = said.strip_prefix(SENT_AWAY).filter(|_| good) {
+            let message = format!("{kind:?} probe warning: {SENT_AWAY}{elsewhere}");
+            agent.event(pod, name, "Warning", "ProbeWarning", message);
+        }
+        return (good, said);
     }
     if let Some(socket) = probe.get("tcpSocket") {
         let (host, port) = match target(agent, pod, container, socket).await {
@@ -94,17 +101,8 @@ pub async fn http(agent: &Agent, pod: &Value, container: &Value, get: &Value, li
         let (host, port) = target(agent, pod, container, get).await?;
         let path = get["path"].text();
         let path = if path.is_empty() { "/" } else { path }.to_owned();
-        let mut place = Place { is_secure: get["scheme"].text() == "HTTPS", host, port, path };
-        for _ in 0..=REDIRECTS_MAX {
-            let (code, location, body) = ask_at(&place, get["httpHeaders"].items()).await?;
-            match location.filter(|_| matches!(code, 301 | 302 | 303 | 307 | 308)).map(|location| place.next(&location))
-            {
-                Some(Some(next)) => place = next,
-                // Whoever is sent to another host was answered: that one is not what is asked about.
-                _ => return Ok((code, body)),
-            }
-        }
-        Err(format!("stopped after {REDIRECTS_MAX} redirects"))
+        let place = Place { is_secure: get["scheme"].text() == "HTTPS", host, port, path };
+        answered(place, get["httpHeaders"].items()).await
     };
     match tokio::time::timeout(Duration::from_millis(limit_ms), asked).await {
         Ok(Ok((code, body))) if (200..400).contains(&code) => (true, body),
@@ -112,6 +110,20 @@ pub async fn http(agent: &Agent, pod: &Value, container: &Value, get: &Value, li
         Ok(Err(why)) => (false, why),
         Err(_) => (false, "context deadline exceeded (Client.Timeout exceeded while awaiting headers)".to_owned()),
     }
+}
+
+/// The code of the last answer, and what it said.
+async fn answered(mut place: Place, headers: &[Value]) -> Result<(u16, String), String> {
+    for _ in 0..=REDIRECTS_MAX {
+        let (code, location, body) = ask_at(&place, headers).await?;
+        match location.filter(|_| matches!(code, 301 | 302 | 303 | 307 | 308)).map(|location| place.next(&location)) {
+            Some(Some(next)) => place = next,
+            // Whoever is sent to another host was answered: that one is not what is asked about.
+            Some(None) => return Ok((code, format!("{SENT_AWAY}{body}"))),
+            None => return Ok((code, body)),
+        }
+    }
+    Err(format!("stopped after {REDIRECTS_MAX} redirects"))
 }
 
 /// Where a probe asks.
@@ -287,5 +299,26 @@ mod tests {
         for other in ["http://10.0.0.2:8080/x", "//10.0.0.2/x", "http://"] {
             check(other, None);
         }
+    }
+
+    #[tokio::test]
+    async fn who_is_sent_to_another_host_was_answered() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            let answers =
+                [("302 Found", "Location: /b\r\n", ""), ("302 Found", "Location: http://0.0.0.0/\r\n", "away")];
+            for (status, header, body) in answers {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                assert!(stream.read(&mut [0; 1024]).await.unwrap() > 0);
+                let length = body.len();
+                let text =
+                    format!("HTTP/1.1 {status}\r\n{header}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}");
+                stream.write_all(text.as_bytes()).await.unwrap();
+            }
+        });
+        let place = Place { is_secure: false, host: "127.0.0.1".to_owned(), port, path: "/a".to_owned() };
+        assert_eq!(answered(place, &[]).await, Ok((302, format!("{SENT_AWAY}away"))));
     }
 }
