@@ -68,6 +68,9 @@ pub struct Vip {
     pub name: String,
     /// In any order, each once. Empty: connections are refused.
     pub endpoints: Vec<Endpoint>,
+    /// Pods of this node that still serve while they end, for connections that go to local endpoints only: set when others
+    /// are ready, and none here is.
+    pub draining: Vec<Endpoint>,
     /// A client stays with its endpoint until it has been silent for this many seconds.
     pub affinity_s: Option<u32>,
     /// On every address of the node itself.
@@ -79,6 +82,13 @@ pub struct Vip {
     /// From outside the cluster, node port and external addresses lead to local endpoints only, which see the client's
     /// address; without any, the connection is dropped. From inside they lead to all.
     pub external_local: bool,
+}
+
+impl Vip {
+    /// Its endpoints on this node.
+    pub fn local(&self) -> impl Iterator<Item = &Endpoint> {
+        self.endpoints.iter().filter(|endpoint| endpoint.local).chain(&self.draining)
+    }
 }
 
 /// A port of the node that leads to a pod.
@@ -181,6 +191,9 @@ impl fmt::Display for NodeNet {
             for endpoint in &vip.endpoints {
                 let local = if endpoint.local { "*" } else { "" };
                 write!(f, " {}:{}{local}", endpoint.address, endpoint.port)?;
+            }
+            for endpoint in &vip.draining {
+                write!(f, " (draining {}:{}*)", endpoint.address, endpoint.port)?;
             }
             writeln!(f)?;
         }

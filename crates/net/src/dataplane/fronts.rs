@@ -270,9 +270,10 @@ pub(crate) fn fronts_of(key: &VipKey, vip: &Vip) -> Vec<(FrontKey, Arc<Front>)> 
         coarse => coarse.next_multiple_of(4).min(AFFINITY_MAX_S),
     });
     let spread = |only_local: bool, keep: bool| {
-        let fits = |endpoint: &&Endpoint| Family::of(endpoint.address) == family && (endpoint.local || !only_local);
-        let endpoints: Vec<(IpAddr, u16)> =
-            vip.endpoints.iter().filter(fits).take(MAX_ENDPOINTS).map(|found| (found.address, found.port)).collect();
+        let fits = |endpoint: &&Endpoint| Family::of(endpoint.address) == family;
+        let all: Vec<&Endpoint> = if only_local { vip.local().collect() } else { vip.endpoints.iter().collect() };
+        let fitting = all.into_iter().filter(fits).take(MAX_ENDPOINTS);
+        let endpoints: Vec<(IpAddr, u16)> = fitting.map(|found| (found.address, found.port)).collect();
         if endpoints.is_empty() { None } else { Some(Target::Spread { endpoints, affinity_s, keep }) }
     };
     let all = spread(false, false);
@@ -491,6 +492,7 @@ mod tests {
         Vip {
             name: "n/s".into(),
             endpoints: endpoints.into_iter().collect(),
+            draining: Vec::new(),
             affinity_s: rng.chance(200).then_some(60),
             node_port: rng.chance(500).then_some(30_000 + rng.below(3) as u16),
             external: (0..rng.below(2)).map(|_| IpAddr::from([192, 0, 2, rng.below(3) as u8])).collect(),
@@ -528,7 +530,7 @@ mod tests {
                     claims.claim(front, Owner::Vip(key), Some(target), &mut delta);
                 }
                 for (vip, up) in [(&old, false), (&new, true)] {
-                    for endpoint in vip.iter().flat_map(|vip| &vip.endpoints).filter(|endpoint| endpoint.local) {
+                    for endpoint in vip.iter().flat_map(|vip| vip.local()) {
                         claims.hairpin(endpoint.address, up, &mut delta);
                     }
                 }
@@ -547,7 +549,7 @@ mod tests {
                 for (front, target) in fronts_of(key, vip) {
                     fresh.claim(front, Owner::Vip(*key), Some(target), &mut Delta::default());
                 }
-                for endpoint in vip.endpoints.iter().filter(|endpoint| endpoint.local) {
+                for endpoint in vip.local() {
                     fresh.hairpin(endpoint.address, true, &mut Delta::default());
                 }
             }

@@ -429,7 +429,7 @@ fn claim_vip(claims: &mut Claims, key: &VipKey, old: Option<&Vip>, new: Option<&
         claims.claim(front, Owner::Vip(*key), Some(target), delta);
     }
     for (vip, up) in [(old, false), (new, true)] {
-        for endpoint in vip.iter().flat_map(|vip| &vip.endpoints).filter(|endpoint| endpoint.local) {
+        for endpoint in vip.iter().flat_map(|vip| vip.local()) {
             claims.hairpin(endpoint.address, up, delta);
         }
     }

@@ -1,6 +1,7 @@
 //! From a view of the cluster to the network of one node, and to the names of its DNS: pure functions.
 //!
-//! Which endpoints serve: the ready ones; when a service has none left, those that still serve while terminating.
+//! Which endpoints serve: the ready ones; when a service has none left, those that still serve while terminating. Where only
+//! endpoints of the node count, the same holds of these.
 //!
 //! A whole plan ([`node_net`]) costs as much as there is; a [`Planner`] keeps one current at the cost of what changed.
 //! Both are the same code, and a test compares them.
@@ -129,14 +130,22 @@ fn vips(service: &Object, slices: &[Value], node: &str) -> Vec<(VipKey, Arc<Vip>
         let protocol = protocol_of(port["protocol"].text());
         for address in &cluster {
             let same_family = |other: &IpAddr| other.is_ipv6() == address.is_ipv6();
+            let (internal_local, external_local) =
+                ["internalTrafficPolicy", "externalTrafficPolicy"].map(|key| spec[key].text() == "Local").into();
+            let Found { ready, serving } = endpoints(slices, port["name"].text(), protocol, address.is_ipv6(), node);
+            // Where only pods of this node count, those that end here stand in for ready ones elsewhere.
+            let stand_in =
+                (internal_local || external_local) && !ready.is_empty() && !ready.iter().any(|endpoint| endpoint.local);
+            let draining = serving.iter().copied().filter(|endpoint| stand_in && endpoint.local).collect();
             let vip = Vip {
                 name: format!("{}/{}:{}", service.namespace(), service.name(), port["name"].text()),
-                endpoints: endpoints(slices, port["name"].text(), protocol, address.is_ipv6(), node),
+                endpoints: if ready.is_empty() { serving } else { ready }.into_iter().collect(),
+                draining,
                 affinity_s,
                 node_port: port_of(&port["nodePort"]),
                 external: external.iter().copied().filter(same_family).collect(),
-                internal_local: spec["internalTrafficPolicy"].text() == "Local",
-                external_local: spec["externalTrafficPolicy"].text() == "Local",
+                internal_local,
+                external_local,
             };
             vips.push((VipKey { address: *address, protocol, port: number }, Arc::new(vip)));
         }
@@ -148,8 +157,13 @@ fn condition(endpoint: &Value, name: &str) -> Option<bool> {
     endpoint.at(&["conditions", name]).as_bool()
 }
 
-/// The endpoints of one port: all ready ones, or else those that serve while they terminate.
-fn endpoints(slices: &[Value], port_name: &str, protocol: Protocol, ipv6: bool, node: &str) -> Vec<Endpoint> {
+/// The endpoints of one port: the ready ones, and those that serve while they terminate.
+struct Found {
+    ready: BTreeSet<Endpoint>,
+    serving: BTreeSet<Endpoint>,
+}
+
+fn endpoints(slices: &[Value], port_name: &str, protocol: Protocol, ipv6: bool, node: &str) -> Found {
     let (mut ready, mut serving) = (BTreeSet::new(), BTreeSet::new());
     for slice in slices {
         if slice["addressType"].text() != if ipv6 { "IPv6" } else { "IPv4" } {
@@ -170,7 +184,7 @@ fn endpoints(slices: &[Value], port_name: &str, protocol: Protocol, ipv6: bool, 
             }
         }
     }
-    if ready.is_empty() { serving } else { ready }.into_iter().collect()
+    Found { ready, serving }
 }
 
 fn host_ports(pod: &Object) -> Vec<HostPort> {

@@ -92,6 +92,24 @@ fn terminating_endpoints_serve_when_nothing_else_is_left() {
 }
 
 #[test]
+fn pods_that_end_here_stand_in_for_ready_ones_elsewhere_where_only_local_ones_count() {
+    let endpoints = json!([
+        {"addresses": ["10.244.1.5"], "nodeName": "a",
+            "conditions": {"ready": false, "serving": true, "terminating": true}},
+        {"addresses": ["10.244.2.6"], "nodeName": "b", "conditions": {"ready": true, "serving": true}}
+    ]);
+    for (policy, node, expected) in [("Local", "a", 1), ("Local", "b", 0), ("Cluster", "a", 0)] {
+        let spec = json!({
+            "clusterIP": "10.96.0.9", "internalTrafficPolicy": policy,
+            "ports": [{"name": "http", "port": 80, "protocol": "TCP"}],
+        });
+        let net = node_net(&view(vec![service(spec), slice(endpoints.clone())]), node, &options(true));
+        let vip = net.vips.values().next().unwrap();
+        assert_eq!((vip.endpoints.len(), vip.draining.len()), (1, expected), "{policy} {node}");
+    }
+}
+
+#[test]
 fn names_of_headless_and_external_services() {
     let endpoints = json!([{"addresses": ["10.244.1.5"], "hostname": "web-0", "conditions": {"ready": true}}]);
     let headless = json!({"clusterIP": "None", "ports": [{"name": "http", "port": 80}]});
