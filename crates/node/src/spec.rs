@@ -1,5 +1,6 @@
 //! From a pod to what the runtime is told: sandbox and container specs. Pure but for the paths it is given.
 
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use meta::{Quantity, Value};
@@ -7,6 +8,7 @@ use runtime::{
     ContainerSpec, LogSpec, Mount, NetworkNamespace, PidNamespace, Propagation, Resources, SandboxSpec, Seccomp,
     SecuritySpec,
 };
+use rustix::fs::OFlags;
 
 use crate::env::expand;
 use crate::volumes;
@@ -228,6 +230,8 @@ fn mounts(pod: &Value, container: &Value, env: &[(String, String)], dirs: &PodDi
         };
         let host = if sub.is_empty() { base } else { sub_path(&base, &sub)? };
         let mut mount = Mount::new(host, wanted["mountPath"].text());
+        // Who writes into the volume could put a link there meanwhile.
+        mount.no_links = !sub.is_empty();
         mount.read_only = wanted["readOnly"].is_true() || read_only_by_nature(volume);
         mount.recursive_read_only = matches!(wanted["recursiveReadOnly"].text(), "Enabled" | "IfPossible");
         mount.propagation = match wanted["mountPropagation"].text() {
@@ -251,21 +255,37 @@ fn read_only_by_nature(volume: &Value) -> bool {
     ["configMap", "secret", "downwardAPI", "projected"].iter().any(|key| volume.get(key).is_some())
 }
 
-/// A path below a volume that leads nowhere else; a directory is made when nothing is there.
+/// A path below a volume that leads nowhere else; directories are made where nothing is, with the rights that the volume
+/// has, and never outside of it, whatever links whoever writes there has laid.
 fn sub_path(base: &Path, sub: &str) -> Result<PathBuf, String> {
     let inside = Path::new(sub).components().all(|part| matches!(part, std::path::Component::Normal(_)));
     if !inside {
         return Err(format!("subPath {sub:?} must stay inside its volume"));
     }
-    let path = base.join(sub);
-    if path.symlink_metadata().is_err() {
-        std::fs::create_dir_all(&path).map_err(|error| format!("cannot make subPath {sub:?}: {error}"))?;
-    }
-    let (real, root) = (path.canonicalize(), base.canonicalize());
+    make_below(base, Path::new(sub)).map_err(|error| format!("cannot make subPath {sub:?}: {error}"))?;
+    let (real, root) = (base.join(sub).canonicalize(), base.canonicalize());
     match (real, root) {
         (Ok(real), Ok(root)) if real.starts_with(&root) => Ok(real),
         _ => Err(format!("subPath {sub:?} leads out of its volume")),
     }
+}
+
+fn make_below(base: &Path, sub: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let root = runtime::Rooted::open(base)?;
+    let mode = std::fs::metadata(base)?.permissions().mode() & 0o7777;
+    let mut prefix = PathBuf::new();
+    for part in sub.components() {
+        prefix.push(part);
+        if root.get(&prefix, OFlags::PATH).is_ok() {
+            continue;
+        }
+        let made = root.make_dir(&prefix)?;
+        // By what was made, not by its name: that may be another's by now.
+        let made = format!("/proc/self/fd/{}", made.as_raw_fd());
+        std::fs::set_permissions(made, std::fs::Permissions::from_mode(mode))?;
+    }
+    Ok(())
 }
 
 fn security(pod: &Value, container: &Value) -> Result<SecuritySpec, String> {
@@ -362,5 +382,27 @@ mod tests {
         let bound = resources(&json!({"limits": {"cpu": "500m", "memory": "1Mi"}}));
         assert_eq!((bound.cpu_shares, bound.cpu_quota_us), (Some(512), Some(50_000)));
         assert_eq!(bound.memory_limit_bytes, Some(1 << 20));
+    }
+
+    #[test]
+    fn directories_of_volumes_are_made_in_them_only_and_as_they_are() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let (base, outside) = (dir.path().join("volume"), dir.path().join("outside"));
+        for folder in [&base, &outside] {
+            std::fs::create_dir(folder).unwrap();
+        }
+        std::fs::set_permissions(&base, std::fs::Permissions::from_mode(0o777)).unwrap();
+        let made = sub_path(&base, "a/b").unwrap();
+        for path in [made.as_path(), made.parent().unwrap()] {
+            assert_eq!(std::fs::metadata(path).unwrap().permissions().mode() & 0o7777, 0o777, "{path:?}");
+        }
+        assert!(sub_path(&base, "../outside").is_err());
+        std::os::unix::fs::symlink(&outside, base.join("link")).unwrap();
+        std::os::unix::fs::symlink("../outside", base.join("up")).unwrap();
+        for sub in ["link", "link/new", "up/new"] {
+            assert!(sub_path(&base, sub).is_err(), "{sub}");
+        }
+        assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0);
     }
 }

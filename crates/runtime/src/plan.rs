@@ -66,6 +66,8 @@ pub(crate) enum MountPlan {
         recursive_read_only: bool,
         recursive: bool,
         propagation: Propagation,
+        /// Refuse symbolic links in the source.
+        no_links: bool,
         /// Refuse symbolic links in the target: for what the runtime itself mounts.
         fixed: bool,
     },

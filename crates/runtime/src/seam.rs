@@ -286,6 +286,9 @@ pub struct Mount {
     pub propagation: Propagation,
     /// Take the mounts below the host path along.
     pub recursive: bool,
+    /// No part of the host path may be a symbolic link: it lies where containers write, and was looked at before.
+    #[serde(default)]
+    pub no_links: bool,
 }
 
 impl Mount {
@@ -297,6 +300,7 @@ impl Mount {
             recursive_read_only: false,
             propagation: Propagation::Private,
             recursive: true,
+            no_links: false,
         }
     }
 

@@ -192,6 +192,7 @@ fn bind(source: &Path, target: &str) -> MountPlan {
         recursive_read_only: false,
         recursive: false,
         propagation: Propagation::Private,
+        no_links: false,
         fixed: true,
     }
 }
@@ -253,6 +254,7 @@ fn user_mount(s: &Sources<'_>, mount: &Mount) -> Result<MountPlan, Error> {
         recursive_read_only: mount.read_only && mount.recursive_read_only,
         recursive: mount.recursive,
         propagation: mount.propagation,
+        no_links: mount.no_links,
         fixed: false,
     })
 }

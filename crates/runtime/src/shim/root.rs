@@ -186,7 +186,7 @@ fn overlay(plan: &RootPlan) -> Done<OwnedFd> {
 
 /// The detached copy of a bind mount's source, and whether it is a directory.
 fn open_source(mount: &MountPlan) -> Done<Option<(OwnedFd, bool)>> {
-    let MountPlan::Bind { source, recursive, propagation, read_only, recursive_read_only, .. } = mount else {
+    let MountPlan::Bind { source, recursive, propagation, read_only, recursive_read_only, no_links, .. } = mount else {
         return Ok(None);
     };
     let doing = || format!("mount {}", source.display());
@@ -194,7 +194,18 @@ fn open_source(mount: &MountPlan) -> Done<Option<(OwnedFd, bool)>> {
     if *recursive {
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
-    let tree = rustix::mount::open_tree(CWD, source, flags).map_err(why(doing()))?;
+    let tree = match no_links {
+        false => rustix::mount::open_tree(CWD, source, flags),
+        true => rustix::fs::openat2(
+            CWD,
+            source,
+            OFlags::PATH | OFlags::CLOEXEC,
+            Mode::empty(),
+            ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS,
+        )
+        .and_then(|found| rustix::mount::open_tree(&found, "", flags | OpenTreeFlags::AT_EMPTY_PATH)),
+    };
+    let tree = tree.map_err(why(doing()))?;
     let stat = rustix::fs::fstat(&tree).map_err(why(doing()))?;
     let propagation = match propagation {
         Propagation::Private => libc::MS_PRIVATE,

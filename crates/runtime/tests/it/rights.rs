@@ -276,6 +276,22 @@ async fn mounts_travel_as_asked() {
     lab.close().await;
 }
 
+#[tokio::test]
+async fn a_mount_from_where_others_write_follows_no_link() {
+    let lab = Lab::new().await;
+    let host = lab.dir.path().join("volume");
+    std::fs::create_dir_all(host.join("real")).unwrap();
+    std::os::unix::fs::symlink("/", host.join("link")).unwrap();
+    let sandbox = lab.sandbox("links").await;
+    for (path, starts) in [("real", true), ("link", false), ("link/etc", false)] {
+        let mut spec = lab.shell(&sandbox.id, "sleep 100");
+        spec.mounts = vec![Mount { no_links: true, ..Mount::new(host.join(path), "/v") }];
+        let id = lab.runtime.create(spec).await.unwrap();
+        assert_eq!(lab.runtime.start(&id).await.is_ok(), starts, "{path}");
+    }
+    lab.close().await;
+}
+
 /// Makes the path a shared mount point: a bind of itself, or a new file system.
 fn rustix_mount(path: &Path, kind: Option<&str>) {
     use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change};
