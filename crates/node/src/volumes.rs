@@ -126,6 +126,8 @@ fn host_path(path: &Path, of_type: &str) -> Result<(), String> {
     let is = |check: fn(&std::fs::Metadata) -> bool| found.as_ref().is_some_and(check);
     use std::os::unix::fs::FileTypeExt;
     let good = match of_type {
+        // What nobody made is a directory then, as with other runtimes.
+        "" if found.is_none() => return std::fs::create_dir_all(path).map_err(|error| text(&error)),
         "" => true,
         "DirectoryOrCreate" if found.is_none() => return std::fs::create_dir_all(path).map_err(|error| text(&error)),
         "FileOrCreate" if found.is_none() => return std::fs::write(path, b"").map_err(|error| text(&error)),
