@@ -90,6 +90,8 @@ pub struct Agent {
     followed: Mutex<BTreeSet<Resource>>,
     follower: Follower,
     pub(crate) known: Mutex<KnownPods>,
+    /// How many containers have ended: by sort, exit code and reason.
+    pub(crate) ends: Mutex<BTreeMap<(&'static str, i32, Str), u64>>,
     pub(crate) samples: Mutex<Samples>,
     pub(crate) permits: crate::endpoints::permit::Permits,
     pub started: Time,
@@ -147,6 +149,7 @@ impl Agent {
             followed: Mutex::default(),
             follower,
             known: Mutex::default(),
+            ends: Mutex::default(),
             samples: Mutex::default(),
             permits: crate::endpoints::permit::Permits::default(),
             started,

@@ -15,7 +15,7 @@ use runtime::Runtime;
 
 use crate::agent::{Agent, PODS};
 use crate::kubelet::{ContainerRef, Metrics, Pods, Proof};
-use crate::pod::Observed;
+use crate::pod::{Observed, Seen, SeenState};
 
 /// What was last seen of a pod, for those who ask from outside.
 #[derive(Clone, Debug)]
@@ -34,7 +34,21 @@ impl Agent {
     pub fn know(&self, pod: &Value, known: Known) {
         let meta = &pod["metadata"];
         let key = (meta["namespace"].text().into(), meta["name"].text().into());
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(key, known);
+        let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        // What had ended at the first look, an earlier agent saw.
+        let ended = all.get(&key).map(|before| ended_since(&before.observed, &known.observed)).unwrap_or_default();
+        all.insert(key, known);
+        drop(all);
+        for (name, code, reason) in ended {
+            let is_of = |list: &str| pod["spec"][list].items().iter().any(|one| one["name"].text() == name.as_str());
+            let sort = match () {
+                () if is_of("initContainers") => "init_container",
+                () if is_of("ephemeralContainers") => "ephemeral_container",
+                () => "container",
+            };
+            let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+            *ends.entry((sort, code, reason)).or_default() += 1;
+        }
     }
 
     /// Forgets a pod, unless another of the same name took its place.
@@ -70,6 +84,16 @@ impl Agent {
             .cloned()
             .unwrap_or_default()
     }
+}
+
+/// Name, exit code and reason of the containers that have ended between two looks.
+fn ended_since(before: &Observed, now: &Observed) -> Vec<(Str, i32, Str)> {
+    let has_ended = |seen: &&Seen| seen.state == SeenState::Exited;
+    let is_new = |(name, seen): &(&Str, &Seen)| {
+        before.containers.get(*name).filter(has_ended).is_none_or(|known| known.id != seen.id)
+    };
+    let ended = now.containers.iter().filter(|(_, seen)| has_ended(seen)).filter(is_new);
+    ended.map(|(name, seen)| (name.clone(), seen.exit_code, seen.reason.clone())).collect()
 }
 
 impl Pods for Agent {
@@ -110,6 +134,17 @@ impl Pods for Agent {
         json!({"apiVersion": "v1", "kind": "PodList", "metadata": {}, "items": items})
     }
 
+    fn running_json(&self) -> Value {
+        let pods = self.known_pods().into_iter().filter_map(|((namespace, name), known)| {
+            let running = known.observed.containers.iter().filter(|(_, seen)| seen.state == SeenState::Running);
+            let containers: Vec<Value> =
+                running.map(|(name, seen)| json!({"name": name, "image": (&seen.image)})).collect();
+            let metadata = json!({"name": name, "namespace": namespace, "uid": (&known.uid)});
+            (!containers.is_empty()).then(|| json!({"metadata": metadata, "spec": {"containers": containers}}))
+        });
+        json!({"apiVersion": "v1", "kind": "PodList", "metadata": {}, "items": (pods.collect::<Vec<Value>>())})
+    }
+
     fn stats_json(&self, brief: bool) -> BoxFuture<'_, Value> {
         Box::pin(summary::summary(self, brief))
     }
@@ -131,5 +166,38 @@ impl Pods for Agent {
                 Metrics::Containers => exposition::containers(self),
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_end_is_new_once() {
+        let seen = |id: &str, state| Seen {
+            id: id.into(),
+            attempt: 0,
+            state,
+            image: "".into(),
+            image_id: "".into(),
+            started: None,
+            finished: None,
+            exit_code: 139,
+            signal: 0,
+            reason: "Error".into(),
+            message: "".into(),
+            limits: None,
+        };
+        let look = |all: &[(&str, &str, SeenState)]| Observed {
+            containers: all.iter().map(|(name, id, state)| (Str::from(*name), seen(id, *state))).collect(),
+            ..Observed::default()
+        };
+        let (running, ended) = (look(&[("a", "1", SeenState::Running)]), look(&[("a", "1", SeenState::Exited)]));
+        let end = vec![(Str::from("a"), 139, Str::from("Error"))];
+        assert_eq!(ended_since(&look(&[]), &running), []);
+        assert_eq!(ended_since(&running, &ended), end);
+        assert_eq!(ended_since(&ended, &ended), []);
+        assert_eq!(ended_since(&ended, &look(&[("a", "2", SeenState::Exited)])), end);
     }
 }

@@ -1,6 +1,7 @@
 //! Numbers in Prometheus' text: the agent's own, those of `/metrics/resource`, and those of `/metrics/cadvisor`.
 
 use std::fmt::Write;
+use std::sync::PoisonError;
 
 use base::Time;
 
@@ -199,6 +200,12 @@ pub(super) fn agent(agent: &Agent) -> String {
         let containers = pods.iter().flat_map(|(_, known)| known.observed.containers.values());
         let count = containers.filter(|seen| seen.state == state).count();
         text.row("kubelet_running_containers", &[("container_state", word)], count as f64, None);
+    }
+    text.head("kubelet_terminated_containers_total", "counter", "Containers that have ended");
+    for ((sort, code, reason), count) in agent.ends.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        let code = code.to_string();
+        let labels = [("container_type", *sort), ("exit_code", code.as_str()), ("reason", reason.as_str())];
+        text.row("kubelet_terminated_containers_total", &labels, *count as f64, None);
     }
     let registered = agent.mirror.one(NODES, "", &agent.options.node).is_some();
     text.one("kubelet_node_registered", "gauge", "1 when the server knows the node", f64::from(u8::from(registered)));

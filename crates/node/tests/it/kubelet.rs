@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::{SinkExt, StreamExt};
 use meta::{Status, Value, json};
-use node::kubelet::{ContainerRef, Metrics, Pods, serve, tls};
+use node::kubelet::{ContainerRef, Metrics, Pods, Proof, serve, tls};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use runtime::testing::{Compression, TestImage};
 use runtime::{Config, ContainerSpec, Embedded, LogSpec, Runtime, SandboxSpec};
@@ -75,12 +75,25 @@ impl Pods for One {
         json!({"kind": "PodList"})
     }
 
+    fn running_json(&self) -> Value {
+        json!({"kind": "PodList", "items": [{"metadata": {"name": "demo"}}]})
+    }
+
     fn stats_json(&self, _: bool) -> BoxFuture<'_, Value> {
         Box::pin(async { json!({}) })
     }
 
     fn metrics(&self, _: Metrics) -> BoxFuture<'_, String> {
         Box::pin(async { String::new() })
+    }
+
+    fn permit(&self, who: Proof, _: &'static str, part: &'static str) -> BoxFuture<'_, Result<(), http::StatusCode>> {
+        let answer = match who {
+            Proof::User { name, .. } if name == format!("may-{part}") => Ok(()),
+            Proof::Nothing => Err(http::StatusCode::UNAUTHORIZED),
+            _ => Err(http::StatusCode::FORBIDDEN),
+        };
+        Box::pin(async move { answer })
     }
 }
 
@@ -197,8 +210,20 @@ async fn only_known_clients_are_answered() {
     let lab = Lab::new("sleep 1000").await;
     assert!(lab.get(None, "/healthz").await.starts_with("HTTP/1.1 401"));
     assert!(lab.get(Some(("alice", "people")), "/pods").await.starts_with("HTTP/1.1 403"));
+    for (user, path, code) in [
+        ("may-healthz", "/healthz", 200),
+        ("may-proxy", "/healthz", 200),
+        ("may-pods", "/healthz", 403),
+        ("may-pods", "/pods", 200),
+        ("may-proxy", "/metrics", 403),
+        ("may-metrics", "/metrics", 200),
+    ] {
+        let answer = lab.get(Some((user, "people")), path).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {code}")), "{user} {path}: {answer}");
+    }
     assert!(lab.get(Some(ADMIN), "/healthz").await.ends_with("\r\nok"));
     assert!(lab.get(Some(("kube-apiserver-kubelet-client", "x")), "/pods").await.contains("PodList"));
+    assert!(lab.get(Some(("may-pods", "people")), "/runningpods/").await.contains("demo"));
     assert!(lab.get(Some(ADMIN), "/containerLogs/default/demo/other").await.starts_with("HTTP/1.1 404"));
     assert!(lab.get(Some(ADMIN), "/exec/default/demo/main?command=ls&stdout=1").await.starts_with("HTTP/1.1 400"));
     lab.close().await;
