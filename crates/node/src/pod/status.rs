@@ -415,6 +415,9 @@ fn conditions(
             if !message.is_empty() {
                 condition.insert("message", message);
             }
+            if let Some(generation) = pod.at(&["metadata", "generation"]).as_int() {
+                condition.insert("observedGeneration", generation);
+            }
             Value::Map(condition)
         })
         .collect();
@@ -447,5 +450,10 @@ fn conditions(
     // Whatever was told of it before.
     own.extend([RESIZE_PENDING, RESIZE_IN_PROGRESS].map(Str::from));
     all.extend(known.iter().filter(|one| !own.iter().any(|own| own == one["type"].text())).cloned());
+    // That it is placed holds of every generation that its node sees.
+    let placed = all.iter_mut().find(|one| one["type"].text() == "PodScheduled" && one["status"].text() == "True");
+    if let (Some(placed), Some(generation)) = (placed, pod.at(&["metadata", "generation"]).as_int()) {
+        placed.set(&["observedGeneration"], generation);
+    }
     all.into()
 }

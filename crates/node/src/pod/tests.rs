@@ -329,6 +329,7 @@ fn a_resize_that_waits_leaves_the_pod_as_it_is() {
     worker.see(Some(&asks("2", Value::map(), 2)), now);
     assert_eq!(cpu(&worker), "1");
     let status = worker.status(&Observed::default(), &[], now).expect("that it waits is told");
+    assert!(status["conditions"].items().iter().all(|one| one["observedGeneration"].as_int() == Some(2)));
     let told = status["conditions"].items().iter().find(|one| one["type"].text() == "PodResizePending").unwrap();
     assert_eq!((told["reason"].text(), told["observedGeneration"].as_int()), ("Deferred", Some(2)));
     // The next agent begins with what the pod had.
@@ -457,4 +458,18 @@ fn a_container_may_have_a_policy_and_rules_of_its_own() {
     script.set("i", seen("1", 0, SeenState::Exited, 1));
     assert_eq!(script.decide(), ["end"]);
     assert_eq!(script.status()["phase"].text(), "Failed");
+}
+
+#[test]
+fn what_is_told_is_told_of_the_generation_that_was_seen() {
+    let mut script = Script::new(json!({"containers": [{"name": "a"}]}));
+    script.pod.set(&["metadata", "generation"], 3i64);
+    script.pod.set(
+        &["status", "conditions"],
+        json!([{"type": "PodScheduled", "status": "True"}, {"type": "mine", "status": "True"}]),
+    );
+    for condition in script.status()["conditions"].items() {
+        let expected = (condition["type"].text() != "mine").then_some(3);
+        assert_eq!(condition["observedGeneration"].as_int(), expected, "{condition:?}");
+    }
 }
