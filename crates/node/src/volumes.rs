@@ -146,14 +146,16 @@ fn empty_dir(source: &Value, path: &Path, group: Option<u32>) -> Result<(), Stri
         return Ok(());
     }
     std::fs::create_dir_all(path).map_err(|error| text(&error))?;
-    if source["medium"].text() == "Memory" {
+    let in_memory = source["medium"].text() == "Memory";
+    if in_memory {
         let size = meta::Quantity::of(&source["sizeLimit"]).map(|size| size.value()).unwrap_or(0);
         let data = if size > 0 { format!("size={size},mode=0777") } else { "mode=0777".to_owned() };
         let data = std::ffi::CString::new(data).map_err(|error| error.to_string())?;
         rustix::mount::mount("tmpfs", path, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, data.as_c_str())
             .map_err(|error| error.to_string())?;
     }
-    let mode = if group.is_some() { 0o2777 } else { 0o777 };
+    // A file system in memory is one for all users, each with files of their own (the kernel's default for it).
+    let mode = if group.is_some() { 0o2777 } else { 0o777 } | if in_memory { 0o1000 } else { 0 };
     own(path, group).and_then(|()| set_mode(path, mode)).map_err(|error| text(&error))
 }
 
@@ -437,5 +439,23 @@ mod tests {
         assert!(!path.join(before).exists());
         remove(&path).unwrap();
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn an_empty_folder_is_for_all_users_and_one_in_memory_keeps_them_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        for (at, (medium, group, expected)) in
+            [("", None, 0o777), ("", Some(123), 0o2777), ("Memory", None, 0o1777), ("Memory", Some(123), 0o3777)]
+                .into_iter()
+                .enumerate()
+        {
+            let path = dir.path().join(at.to_string());
+            empty_dir(&meta::json!({"medium": medium}), &path, group).unwrap();
+            let mode = std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777;
+            if medium == "Memory" {
+                rustix::mount::unmount(&path, rustix::mount::UnmountFlags::DETACH).unwrap();
+            }
+            assert_eq!(mode, expected, "{medium:?} {group:?}");
+        }
     }
 }
