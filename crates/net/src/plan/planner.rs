@@ -16,6 +16,11 @@ use super::{
 use crate::address::Cidr;
 use crate::nodenet::{HostPort, NodeNet, Via, Vip, VipKey, Vxlan};
 
+/// Services with this label are another program's, whatever its value.
+const OTHER_PROXY: &str = "service.kubernetes.io/service-proxy-name";
+/// Slices with this label lead nobody to their endpoints; they are for the names.
+const HEADLESS: &str = "service.kubernetes.io/headless";
+
 /// What of the cluster may have changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Touched {
@@ -122,9 +127,10 @@ impl Planner {
     }
 
     fn service(&mut self, view: &View, key: &Key, changed: &mut BTreeSet<VipKey>) {
-        let said = match one(view, SERVICES, key) {
+        let said = match one(view, SERVICES, key).filter(|service| service.labels().get(OTHER_PROXY).is_none()) {
             Some(service) => {
-                let slices: Vec<Value> = view.by(SLICES, OF_SERVICE, &key.0).map(Object::value).collect();
+                let slices = view.by(SLICES, OF_SERVICE, &key.0).filter(|slice| slice.labels().get(HEADLESS).is_none());
+                let slices: Vec<Value> = slices.map(Object::value).collect();
                 vips(service, &slices, &self.node)
             }
             None => Vec::new(),

@@ -110,6 +110,24 @@ fn pods_that_end_here_stand_in_for_ready_ones_elsewhere_where_only_local_ones_co
 }
 
 #[test]
+fn labels_take_services_and_slices_out() {
+    let endpoints = json!([{"addresses": ["10.244.1.5"], "nodeName": "a", "conditions": {"ready": true}}]);
+    let spec = json!({"clusterIP": "10.96.0.9", "ports": [{"name": "http", "port": 80, "protocol": "TCP"}]});
+    let marked = |(resource, mut value): (Resource, Value), label: &str| {
+        value.make(&["metadata", "labels"]).set(&[label], "");
+        (resource, value)
+    };
+    let count = |objects: Vec<(Resource, Value)>| {
+        let net = node_net(&view(objects), "a", &options(true));
+        net.vips.values().map(|vip| vip.endpoints.len()).collect::<Vec<_>>()
+    };
+    let (service, slice) = (|| service(spec.clone()), || slice(endpoints.clone()));
+    assert_eq!(count(vec![service(), slice()]), [1]);
+    assert_eq!(count(vec![service(), marked(slice(), "service.kubernetes.io/headless")]), [0]);
+    assert_eq!(count(vec![marked(service(), "service.kubernetes.io/service-proxy-name"), slice()]), [0; 0]);
+}
+
+#[test]
 fn names_of_headless_and_external_services() {
     let endpoints = json!([{"addresses": ["10.244.1.5"], "hostname": "web-0", "conditions": {"ready": true}}]);
     let headless = json!({"clusterIP": "None", "ports": [{"name": "http", "port": 80}]});
