@@ -110,21 +110,31 @@ async fn names(own: IpAddr, zone: Zone, sockets: Sockets, mirror: &Arc<Mirror>) 
     }
 }
 
-/// Brings the names of services up to date.
+/// Brings the names of services up to date. Questions wait while names are put down, not while they are worked out.
 fn name_services(view: &View, touched: Touched, zone: &RwLock<Zone>) {
     let key_of = |object: &meta::Object| Key::of(object.namespace(), object.name());
-    let mut zone = zone.write().unwrap_or_else(PoisonError::into_inner);
     let services = match touched {
         Touched::Some { services, .. } => services,
         Touched::All => {
+            let zone = zone.read().unwrap_or_else(PoisonError::into_inner);
             let known = zone.all_services().map(|(namespace, name)| Key::of(namespace, name));
             view.list(SERVICES, "").map(key_of).chain(known).collect::<BTreeSet<_>>()
         }
     };
-    for key in services {
-        let (namespace, name) = key.0.split_once('/').unwrap_or(("", &key.0));
-        zone.set_namespace(namespace, view.list(SERVICES, namespace).next().is_some());
-        zone.set_service(namespace, name, service_names(view, namespace, name));
+    let parts = services.iter().map(|key| key.0.split_once('/').unwrap_or(("", &key.0)));
+    let found: Vec<_> = parts
+        .map(|(namespace, name)| {
+            let any = view.list(SERVICES, namespace).next().is_some();
+            (namespace, any, name, service_names(view, namespace, name))
+        })
+        .collect();
+    if found.is_empty() {
+        return;
+    }
+    let mut zone = zone.write().unwrap_or_else(PoisonError::into_inner);
+    for (namespace, any, name, names) in found {
+        zone.set_namespace(namespace, any);
+        zone.set_service(namespace, name, names);
     }
 }
 
