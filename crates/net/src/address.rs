@@ -70,6 +70,20 @@ impl Addresses {
         Addresses { network: network.network(), used: BTreeSet::new(), next: 0 }
     }
 
+    /// The same, going on behind the address that was given last by an earlier life: without, the first to be given would be
+    /// those that came free last.
+    pub fn after(mut self, last: Option<IpAddr>) -> Addresses {
+        if let Some(last) = last.filter(|last| self.network.contains(*last)) {
+            let bits = |address| match address {
+                IpAddr::V4(address) => u128::from(u32::from(address)),
+                IpAddr::V6(address) => u128::from(address),
+            };
+            let place = bits(last) - bits(self.network.nth(0));
+            self.next = place.saturating_sub(1) % self.capacity().max(1);
+        }
+        self
+    }
+
     pub fn network(&self) -> Cidr {
         self.network
     }
@@ -130,6 +144,10 @@ mod tests {
         assert_eq!((pool.used() as u128, pool.capacity()), (5, 5));
         assert!(pool.free("10.244.1.4".parse().unwrap()) && !pool.free("10.244.1.4".parse().unwrap()));
         assert_eq!(pool.give(), Some("10.244.1.4".parse().unwrap()));
+        for (last, next) in [("10.244.1.4", "10.244.1.5"), ("10.244.1.6", "10.244.1.2"), ("10.244.2.4", "10.244.1.2")] {
+            let mut later = Addresses::new(cidr("10.244.1.0/29")).after(last.parse().ok());
+            assert_eq!(later.give(), Some(next.parse().unwrap()), "after {last}");
+        }
         let mut six = Addresses::new(cidr("fd00:1::/64"));
         assert_eq!(six.give(), Some("fd00:1::2".parse().unwrap()));
     }

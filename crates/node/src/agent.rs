@@ -63,6 +63,9 @@ pub struct AgentOptions {
 /// What is kept of each pod, below the node's folder, and what its containers wrote.
 const PODS_DIR: &str = "pods";
 const LOGS_DIR: &str = "logs";
+/// Which address was given last, so that a later agent does not begin with those that came free last: who has not heard yet
+/// that a pod is gone would find another pod there.
+const LAST_ADDRESS: &str = "last-address";
 
 /// Where events go.
 pub type EventSink = Arc<dyn Fn(EventRecord) + Send + Sync>;
@@ -319,7 +322,9 @@ impl Agent {
             let node = self.mirror.one(NODES, "", &self.options.node);
             let cidr: Option<Cidr> = node.and_then(|node| net::plan::cidrs_of(&node.value()).first().copied());
             if let Some(cidr) = cidr {
-                let mut addresses = Addresses::new(cidr);
+                let last = std::fs::read_to_string(self.options.data.join(LAST_ADDRESS)).ok();
+                let last = last.and_then(|text| text.trim().parse::<IpAddr>().ok());
+                let mut addresses = Addresses::new(cidr).after(last);
                 for sandbox in &found.sandboxes {
                     if let Some(address) = sandbox.spec.annotations.get(ADDRESS).and_then(|text| text.parse().ok()) {
                         addresses.take(address);
@@ -332,6 +337,18 @@ impl Agent {
                 return;
             }
         }
+    }
+
+    /// An address for a pod, noted as the one that was given last.
+    pub(crate) fn give_address(&self) -> Result<IpAddr, String> {
+        let address = lock(&self.addresses).as_mut().and_then(Addresses::give);
+        let address = address.ok_or("no address is left for pods on this node")?;
+        let noted = std::fs::write(self.options.data.join(LAST_ADDRESS), address.to_string());
+        if let Err(error) = noted {
+            lock(&self.addresses).iter_mut().for_each(|addresses| _ = addresses.free(address));
+            return Err(format!("cannot note the address {address}: {error}"));
+        }
+        Ok(address)
     }
 
     async fn watch_runtime(&self) {

@@ -227,8 +227,7 @@ async fn attach(agent: &Agent, pod: &Value) -> Result<IpAddr, String> {
     {
         return Ok(address);
     }
-    let address = lock(&agent.addresses).as_mut().and_then(|addresses| addresses.give());
-    let address = address.ok_or("no address is left for pods on this node")?;
+    let address = agent.give_address()?;
     std::fs::create_dir_all(&agent.options.netns).map_err(|error| error.to_string())?;
     let link = link_of(agent, pod, address);
     let made = on_links(agent, move |links| links.attach(&link).map(drop)).await;
