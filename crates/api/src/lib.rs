@@ -41,6 +41,7 @@ pub const INDEXES: &[IndexRow] = &[
     (Resource("pods"), "node", core::pod_facts::node_of),
     (Resource("pods"), "orphans", core::pod_facts::orphan_of),
     (Resource("pods"), core::selection::LABELS, core::selection::labels_of),
+    (Resource("nodes"), core::node_facts::PLACE, core::node_facts::place_of),
     (Resource("services"), core::selection::SELECTOR, core::selection::selector_of),
     (Resource("daemonsets.apps"), core::selection::SELECTOR, core::selection::selector_of),
     (Resource("deployments.apps"), core::selection::SELECTOR, core::selection::selector_of),

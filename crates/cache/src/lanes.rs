@@ -28,6 +28,8 @@ pub enum Part {
     Named(Key),
     /// What an index files under a value: name of the index, value.
     Indexed(&'static str, Str),
+    /// Whatever comes, goes, or is filed elsewhere by this index than before: what else changes of an object is passed over.
+    Moved(&'static str),
 }
 
 /// Called after a change; must be quick and must not touch the cache.
@@ -90,6 +92,16 @@ pub(crate) struct Lanes {
     namespaces: HashMap<EcoString, Lane>,
     names: HashMap<EcoString, Lane>,
     indexed: Vec<(&'static str, HashMap<EcoString, Lane>)>,
+    moved: Vec<(&'static str, Lane)>,
+}
+
+/// Whether an index files an object elsewhere than before.
+fn is_moved(event: &Event, index: &Index) -> bool {
+    let (Some(old), Some(new)) = (&event.old, &event.new) else { return true };
+    let (mut before, mut after) = (Vec::new(), Vec::new());
+    (index.of)(old, &mut before);
+    (index.of)(new, &mut after);
+    before != after
 }
 
 impl Lanes {
@@ -107,6 +119,13 @@ impl Lanes {
                 });
                 (&mut self.indexed[known].1, value.as_str())
             }
+            Part::Moved(index) => {
+                let known = self.moved.iter().position(|(name, _)| name == index).unwrap_or_else(|| {
+                    self.moved.push((index, Lane { complete_after: at, ..Lane::default() }));
+                    self.moved.len() - 1
+                });
+                return self.moved[known].1.bells.hang(id, bell);
+            }
         };
         let lane = lanes.entry(value.into()).or_insert_with(|| Lane { complete_after: at, ..Lane::default() });
         lane.bells.hang(id, bell);
@@ -123,6 +142,11 @@ impl Lanes {
                 Some((_, lanes)) => (lanes, value.as_str()),
                 None => return,
             },
+            Part::Moved(index) => {
+                let lanes = self.moved.iter_mut().filter(|(name, _)| name == index);
+                lanes.for_each(|(_, lane)| lane.bells.take_down(id));
+                return self.moved.retain(|(_, lane)| !lane.bells.is_empty());
+            }
         };
         if let Some(lane) = lanes.get_mut(value) {
             lane.bells.take_down(id);
@@ -135,7 +159,8 @@ impl Lanes {
     /// The history begins anew after `at`: the places in it are other ones.
     pub fn start_over(&mut self, at: Revision) {
         let indexed = self.indexed.iter_mut().flat_map(|(_, lanes)| lanes.values_mut());
-        for lane in self.namespaces.values_mut().chain(self.names.values_mut()).chain(indexed) {
+        let moved = self.moved.iter_mut().map(|(_, lane)| lane);
+        for lane in self.namespaces.values_mut().chain(self.names.values_mut()).chain(indexed).chain(moved) {
             lane.places.clear();
             lane.complete_after = at;
         }
@@ -144,7 +169,8 @@ impl Lanes {
     /// Everything may have changed: all bells ring.
     pub fn ring_all(&self, rung: &mut Vec<Bells>) {
         let indexed = self.indexed.iter().flat_map(|(_, lanes)| lanes.values());
-        let lanes = self.namespaces.values().chain(self.names.values()).chain(indexed);
+        let moved = self.moved.iter().map(|(_, lane)| lane);
+        let lanes = self.namespaces.values().chain(self.names.values()).chain(indexed).chain(moved);
         rung.extend([&self.all, &self.lives].into_iter().chain(lanes.map(|lane| &lane.bells)).cloned());
     }
 
@@ -173,6 +199,12 @@ impl Lanes {
         {
             lane.note(place, first, rung);
         }
+        for (name, lane) in &mut self.moved {
+            let index = indexes.iter().find(|index| index.name == *name && index.resource == object.resource());
+            if index.is_some_and(|index| is_moved(event, index)) {
+                lane.note(place, first, rung);
+            }
+        }
         let mut values = Vec::new();
         for (name, lanes) in self.indexed.iter_mut().filter(|(_, lanes)| !lanes.is_empty()) {
             let index = indexes.iter().find(|index| index.name == *name && index.resource == object.resource());
@@ -197,6 +229,7 @@ impl Lanes {
             Part::Indexed(index, value) => {
                 self.indexed.iter().find(|(name, _)| name == index).and_then(|(_, lanes)| lanes.get(value.as_str()))
             }
+            Part::Moved(index) => self.moved.iter().find(|(name, _)| name == index).map(|(_, lane)| lane),
         }?;
         if since < lane.complete_after || since < history.complete_after() {
             return None;

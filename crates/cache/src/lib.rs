@@ -411,12 +411,13 @@ mod tests {
         use std::sync::atomic::{AtomicUsize, Ordering};
         let mut cache = cache();
         put(&mut cache, pod("a", 1, "n1"));
-        let rings = [(); 4].map(|()| Arc::new(AtomicUsize::new(0)));
+        let rings = [(); 5].map(|()| Arc::new(AtomicUsize::new(0)));
         let parts = [
             Part::Indexed("node", "n1".into()),
             Part::Named(Key::of("ns", "b")),
             Part::Namespace("ns".into()),
             Part::All,
+            Part::Moved("node"),
         ];
         for (id, (part, rings)) in parts.iter().zip(&rings).enumerate() {
             let rings = rings.clone();
@@ -429,7 +430,7 @@ mod tests {
         put(&mut cache, pod("a", 3, "n2"));
         put(&mut cache, pod("c", 4, "n1"));
         cache.rung().iter().for_each(Bells::ring);
-        assert_eq!(rings.each_ref().map(|rings| rings.load(Ordering::Relaxed)), [2, 1, 3, 1]);
+        assert_eq!(rings.each_ref().map(|rings| rings.load(Ordering::Relaxed)), [2, 1, 3, 1, 3]);
         let read = |cache: &Cache, part: &Part, since: u64, max| -> Vec<u64> {
             cache.since_in(PODS, part, Revision(since), max).unwrap().iter().map(|event| event.revision.0).collect()
         };
@@ -442,6 +443,7 @@ mod tests {
         for revision in 5..9 {
             put(&mut cache, pod("d", revision, "n3"));
         }
+        assert_eq!(read(&cache, &parts[4], 4, 9), [5], "it came, and stays where it is");
         assert!(cache.since_in(PODS, &parts[0], Revision(2), 9).is_err(), "forgotten with the history");
         assert_eq!(read(&cache, &parts[0], 4, 9), Vec::<u64>::new());
         assert_eq!(cache.since(PODS, Revision(4), 9).unwrap().len(), 4);
@@ -449,7 +451,7 @@ mod tests {
         cache.start_over(Revision(20), [pod("z", 20, "n9")]);
         cache.rung().iter().for_each(Bells::ring);
         let after = rings.each_ref().map(|rings| rings.load(Ordering::Relaxed));
-        assert!(after[0] == 3 && after[1] == 2, "all are woken by what was loaded: {after:?}");
+        assert!(after[0] == 3 && after[1] == 2 && after[4] == 4, "all are woken by what was loaded: {after:?}");
         put(&mut cache, pod("b", 21, "n9"));
         assert_eq!(read(&cache, &parts[1], 20, 9), [21]);
         assert_eq!(read(&cache, &parts[0], 20, 9), Vec::<u64>::new());

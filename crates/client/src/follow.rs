@@ -41,20 +41,23 @@ pub struct Wish {
     pub namespace: Option<Str>,
     /// As in requests, `spec.nodeName=a`; `""` for all objects.
     pub field_selector: Str,
+    /// Of all objects only what this index of the server files elsewhere than before; `""` for all changes.
+    pub moved_in: Str,
     pub facts: OwnFacts,
 }
 
 impl Wish {
     /// All objects of a resource, without a projection of their own.
     pub fn all(resource: Resource) -> Wish {
-        Wish { resource, namespace: None, field_selector: Str::default(), facts: |_| None }
+        let (field_selector, moved_in) = (Str::default(), Str::default());
+        Wish { resource, namespace: None, field_selector, moved_in, facts: |_| None }
     }
 
     /// The feed that this wish is in the cache.
     pub fn source(&self) -> Source {
         let part = match &self.namespace {
-            Some(namespace) => format!("{namespace}?{}", self.field_selector),
-            None => format!("?{}", self.field_selector),
+            Some(namespace) => format!("{namespace}?{}{}", self.field_selector, self.moved_in),
+            None => format!("?{}{}", self.field_selector, self.moved_in),
         };
         Source { resource: self.resource, part: part.into() }
     }
@@ -121,6 +124,9 @@ impl Follower {
         url.push('?');
         if !self.wish.field_selector.is_empty() {
             url.push_str(&format!("fieldSelector={}&", escape(&self.wish.field_selector)));
+        }
+        if !self.wish.moved_in.is_empty() {
+            url.push_str(&format!("movedIn={}&", escape(&self.wish.moved_in)));
         }
         url
     }

@@ -125,15 +125,18 @@ pub fn paths() -> Paths {
     Arc::new(move |resource| table.get(&resource).cloned())
 }
 
-/// What an agent mirrors: its own pods, and what its network is planned from.
+/// What an agent mirrors: its own node and pods, and what its network is planned from: of other nodes only where they are.
 fn wishes(node: &str) -> Vec<Wish> {
     let pods = Wish {
         field_selector: format!("spec.nodeName={node}").into(),
         facts: api::core::pod_facts::facts,
         ..Wish::all(node::agent::PODS)
     };
-    let others = [net::plan::SERVICES, net::plan::SLICES, net::plan::NODES].map(Wish::all);
-    std::iter::once(pods).chain(others).collect()
+    let nodes = || Wish { facts: api::core::node_facts::facts, ..Wish::all(net::plan::NODES) };
+    let own = Wish { field_selector: format!("metadata.name={node}").into(), ..nodes() };
+    let places = Wish { moved_in: api::core::node_facts::PLACE.into(), ..nodes() };
+    let others = [net::plan::SERVICES, net::plan::SLICES].map(Wish::all);
+    [pods, own, places].into_iter().chain(others).collect()
 }
 
 async fn serve(settings: &Settings, place: Place) -> Result<(), Error> {

@@ -81,11 +81,10 @@ impl Cursor {
     }
 }
 
-/// Whether a node only said that it lives: every agent hears it of every node.
+/// Whether a node only said that it lives.
 fn is_beat(resource: Resource, event: &Event) -> bool {
     let (NODES, Some(old), Some(new)) = (resource, &event.old, &event.new) else { return false };
-    let (old, new) = (NodeFacts::seen(old), NodeFacts::seen(new));
-    (old.spec, old.addresses) == (new.spec, new.addresses)
+    NodeFacts::seen(old).place == NodeFacts::seen(new).place
 }
 
 /// All changes of these resources.

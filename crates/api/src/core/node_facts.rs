@@ -24,8 +24,8 @@ pub struct NodeFacts {
     pub unwell: bool,
     /// Its part of the pods' addresses; `""` before it got one.
     pub pod_cidr: Str,
-    /// A fingerprint of `status.addresses`.
-    pub addresses: u64,
+    /// A fingerprint of where it and its pods are: of its part of the pods' addresses, and of `status.addresses`.
+    pub place: u64,
 }
 
 impl NodeFacts {
@@ -39,7 +39,9 @@ impl NodeFacts {
             spec: base::hash64(&spec.to_json()),
             drives_away: taints.iter().any(|taint| taint["effect"].text() == "NoExecute"),
             pod_cidr: spec["podCIDR"].text().into(),
-            addresses: base::hash64(&status["addresses"].to_json()),
+            place: base::hash64(
+                &[&spec["podCIDR"], &spec["podCIDRs"], &status["addresses"]].map(|part| part.to_json()).concat(),
+            ),
             unwell: taints.iter().any(|taint| matches!(taint["key"].text(), NOT_READY | UNREACHABLE)),
         }
     }
@@ -59,3 +61,11 @@ impl NodeFacts {
 pub fn facts(node: &Value) -> Option<Arc<dyn Any + Send + Sync>> {
     Some(Arc::new(NodeFacts::of(node)))
 }
+
+/// Where a node and its pods are, for the index [`PLACE`].
+pub fn place_of(node: &Object, out: &mut Vec<Str>) {
+    out.push(format!("{:x}", NodeFacts::seen(node).place).into());
+}
+
+/// The index that files nodes elsewhere when their place is another one.
+pub const PLACE: &str = "place";

@@ -19,6 +19,19 @@ const SNAPSHOTS_MAX: usize = 64;
 pub struct Filter {
     pub labels: Selector,
     pub fields: FieldSelector,
+    /// Of a watch of all objects, only what this index files elsewhere than before, about.
+    pub moved: Option<&'static str>,
+}
+
+/// The parameter with which agents name an index, for [`Filter::moved`]: that a node lives is told to all who watch nodes, and
+/// those who look for its place need not hear it.
+const MOVED: &str = "movedIn";
+
+/// The index of this name that is kept of a kind's objects.
+fn index_of(kind: &Kind, name: &str) -> Result<&'static str, Status> {
+    let mut rows = api::INDEXES.iter().filter(|(resource, ..)| *resource == kind.resource);
+    let known = rows.find(|(_, known, _)| *known == name).map(|(_, known, _)| *known);
+    known.ok_or_else(|| Status::bad_request(format!("{MOVED}: {} has no index {name:?}", kind.names.plural)))
 }
 
 impl Filter {
@@ -39,7 +52,11 @@ impl Filter {
                 )));
             }
         }
-        Ok(Filter { labels, fields })
+        let moved = match query.text(MOVED) {
+            "" => None,
+            name => Some(index_of(kind, name)?),
+        };
+        Ok(Filter { labels, fields, moved })
     }
 
     pub fn is_everything(&self) -> bool {
@@ -86,7 +103,7 @@ pub fn part_of(kind: &Kind, namespace: &str, filter: &Filter) -> Part {
     );
     match indexed {
         Some(part) => part,
-        None if namespace.is_empty() => Part::All,
+        None if namespace.is_empty() => filter.moved.map_or(Part::All, Part::Moved),
         None => Part::Namespace(namespace.into()),
     }
 }
@@ -102,7 +119,7 @@ pub fn matching<'a>(
     let inside =
         |object: &&Object| (namespace.is_empty() || object.namespace() == namespace) && filter.matches(kind, object);
     match part {
-        Part::All | Part::Lives => view.list(kind.resource, "").filter(inside).cloned().collect(),
+        Part::All | Part::Lives | Part::Moved(_) => view.list(kind.resource, "").filter(inside).cloned().collect(),
         Part::Namespace(namespace) => view.list(kind.resource, namespace).filter(inside).cloned().collect(),
         Part::Named(key) => {
             let (namespace, name) = key.0.split_once('/').unwrap_or(("", &key.0));
