@@ -93,11 +93,14 @@ impl fmt::Display for Broken {
     }
 }
 
+/// At which revisions a key changed, and whether it was there from then on.
+type Versions = BTreeMap<Revision, bool>;
+
 /// The order in which the store did things, and what is known of it by answers.
 #[derive(Default)]
 pub struct Judge {
-    /// Of each key: at which revision it changed, and whether it was there from then on.
-    versions: BTreeMap<Arc<str>, BTreeMap<Revision, bool>>,
+    /// Of each key, with its own text for those who share it.
+    versions: BTreeMap<Arc<str>, (Arc<str>, Versions)>,
     /// The same by revision.
     order: BTreeMap<Revision, Vec<(Arc<str>, bool)>>,
     unseen: Unseen,
@@ -112,11 +115,14 @@ impl Judge {
     /// # Errors
     /// [`Broken::Twice`] when the key had another one at this revision.
     pub fn version(&mut self, key: &str, revision: Revision, present: bool) -> Result<(), Broken> {
-        let name: Arc<str> = match self.versions.get_key_value(key) {
-            Some((name, _)) => name.clone(),
-            None => key.into(),
+        let (name, known) = match self.versions.get_mut(key) {
+            Some((name, versions)) => (name.clone(), versions.insert(revision, present)),
+            None => {
+                let name: Arc<str> = key.into();
+                self.versions.insert(name.clone(), (name.clone(), BTreeMap::from([(revision, present)])));
+                (name, None)
+            }
         };
-        let known = self.versions.entry(name.clone()).or_default().insert(revision, present);
         match known {
             Some(known) if known != present => Err(Broken::Twice { key: key.to_owned(), revision }),
             Some(_) => Ok(()),
@@ -125,6 +131,10 @@ impl Judge {
                 Ok(())
             }
         }
+    }
+
+    fn of(&self, key: &str) -> Option<&Versions> {
+        self.versions.get(key).map(|(_, versions)| versions)
     }
 
     /// To be kept by an operation that begins now.
@@ -148,7 +158,7 @@ impl Judge {
             Outcome::Wrote(revision) | Outcome::Saw(Some(revision)) => self.shown(key, revision, began.floor)?,
             Outcome::Saw(None) => self.absent(key, began.floor)?,
             Outcome::Deleted => {
-                let gone = self.versions.get(key).is_some_and(|versions| versions.values().any(|present| !present));
+                let gone = self.of(key).is_some_and(|versions| versions.values().any(|present| !present));
                 if !gone && self.unseen.is_empty() {
                     return Err(Broken::NotDeleted { key: key.to_owned() });
                 }
@@ -162,7 +172,7 @@ impl Judge {
 
     /// A version was shown: it must have been, and have been the newest at some moment after `floor`.
     fn shown(&self, key: &str, revision: Revision, floor: Revision) -> Result<Revision, Broken> {
-        let versions = self.versions.get(key);
+        let versions = self.of(key);
         let known = versions.and_then(|versions| versions.get(&revision));
         // A write whose answer got lost, while nobody was watching, is first seen by whoever reads it.
         if known != Some(&true) && !(known.is_none() && self.unseen.write(key, revision)) {
@@ -179,7 +189,7 @@ impl Judge {
 
     /// Nothing was shown: there must have been nothing at some moment after `floor`.
     fn absent(&self, key: &str, floor: Revision) -> Result<Revision, Broken> {
-        let Some(versions) = self.versions.get(key) else { return Ok(Revision::ZERO) };
+        let Some(versions) = self.of(key) else { return Ok(Revision::ZERO) };
         let (mut since, mut superseded) = (Some(Revision::ZERO), Revision::ZERO);
         let mut versions = versions.iter().peekable();
         while let Some((revision, present)) = versions.next() {

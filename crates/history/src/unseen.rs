@@ -76,7 +76,7 @@ impl Judge {
     /// All promises that it breaks.
     pub fn listed(&mut self, at: Revision, found: &BTreeMap<String, Revision>) -> Vec<Broken> {
         let last = |judge: &Judge, key: &str| {
-            let versions = judge.versions.get(key)?;
+            let versions = judge.of(key)?;
             versions.range(..=at).next_back().map(|(revision, present)| (*revision, *present))
         };
         let mut broken = Vec::new();
