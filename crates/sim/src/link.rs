@@ -543,10 +543,13 @@ impl Follower {
         self.net.truth.show(&Seen::Mirror { client: &self.client, cache: &cache, life, of });
     }
 
-    /// Of the parts it is pods that are judged.
-    fn saw_part(&self, resource: Resource) {
-        if resource == PODS {
+    /// Of the parts pods are judged by what there is, the rest by what is made of it.
+    fn saw_part(&self, source: &Source) {
+        if source.resource == PODS {
             self.saw(None);
+        } else if let Some(node) = self.client.strip_prefix("agent ") {
+            let known = self.mirror.read().resume(source);
+            self.net.truth.show(&Seen::Brought { node, source, known });
         }
     }
 
@@ -566,7 +569,7 @@ impl Follower {
                     continue;
                 }
                 self.mirror.feed(|cache| cache.replace_from(&source, view.at(), objects));
-                self.saw_part(resource);
+                self.saw_part(&source);
                 listed = true;
             }
             let changed = server.listen(Interest::Parts(vec![(resource, lane.clone())]));
@@ -600,7 +603,7 @@ impl Follower {
                         cache.apply_from(&source, changes);
                         cache.advance_from(&source, at);
                     });
-                    self.saw_part(resource);
+                    self.saw_part(&source);
                 }
                 match self.news(changed.changed(), &mut line).await {
                     News::Some => bookmark = false,

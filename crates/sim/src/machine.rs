@@ -5,14 +5,16 @@
 //! the stop signal, `slow` takes long to come up.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
+use api::core::node_facts::PLACE;
 use base::{Clock, Revision, Rng, Time, hash64};
-use cache::{Part, Source};
+use cache::{Key, Part, Source};
 use client::{Api, Interest, Mirror, Request};
 use drive::Shell;
 use meta::{Object, Reason, Resource, Str, Value, json};
-use net::plan::{SLICES, cidrs_of};
+use net::plan::cidrs_of;
 use net::{Addresses, Cidr, NodeNet};
 use node::node_object;
 use node::pod::worker::FAILED_SANDBOX;
@@ -25,6 +27,7 @@ use crate::exec::{Process, lock};
 use crate::link::{Follower, LinkApi, Net};
 use crate::mutation::Mutation;
 use crate::network;
+use crate::truth::Truth;
 
 pub const PODS: Resource = Resource("pods");
 pub const NODES: Resource = Resource("nodes");
@@ -75,8 +78,10 @@ pub struct Machine {
     hung: Mutex<BTreeMap<Str, Time>>,
     /// Rung when something of a pod changes here, by its uid.
     bells: Mutex<BTreeMap<Str, Arc<Notify>>>,
-    /// Of its pods; none before the node has a network for them.
+    /// Of its pods; none before the node has a network for them, and before an agent gives the first.
     addresses: Mutex<Option<Addresses>>,
+    /// The one that was given last, as the disk keeps it.
+    last: Mutex<Option<IpAddr>>,
     network: Mutex<NodeNet>,
     /// An agent began here before.
     begun: Mutex<bool>,
@@ -96,6 +101,7 @@ impl Machine {
             hung: Mutex::default(),
             bells: Mutex::default(),
             addresses: Mutex::default(),
+            last: Mutex::default(),
             network: Mutex::default(),
             begun: Mutex::default(),
             number,
@@ -118,10 +124,27 @@ impl Machine {
                     self.show(uid, &sandbox.key, name, false);
                 }
             }
+            self.show_address(uid, &sandbox.address, false);
             self.change(uid);
         }
         *lock(&self.addresses) = None;
         *lock(&self.network) = NodeNet::default();
+    }
+
+    /// Whether this defect is planted.
+    pub fn has(&self, mutation: Mutation) -> bool {
+        self.net.mutation == Some(mutation)
+    }
+
+    pub fn truth(&self) -> &Truth {
+        &self.net.truth
+    }
+
+    /// A pod has an address here, or has it no more.
+    fn show_address(&self, uid: &str, address: &str, given: bool) {
+        if let Ok(address) = address.parse() {
+            self.net.truth.show(&check::Seen::Address { node: &self.name, uid, address, given });
+        }
     }
 
     /// Looks at what the kernel has of the network, or changes it.
@@ -191,12 +214,22 @@ impl Machine {
         let network = network.ok_or_else(|| failed("the node has no network for pods yet"))?;
         {
             let mut sandboxes = lock(&self.sandboxes);
+            let taken: Vec<IpAddr> = sandboxes.values().filter_map(|sandbox| sandbox.address.parse().ok()).collect();
             let sandbox = sandboxes.entry(uid.into()).or_default();
             if sandbox.address.is_empty() {
                 let mut addresses = lock(&self.addresses);
-                let all = addresses.get_or_insert_with(|| Addresses::new(network));
-                let address = all.give().ok_or_else(|| failed("the node has no address left"))?;
+                let mut all = addresses.take().unwrap_or_else(|| {
+                    let last = lock(&self.last).filter(|_| !self.has(Mutation::ForgottenAddresses));
+                    let mut all = Addresses::new(network).after(last);
+                    taken.iter().for_each(|address| _ = all.take(*address));
+                    all
+                });
+                let given = all.give();
+                *addresses = Some(all);
+                let address = given.ok_or_else(|| failed("the node has no address left"))?;
+                *lock(&self.last) = Some(address);
                 sandbox.address = address.to_string().into();
+                self.show_address(uid, &sandbox.address, true);
             }
             (sandbox.key, sandbox.ready) = (key.to_owned(), true);
         }
@@ -308,6 +341,7 @@ impl Machine {
     fn remove(&self, uid: &str) {
         self.end(uid);
         let gone = lock(&self.sandboxes).remove(uid);
+        gone.iter().for_each(|sandbox| self.show_address(uid, &sandbox.address, false));
         let address = gone.and_then(|sandbox| sandbox.address.parse().ok());
         if let (Some(address), Some(all)) = (address, &mut *lock(&self.addresses)) {
             all.free(address);
@@ -362,17 +396,20 @@ impl Agent {
         };
         let lane = if greedy { Part::All } else { Part::Indexed("node", machine.name.as_str().into()) };
         let pods = Source { resource: PODS, part: part.into() };
-        let nodes = Source { resource: NODES, part: "?".into() };
         process.spawn(Box::pin(follower.clone().part(pods, lane, of_node)));
-        process.spawn(Box::pin(follower.clone().part(nodes, Part::All, |_| true)));
-        for resource in network::WATCHES {
-            let hides = net.mutation == Some(Mutation::BlindPlanners) && resource == SLICES;
-            let source = Source { resource, part: "?".into() };
-            process.spawn(Box::pin(follower.clone().part(source, Part::All, move |_| !hides)));
-        }
+        let [services, slices, places, own] = network::sources(&machine.name);
+        let (name, key) = (machine.name.clone(), Part::Named(Key::of("", &machine.name)));
+        process.spawn(Box::pin(follower.clone().part(own, key, move |node| node.name() == name)));
+        process.spawn(Box::pin(follower.clone().part(places, Part::Moved(PLACE), |_| true)));
+        process.spawn(Box::pin(follower.clone().part(services, Part::All, |_| true)));
+        let blind = net.mutation == Some(Mutation::BlindPlanners);
+        process.spawn(Box::pin(follower.clone().part(slices, Part::All, move |_| !blind)));
+        // A new agent works them out of what is there.
+        *lock(&machine.addresses) = None;
         let returns = std::mem::replace(&mut *lock(&machine.begun), true);
         let trusts = returns && net.mutation == Some(Mutation::TrustingAgents);
         process.spawn(Box::pin(network::follow(machine.clone(), mirror.clone(), process.clone(), trusts)));
+        net.truth.show(&check::Seen::Agent { node: &machine.name, runs: true });
         let agent = Agent { machine: machine.clone(), shell: process.clone(), api, mirror, workers: Mutex::default() };
         let agent = Arc::new(agent);
         process.spawn(Box::pin(agent.clone().keep()));
@@ -503,6 +540,9 @@ impl Agent {
             }
             if let Some(status) = worker.status(&observed, &host, now) {
                 let answer = self.api.call(worker.telling(&status)).await;
+                if let Ok(answer) = &answer {
+                    worker.see(Some(&answer.object), self.shell.now());
+                }
                 worker.told(status, answer.as_ref().map(|_| ()));
             }
             // As real agents do it: an answer that was expected brings no look.

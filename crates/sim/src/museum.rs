@@ -67,4 +67,13 @@ pub const EXHIBITS: &[Exhibit] = &[
                 noted who had died before only from the answer on. Worlds alone were wrong: a connection of real ones \
                 breaks.",
     },
+    Exhibit {
+        seed: 9,
+        profile: "crashes",
+        schedule: None,
+        story: "A pod got the address of one that had gone 122 ms before, while other machines still led a service to it: an \
+                agent that began anew gave addresses from the first on, which were those that had come free last. Real \
+                agents did so at each of their starts, and worlds hid it, since there the table outlived the agent. Which \
+                address was given last is kept on the disk.",
+    },
 ];

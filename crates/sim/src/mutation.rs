@@ -15,6 +15,7 @@ use store::{Event, Format, Op, Page, Put, Txn, Version};
 
 const PODS: Resource = Resource("pods");
 const NODES: Resource = Resource("nodes");
+const SLICES: Resource = net::plan::SLICES;
 const LEASES: Resource = Resource("leases.coordination.k8s.io");
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +100,16 @@ pub enum Mutation {
     BlindPlanners,
     /// An agent that comes back takes the routes of its machine for there, also when that had lost its power.
     TrustingAgents,
+    /// Agents leave in the kernel what is no service any more.
+    LazyKernels,
+    /// Agents take their time until they tell the kernel.
+    SleepyPlanners,
+    /// Slices say of all pods that they are ready.
+    HastySlices,
+    /// An agent that begins does not know which address was given last.
+    ForgottenAddresses,
+    /// All nodes get the same addresses for their pods.
+    TwinNetworks,
 }
 
 /// Every defect, the checker that must find it, and in which sort of world.
@@ -144,6 +155,13 @@ pub const DEFECTS: &[(Mutation, &str, &str)] = &[
     (Mutation::NeverRaise, "liveness", "upgrade"),
     (Mutation::BlindPlanners, "liveness", "calm"),
     (Mutation::TrustingAgents, "liveness", "nodes"),
+    (Mutation::BlindPlanners, "network", "calm"),
+    (Mutation::TrustingAgents, "network", "nodes"),
+    (Mutation::LazyKernels, "network", "busy"),
+    (Mutation::SleepyPlanners, "network", "calm"),
+    (Mutation::HastySlices, "network", "calm"),
+    (Mutation::ForgottenAddresses, "network", "crashes"),
+    (Mutation::TwinNetworks, "network", "calm"),
 ];
 
 impl Mutation {
@@ -185,6 +203,24 @@ impl Mutation {
                     && takes(object, view)
                 {
                     object.set(&["spec", "replicas"], 0i64);
+                }
+                request
+            }
+            Mutation::HastySlices if request.resource == SLICES => {
+                if let Action::Create(slice) | Action::Update(slice) = &mut request.action
+                    && let Some(endpoints) = slice.at_mut(&["endpoints"])
+                {
+                    endpoints.items_mut().iter_mut().for_each(|one| one.set(&["conditions", "ready"], true));
+                }
+                request
+            }
+            Mutation::TwinNetworks if request.resource == NODES => {
+                if let Action::Patch(_, patch) | Action::Update(patch) = &mut request.action
+                    && let Some(spec) = patch.at_mut(&["spec"])
+                    && spec.get("podCIDR").is_some()
+                {
+                    spec.set(&["podCIDR"], "10.244.0.0/24");
+                    spec.set(&["podCIDRs"], Value::from(vec![Value::from("10.244.0.0/24")]));
                 }
                 request
             }

@@ -10,27 +10,35 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use api::core::node_facts::PLACE;
 use base::Revision;
-use cache::{Cache, Index, View};
+use cache::{Cache, Index, Source, View};
 use client::Mirror;
 use drive::Shell;
-use meta::{Resource, Selector, Value};
+use meta::{Selector, Str, Value};
 use net::plan::{Changed, PlanOptions, Planner, SLICES, address_of, cidrs_of};
 use net::{Cidr, NodeNet, Via, VipKey};
 use node::network::{Cursor, PLAN, interest};
 
+use crate::check::Seen;
 use crate::desired::facts;
 use crate::exec::Process;
 use crate::machine::Machine;
+use crate::mutation::Mutation;
 use crate::user::{NODES, PODS, SERVICES};
 
 /// How long the kernel takes to be told something.
 const APPLY_MS: u64 = 5;
-/// What an agent watches for its network alone; nodes and its pods it watches anyway.
-pub const WATCHES: [Resource; 2] = [SERVICES, SLICES];
 
 /// An address, and a port of it.
 type Place = (IpAddr, u16);
+
+/// What a machine's network is made of, as its agent watches it: services, slices, where all nodes are, and its own node.
+pub fn sources(node: &str) -> [Source; 4] {
+    let of = |resource, part: Str| Source { resource, part };
+    let (places, own) = (format!("?{PLACE}").into(), format!("?metadata.name={node}").into());
+    [of(SERVICES, "?".into()), of(SLICES, "?".into()), of(NODES, places), of(NODES, own)]
+}
 
 /// The cache of an agent.
 pub fn cache() -> Cache {
@@ -54,6 +62,9 @@ fn options() -> PlanOptions {
     }
 }
 
+/// The same where a defect is planted that takes its time.
+const SLEEPY_APPLY_MS: u64 = 5_000;
+
 /// Keeps the kernel of a machine as its agent's plan says, for as long as the agent lives. One that `trusts`, which is a
 /// planted defect, takes the routes that it finds for those that are wanted.
 pub async fn follow(machine: Arc<Machine>, mirror: Arc<Mirror>, shell: Process, mut trusts: bool) {
@@ -62,31 +73,38 @@ pub async fn follow(machine: Arc<Machine>, mirror: Arc<Mirror>, shell: Process, 
     }
     let listener = mirror.listen(interest(PLAN));
     let (mut cursor, mut planner) = (Cursor::new(PLAN), Planner::new(&machine.name, options()));
+    let sources = sources(&machine.name);
+    let lazy = machine.has(Mutation::LazyKernels);
+    let apply_ms = if machine.has(Mutation::SleepyPlanners) { SLEEPY_APPLY_MS } else { APPLY_MS };
     let mut waiting = Changed { rest: true, ..Changed::default() };
     loop {
         let (view, touched) = cursor.touched(&mirror);
         let changed = planner.update(&view, &touched);
+        let (truth, node, ready) = (machine.truth(), machine.name.as_str(), planner.is_ready());
+        let sees = sources.each_ref().map(|source| mirror.read().resume(source));
+        truth.show(&Seen::Planned { node, sees: &sees, changed: &changed, ready });
         drop(view);
         waiting.vips.extend(changed.vips);
         waiting.rest |= changed.rest;
-        if planner.is_ready() && !waiting.nothing() {
-            shell.sleep(APPLY_MS).await;
+        if ready && !waiting.nothing() {
+            shell.sleep(apply_ms).await;
             let Changed { vips, rest } = std::mem::take(&mut waiting);
-            machine.set_network(|net| match rest {
-                true => {
+            machine.set_network(|net| {
+                if rest {
                     let found = std::mem::replace(net, planner.net());
                     if std::mem::take(&mut trusts) {
                         net.routes = found.routes;
                     }
-                }
-                false => {
+                } else {
                     for (key, vip) in vips {
                         match vip {
                             Some(vip) => drop(net.vips.insert(key, vip)),
+                            None if lazy => {}
                             None => drop(net.vips.remove(&key)),
                         }
                     }
                 }
+                truth.show(&Seen::Routed { node, net });
             });
         }
         listener.changed().await;

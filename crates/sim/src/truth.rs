@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use base::{Clock, Revision, Time};
 use bytes::Bytes;
-use cache::{Cache, Change, View};
+use cache::{Cache, Change, Index, View};
 use meta::{Facts, Map, Object, Resource, Value};
 use server::pack;
 use store::{Event, Format, Range, Version, Visible};
@@ -72,7 +72,7 @@ impl Past<'_> {
 impl Truth {
     pub fn new(exec: &Exec, checkers: Vec<Box<dyn Checker>>) -> Arc<Truth> {
         // What was is kept by the views; a history of all changes would hold every text there ever was.
-        let cache = Cache::new(server::indexes()).with_history(1);
+        let cache = Cache::new(by_node()).with_history(1);
         let past = VecDeque::from([(Revision::ZERO, exec.now(), cache.view())]);
         let (acknowledged, stirred) = (Revision::ZERO, exec.now());
         let inner = Inner { cache, past, acknowledged, stirred, checkers, writes: 0 };
@@ -214,6 +214,11 @@ impl Truth {
     }
 }
 
+/// The only index that is asked for here, and by users and schedulers: what is not asked for is not kept.
+pub fn by_node() -> Vec<Index> {
+    server::indexes().into_iter().filter(|index| index.name == "node").collect()
+}
+
 /// Every object that a store shows, with its revision.
 pub fn objects(visible: &Visible) -> BTreeMap<bytes::Bytes, Revision> {
     let page = visible.newest().read(&Range::prefix(PREFIX.as_bytes().to_vec()), None, 0);
@@ -270,9 +275,12 @@ fn object_of(key: &[u8], version: &Version, before: Option<&Object>) -> Option<O
         value.set(&["metadata", "resourceVersion"], version.mod_revision.to_string());
         bytes = value.to_json().into();
     }
-    // The facts of most changes are those of before; those of pods lie in their status, too.
-    if let Some(before) = before.filter(|before| resource != PODS && is_alike(&bytes, &before.text())) {
-        let facts = Facts { revision: version.mod_revision, ..before.facts().clone() };
+    // The facts of most changes are those of before; those of pods lie in their spec and status, too.
+    if let Some(before) = before.filter(|before| is_alike(&bytes, &before.text())) {
+        let mut facts = Facts { revision: version.mod_revision, ..before.facts().clone() };
+        if resource == PODS {
+            facts.own = api::core::pod_facts::facts(&gist(&bytes, &OF_PODS[1..])?);
+        }
         return Some(Object::new(facts, bytes));
     }
     let value = gist(&bytes, if resource == PODS { OF_PODS } else { OF_ALL })?;
@@ -340,6 +348,12 @@ fn gist(text: &[u8], wanted: Gist) -> Option<Value> {
 /// What stands at a key of a pod's spec, without reading the rest of it.
 pub fn spec_of(pod: &Object, key: &str) -> Value {
     Value::parse(part(part(&pod.text(), "spec"), key)).unwrap_or_default()
+}
+
+/// Whether the same stands at these places of two objects, each a key of a part.
+pub fn has_same(one: &Object, other: &Object, places: &[[&str; 2]]) -> bool {
+    let (one, other) = (one.text(), other.text());
+    places.iter().all(|[of, key]| part(part(&one, of), key) == part(part(&other, of), key))
 }
 
 /// What stands at a key of a canonical object; nothing where there is none.

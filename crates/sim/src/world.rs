@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use base::{Clock, Rng, Time};
+use cache::Cache;
 use client::Mirror;
 use drive::Shell;
 use drive::controllers::nobody_listens;
@@ -23,7 +24,7 @@ use crate::machine::{Agent, Ills, Machine, seed_of};
 use crate::mutation::Mutation;
 use crate::schedule::Schedule;
 use crate::servers::{Cluster, server_name};
-use crate::truth::{Truth, objects};
+use crate::truth::{Truth, by_node, objects};
 use crate::user::{self, BUDGETS, NAMESPACES, NODES, PODS, User};
 
 /// Everything must have come to rest this long after the last fault.
@@ -279,6 +280,9 @@ impl World {
             self.net.cut(&client, Cut::NONE);
         }
         self.exec.heal();
+        for machine in &self.machines {
+            self.truth.show(&Seen::Halted { who: &machine.name, why: "stands still", halted: false });
+        }
         if self.is_shared() {
             self.heal_cluster();
         } else {
@@ -444,7 +448,9 @@ impl World {
     }
 
     fn follower(&self, client: &str, process: &Process, of: &'static [Resource]) -> Arc<Mirror> {
-        let mirror = Arc::new(Mirror::new(empty_cache()));
+        // Only controllers, who follow everything, ask for all that can be found.
+        let cache = if of.is_empty() { empty_cache() } else { Cache::new(by_node()) };
+        let mirror = Arc::new(Mirror::new(cache));
         let (net, client, shell) = (self.net.clone(), client.into(), process.clone());
         let follower = Follower { net, client, shell, mirror: mirror.clone(), of };
         process.spawn(Box::pin(follower.whole()));
@@ -522,6 +528,7 @@ impl World {
 
     pub fn crash_agent(&mut self, at: usize) {
         if let Some(process) = self.agents[at].take() {
+            self.truth.show(&Seen::Agent { node: &self.machines[at].name, runs: false });
             self.exec.kill(&process);
         }
     }

@@ -11,6 +11,7 @@ mod identity;
 mod jobs;
 mod leaders;
 mod leases;
+mod network;
 mod nodes;
 mod ownership;
 mod replicas;
@@ -19,17 +20,23 @@ mod store;
 mod watch;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use ::history::Outcome;
+use ::net::NodeNet;
+use ::net::plan::Changed;
 use ::store::{Format, LeaseId};
 use base::{Revision, Time};
 use bytes::Bytes;
-use cache::{Cache, Change, View};
+use cache::{Cache, Change, Source, View};
 use meta::Resource;
 
 use crate::exec::Author;
 use crate::truth::Past;
 pub use leaders::STORE;
+
+/// Up to where an agent sees each of [`crate::network::sources`].
+pub type Sees = [Revision; 4];
 
 /// Something that happened.
 pub enum Seen<'a> {
@@ -75,6 +82,17 @@ pub enum Seen<'a> {
     Halted { who: &'a str, why: &'static str, halted: bool },
     /// What one of these did or said got lost.
     Hindered { who: &'a str },
+    /// The agent of a machine begins or ends.
+    Agent { node: &'a str, runs: bool },
+    /// An agent was brought what there is of a source up to a revision.
+    Brought { node: &'a str, source: &'a Source, known: Revision },
+    /// The planner of a machine's network took in what its agent knows of each of [`crate::network::sources`]; `ready`: the
+    /// kernel is told of it.
+    Planned { node: &'a str, sees: &'a Sees, changed: &'a Changed, ready: bool },
+    /// The kernel of a machine was told.
+    Routed { node: &'a str, net: &'a NodeNet },
+    /// A pod on a node has an address (`true`), or has it no more.
+    Address { node: &'a str, uid: &'a str, address: IpAddr, given: bool },
     /// Faults are over, everybody says to be done.
     Quiet { view: &'a View },
 }
@@ -105,4 +123,5 @@ pub const CHECKERS: &[Make] = &[
     || Box::new(budgets::Budgets::default()),
     || Box::new(scheduler::Scheduler::default()),
     || Box::new(nodes::Nodes),
+    || Box::new(network::Network::default()),
 ];

@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use base::Revision;
+use base::{Revision, Time};
 use cache::{Cache, Key, View};
 use meta::{Object, Resource, Str};
 
@@ -16,11 +16,21 @@ use crate::truth::Past;
 const PODS: Resource = Resource("pods");
 /// Not told to the truth.
 const SECRETS: Resource = Resource("secrets");
-/// States of one node's pods that are kept, to judge agents that are late.
+/// States of one node's pods that are kept, to judge agents that are late: so many at most, and for so long, which is later
+/// than any agent.
 const STATES_KEPT: usize = 4_096;
+const STATES_KEPT_MS: u64 = 240_000;
 
-/// Uids and revisions of pods by their key.
-type Pods = BTreeMap<(Str, Str), (Str, Revision)>;
+/// Uids and revisions of pods by their key; clones share the texts.
+type Pods = BTreeMap<Key, (Arc<str>, Revision)>;
+
+/// The pods of a node after each of their changes.
+#[derive(Default)]
+struct States {
+    all: VecDeque<(Revision, Time, Arc<Pods>)>,
+    /// What was before the first of them is not known any more.
+    forgot: bool,
+}
 
 /// A mirror and the store as they were when they were found to be equal last.
 struct Equal {
@@ -32,8 +42,8 @@ struct Equal {
 #[derive(Default)]
 pub struct Watch {
     equal: BTreeMap<String, Equal>,
-    /// The pods of every node, by our own books, after each of their changes.
-    nodes: BTreeMap<Str, VecDeque<(Revision, Arc<Pods>)>>,
+    /// The pods of every node, by our own books.
+    nodes: BTreeMap<Str, States>,
     begun: bool,
 }
 
@@ -46,12 +56,12 @@ impl Checker for Watch {
         match seen {
             Seen::Commit { revision, changes, before, .. } => {
                 if !std::mem::replace(&mut self.begun, true) {
-                    before.list(PODS, "").for_each(|pod| self.note(before.at(), None, Some(pod)));
+                    before.list(PODS, "").for_each(|pod| self.note((before.at(), past.now), None, Some(pod)));
                 }
                 for change in changes.iter() {
                     let is_pod = |object: &&Object| object.resource() == PODS;
                     let (old, new) = (change.old.as_ref().filter(is_pod), change.new.as_ref().filter(is_pod));
-                    self.note(*revision, old, new);
+                    self.note((*revision, past.now), old, new);
                 }
                 Ok(())
             }
@@ -62,11 +72,11 @@ impl Checker for Watch {
     }
 }
 
-fn key(pod: &Object) -> (Str, Str) {
-    (pod.namespace().into(), pod.name().into())
+fn key(pod: &Object) -> Key {
+    Key::of(pod.namespace(), pod.name())
 }
 
-fn state(object: &Object) -> (Str, Revision) {
+fn state(object: &Object) -> (Arc<str>, Revision) {
     (object.uid().into(), object.revision())
 }
 
@@ -148,45 +158,48 @@ impl Watch {
     }
 
     /// Books a pod under its node.
-    fn note(&mut self, revision: Revision, old: Option<&Object>, new: Option<&Object>) {
+    fn note(&mut self, at: (Revision, Time), old: Option<&Object>, new: Option<&Object>) {
         let place = |pod: &Object| Some(facts(pod).node).filter(|node| !node.is_empty());
         let (from, to) = (old.and_then(place), new.and_then(place));
         if from != to
             && let (Some(node), Some(old)) = (from, old)
         {
-            self.change(revision, node, |pods| drop(pods.remove(&key(old))));
+            self.change(at, node, |pods| drop(pods.remove(&key(old))));
         }
         if let (Some(node), Some(new)) = (to, new) {
-            self.change(revision, node, |pods| drop(pods.insert(key(new), state(new))));
+            self.change(at, node, |pods| drop(pods.insert(key(new), state(new))));
         }
     }
 
-    fn change(&mut self, revision: Revision, node: Str, change: impl FnOnce(&mut Pods)) {
-        let states = self.nodes.entry(node).or_default();
-        let mut pods = states.back().map(|(_, pods)| Pods::clone(pods)).unwrap_or_default();
+    fn change(&mut self, (revision, now): (Revision, Time), node: Str, change: impl FnOnce(&mut Pods)) {
+        let States { all, forgot } = self.nodes.entry(node).or_default();
+        let mut pods = all.back().map(|(_, _, pods)| Pods::clone(pods)).unwrap_or_default();
         change(&mut pods);
-        if states.len() == STATES_KEPT {
-            states.pop_front();
+        // The last one before that time is what was seen when it came.
+        while all.len() == STATES_KEPT || all.get(1).is_some_and(|state| now.ms_since(state.1) > STATES_KEPT_MS) {
+            all.pop_front();
+            *forgot = true;
         }
-        states.push_back((revision, Arc::new(pods)));
+        all.push_back((revision, now, Arc::new(pods)));
     }
 
     /// An agent's pods are those of its node, as of where its watch is.
     fn check_pods(&self, client: &str, cache: &Cache) -> Result<(), String> {
         let Some(node) = client.strip_prefix("agent ") else { return Ok(()) };
-        let (view, at) = (cache.view(), cache.known(PODS));
-        let states = self.nodes.get(node);
-        let index = states.map_or(0, |states| states.partition_point(|(revision, _)| *revision <= at));
-        if index == 0 && states.is_some_and(|states| states.len() == STATES_KEPT) {
+        let (view, at, none) = (cache.view(), cache.known(PODS), States::default());
+        let states = self.nodes.get(node).unwrap_or(&none);
+        let index = states.all.partition_point(|(revision, ..)| *revision <= at);
+        if index == 0 && states.forgot {
             // Too long ago.
             return Ok(());
         }
-        let wanted =
-            index.checked_sub(1).and_then(|at| states?.get(at)).map(|(_, pods)| pods.clone()).unwrap_or_default();
-        let found: Pods = view.list(PODS, "").map(|pod| (key(pod), state(pod))).collect();
-        if found == *wanted {
+        let wanted = index.checked_sub(1).map(|at| states.all[at].2.clone()).unwrap_or_default();
+        // Both stand in the order of their keys.
+        let found = view.list(PODS, "").map(|pod| (pod.uid(), pod.revision()));
+        if found.eq(wanted.values().map(|(uid, revision)| (&**uid, *revision))) {
             return Ok(());
         }
+        let found: Pods = view.list(PODS, "").map(|pod| (key(pod), state(pod))).collect();
         Err(format!("{client} has pods {found:?} at revision {at}, the store has {wanted:?}"))
     }
 }
