@@ -76,4 +76,12 @@ pub const EXHIBITS: &[Exhibit] = &[
                 agents did so at each of their starts, and worlds hid it, since there the table outlived the agent. Which \
                 address was given last is kept on the disk.",
     },
+    Exhibit {
+        seed: 40028,
+        profile: "lossy",
+        schedule: None,
+        story: "A revision of a set was collected though its owner lived, it was said: the set had waited for its dependents to \
+                go, and was asked to be deleted in another way in the moment in which the collector had decided. The judge was \
+                wrong: whoever decided while an owner waited could not know.",
+    },
 ];

@@ -1,7 +1,9 @@
-//! Ownership: nothing is collected while one of its owners lives, and no pod while its node does.
+//! Ownership: nothing is collected while one of its owners lives, as far as the collector could know, and no pod while its
+//! node does.
 
 use std::collections::BTreeMap;
 
+use base::Revision;
 use cache::View;
 use meta::{Object, Str};
 
@@ -15,8 +17,15 @@ const FOREGROUND: &str = "foregroundDeletion";
 #[derive(Default)]
 pub struct Ownership {
     /// Every object by uid, and whether it waits for its dependents to go.
-    waits: BTreeMap<Str, bool>,
+    waits: BTreeMap<Str, Wait>,
     begun: bool,
+}
+
+#[derive(Clone, Copy)]
+enum Wait {
+    Waits,
+    /// Not since then; zero when it never did.
+    Not(Revision),
 }
 
 fn waits(object: &Object) -> bool {
@@ -24,12 +33,20 @@ fn waits(object: &Object) -> bool {
 }
 
 impl Ownership {
-    fn note(&mut self, object: &Object) {
-        self.waits.insert(object.uid().into(), waits(object));
+    fn note(&mut self, object: &Object, at: Revision) {
+        let waited = matches!(self.waits.get(object.uid()), Some(Wait::Waits));
+        let wait = match waits(object) {
+            true => Wait::Waits,
+            false if waited => Wait::Not(at),
+            false => Wait::Not(Revision::ZERO),
+        };
+        self.waits.insert(object.uid().into(), wait);
     }
 
-    fn collected(&self, object: &Object) -> Result<(), String> {
-        let alive = object.facts().owners.iter().find(|owner| self.waits.get(&owner.uid) == Some(&false));
+    /// Whoever decided while an owner waited could not know that somebody would ask to delete it in another way.
+    fn collected(&self, object: &Object, decided_on: Revision) -> Result<(), String> {
+        let lives = |uid: &Str| matches!(self.waits.get(uid), Some(Wait::Not(since)) if *since <= decided_on);
+        let alive = object.facts().owners.iter().find(|owner| lives(&owner.uid));
         match alive {
             Some(owner) => Err(format!(
                 "{} {}/{} was collected, though its owner {} {} lives",
@@ -59,17 +76,19 @@ impl Checker for Ownership {
     }
 
     fn see(&mut self, seen: &Seen<'_>, _: &Past<'_>) -> Result<(), String> {
-        let Seen::Commit { changes, author, before, .. } = seen else { return Ok(()) };
+        let Seen::Commit { revision, changes, author, before, .. } = seen else { return Ok(()) };
         if !std::mem::replace(&mut self.begun, true) {
             let resources: Vec<_> = before.resources().collect();
-            resources.iter().for_each(|resource| before.list(*resource, "").for_each(|object| self.note(object)));
+            resources
+                .iter()
+                .for_each(|resource| before.list(*resource, "").for_each(|object| self.note(object, Revision::ZERO)));
         }
         for change in *changes {
             if let Some(old) = &change.old {
                 let going = change.new.as_ref().is_none_or(|new| new.facts().deleting.is_some());
                 let begins = going && old.facts().deleting.is_none();
                 if begins && author.who.ends_with(":generic-garbage-collector") {
-                    self.collected(old)?;
+                    self.collected(old, author.decided_on)?;
                 }
                 if old.resource() == PODS && begins && author.who.ends_with(":pod-garbage-collector") {
                     pod_collected(old, before)?;
@@ -78,7 +97,7 @@ impl Checker for Ownership {
             match (&change.new, &change.old) {
                 // Most changes change nothing of this.
                 (Some(new), Some(old)) if new.uid() == old.uid() && waits(new) == waits(old) => {}
-                (Some(new), _) => self.note(new),
+                (Some(new), _) => self.note(new, *revision),
                 (None, Some(old)) => {
                     self.waits.remove(old.uid());
                 }
