@@ -7,7 +7,7 @@ use http::header;
 use meta::decode::{FieldValidation, Media, conform_change, read, read_like, yaml_repeats};
 use meta::proto::{Encoder, envelope};
 use meta::schema::TypeRef;
-use meta::{Kind, Object, Reason, Status, Value};
+use meta::{Kind, Object, Reason, Status, Value, json};
 
 use crate::http::negotiate::{Accept, Shape, content_type};
 use crate::http::{Response, body};
@@ -215,6 +215,30 @@ pub fn respond(kind: &Kind, accept: Accept, outcome: &Outcome, now: Time) -> Res
     let mut response = body::answer(outcome.code, content_type(accept.media), bytes);
     add_warnings(&mut response, &outcome.warnings);
     response
+}
+
+/// Answers with a list of objects that are not stored but made for the question.
+pub fn respond_listed(kind: &Kind, accept: Accept, items: Vec<Value>, now: Time) -> Response {
+    let (list, of) = match accept.shape {
+        Shape::Table => {
+            (table::table(kind, items.iter(), now, true, &json!({"resourceVersion": ""}), accept.form), None)
+        }
+        Shape::PartialMetadata => {
+            let list = json!({
+                "apiVersion": (accept.form.api_version), "kind": "PartialObjectMetadataList", "metadata": {},
+                "items": (items.iter().map(|item| table::partial(item, accept.form)).collect::<Vec<Value>>()),
+            });
+            (list, api::schema::builtin().named("io.k8s.apimachinery.pkg.apis.meta.v1.PartialObjectMetadataList"))
+        }
+        Shape::Object => {
+            let names = &kind.names;
+            let list = json!({
+                "apiVersion": (names.api_version()), "kind": (&names.list_kind), "metadata": {}, "items": items,
+            });
+            (list, kind.schema.kind(&names.group, &names.version, &names.list_kind))
+        }
+    };
+    body::answer(200, content_type(accept.media), write(accept, &list, of))
 }
 
 /// An object as it is asked for, where that is its text or its message: what is made once, for all who ask.

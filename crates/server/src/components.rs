@@ -14,7 +14,6 @@ use crate::codec;
 use crate::dispatch::{Incomer, accept_of, not_allowed};
 use crate::http::negotiate::{Shape, content_type};
 use crate::http::{Response, body};
-use crate::table;
 use crate::verbs::list::Filter;
 
 pub const RESOURCE: Resource = Resource("componentstatuses");
@@ -46,30 +45,14 @@ pub async fn answer(
     let filter = Filter::of(&incomer.query, kind)?;
     let is_wanted = |value: &Value| filter.matches(kind, &Object::new(Facts::of(RESOURCE, value), value.to_json()));
     let mut items: Vec<Value> = all.into_iter().filter(is_wanted).collect();
-    let (value, of) = match accept.shape {
-        Shape::Table => {
-            (table::table(kind, items.iter(), now, true, &json!({"resourceVersion": ""}), accept.form), None)
+    if accept.shape == Shape::Object {
+        // In a list of one kind it stands once.
+        for item in &mut items {
+            item.take(&["apiVersion"]);
+            item.take(&["kind"]);
         }
-        Shape::PartialMetadata => {
-            let list = json!({
-                "apiVersion": (accept.form.api_version), "kind": "PartialObjectMetadataList", "metadata": {},
-                "items": (items.iter().map(|item| table::partial(item, accept.form)).collect::<Vec<Value>>()),
-            });
-            (list, api::schema::builtin().named("io.k8s.apimachinery.pkg.apis.meta.v1.PartialObjectMetadataList"))
-        }
-        Shape::Object => {
-            for item in &mut items {
-                item.take(&["apiVersion"]);
-                item.take(&["kind"]);
-            }
-            let names = &kind.names;
-            let list = json!({
-                "apiVersion": (names.api_version()), "kind": (&names.list_kind), "metadata": {}, "items": items,
-            });
-            (list, kind.schema.kind(&names.group, &names.version, &names.list_kind))
-        }
-    };
-    Ok(body::answer(200, content_type(accept.media), codec::write(accept, &value, of)))
+    }
+    Ok(codec::respond_listed(kind, accept, items, now))
 }
 
 /// All components as they are now.

@@ -18,10 +18,9 @@ use crate::Server;
 use crate::authz::Authorized;
 use crate::codec;
 use crate::dispatch::{Incomer, accept_of};
-use crate::http::negotiate::{Shape, content_type};
+use crate::http::negotiate::content_type;
 use crate::http::{Response, body};
 use crate::subresource::node::read;
-use crate::table;
 use crate::verbs::list::Filter;
 
 pub const GROUP: &str = "metrics.k8s.io";
@@ -202,17 +201,7 @@ pub async fn answer(
     let objects: Vec<Object> = listed.filter(|object| filter.matches(kind, object)).cloned().collect();
     drop(view);
     let items = gather(server, kind, objects, now).await;
-    let value = match accept.shape {
-        Shape::Table => table::table(kind, items.iter(), now, true, &json!({"resourceVersion": ""}), accept.form),
-        Shape::PartialMetadata => json!({
-            "apiVersion": (accept.form.api_version), "kind": "PartialObjectMetadataList", "metadata": {},
-            "items": (items.iter().map(|item| table::partial(item, accept.form)).collect::<Vec<Value>>()),
-        }),
-        Shape::Object => json!({
-            "apiVersion": (kind.names.api_version()), "kind": (&kind.names.list_kind), "metadata": {}, "items": items,
-        }),
-    };
-    Ok(body::answer(200, content_type(accept.media), codec::write(accept, &value, None)))
+    Ok(codec::respond_listed(kind, accept, items, now))
 }
 
 /// The metrics of nodes or pods, for those that have some.
