@@ -8,6 +8,7 @@ use std::time::Duration;
 use base::Time;
 use server::Server;
 use server::authn::{Certified, Peer};
+use server::http::sending::Cut;
 use server::identity::{MASTERS, User};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Runtime;
@@ -74,7 +75,7 @@ pub fn throw(input: &[u8]) {
         Arena { server, tokio }
     });
     let who = Certified { user: User::new("fuzzer", &[MASTERS]), until: Time::from_seconds(i64::from(u32::MAX)) };
-    let peer = Arc::new(Peer { address: Ipv4Addr::LOCALHOST.into(), certified: Some(who) });
+    let peer = Arc::new(Peer { address: Ipv4Addr::LOCALHOST.into(), certified: Some(who), cut: Cut::default() });
     let server = ARENA.server.clone();
     ARENA.tokio.block_on(async {
         let (mut ours, theirs) = tokio::io::duplex(WIRE_BYTES);

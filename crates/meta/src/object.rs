@@ -3,7 +3,7 @@
 
 use std::any::Any;
 use std::fmt;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU8;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use base::{Blob, Revision, Time};
@@ -168,22 +168,20 @@ struct Inner {
     protobuf: OnceLock<Blob>,
     /// Its tree, while the object is one of those that were read or written lately.
     tree: Mutex<Option<Box<Value>>>,
-    /// Is one of them; its tree may be gone all the same.
-    kept: AtomicBool,
+    /// Among which of them it is; its tree may be gone all the same.
+    kept: AtomicU8,
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        if *self.kept.get_mut() {
-            warm::forget(self.body.len());
-        }
+        warm::forget(*self.kept.get_mut(), self.body.len());
     }
 }
 
 impl Object {
     /// `body` is the object's canonical JSON, complete with `resourceVersion`.
     pub fn new(facts: Facts, body: impl Into<Blob>) -> Object {
-        let (protobuf, tree, kept) = (OnceLock::new(), Mutex::new(None), AtomicBool::new(false));
+        let (protobuf, tree, kept) = (OnceLock::new(), Mutex::new(None), AtomicU8::new(0));
         Object(Arc::new(Inner { facts, body: body.into(), protobuf, tree, kept }))
     }
 
@@ -246,7 +244,7 @@ impl Object {
     /// Gives up the tree: a newer version took the object's place, and nobody will change this one. Its text is kept for
     /// those who have not seen it yet.
     pub fn supersede(&self) {
-        warm::drop_tree(&self.0);
+        warm::supersede(self);
     }
 
     /// Shares with a sibling, an object of the same controller that was made or read lately, what is equal in both trees:
@@ -305,6 +303,9 @@ impl fmt::Debug for Object {
 /// written is mostly read and changed next, by several readers. Trees are found through their objects only, so nobody can
 /// tell whether one was kept but by the time that it takes. Those kept longest go first; with its tree an object's text
 /// is packed, against what its siblings have in common.
+///
+/// What a newer version took the place of is kept apart: only those who follow the changes read it, and soon; where much
+/// is written it would drive out what will be changed next.
 mod warm {
     use std::collections::VecDeque;
     use std::sync::atomic::{AtomicUsize, Ordering};
@@ -315,13 +316,15 @@ mod warm {
     use super::{Inner, Object, Resource};
     use crate::value::Value;
 
-    /// Bytes of the texts that are kept. A tree takes about four times as much as its text, but those of siblings share
-    /// most of it, and what is superseded has none.
-    const BYTES_MAX: usize = 24 << 20;
+    /// Of the newest versions. A tree takes about four times as much as its text, but those of siblings share most of it.
+    static NEWEST: Kept = Kept::new(1, 20 << 20);
+    static SUPERSEDED: Kept = Kept::new(2, 4 << 20);
     /// A larger text's tree is not kept.
     const TEXT_MAX_BYTES: usize = 256 << 10;
-    /// Objects that are remembered as having a tree; those that are gone meanwhile count, too.
+    /// Objects that are remembered as kept of each sort; those that are gone meanwhile count, too.
     const OBJECTS_MAX: usize = 16_384;
+    /// When so many are remembered, those that are gone are looked for.
+    const OBJECTS_MANY: usize = OBJECTS_MAX / 2;
     /// Dictionaries that there are, of at most 16 KiB each; sorts that fall into one place share what they have in common.
     const DICTIONARIES: usize = 1_024;
 
@@ -329,22 +332,102 @@ mod warm {
     const FAMILIES: usize = 256;
 
     static FAMILY: [Mutex<Option<(u64, Value)>>; FAMILIES] = [const { Mutex::new(None) }; FAMILIES];
-    static BYTES: AtomicUsize = AtomicUsize::new(0);
-    static ORDER: Mutex<Order> = Mutex::new(Order { kept: VecDeque::new(), new: 0 });
     static SLOTS: [Mutex<Dictionary>; DICTIONARIES] = [const { Mutex::new(Dictionary::new()) }; DICTIONARIES];
+
+    /// Objects that are kept, up to so many bytes of their texts.
+    struct Kept {
+        /// What [`Inner::kept`] is for those that are.
+        mark: u8,
+        bytes_max: usize,
+        bytes: AtomicUsize,
+        order: Mutex<Order>,
+    }
+
+    /// Those that are kept, or were, in the order in which they came.
+    struct Order {
+        all: VecDeque<Weak<Inner>>,
+        /// How many of them came since they were cooled last.
+        new: usize,
+        /// How many there may be before it is looked which are gone.
+        many: usize,
+    }
+
+    impl Kept {
+        const fn new(mark: u8, bytes_max: usize) -> Kept {
+            let order = Order { all: VecDeque::new(), new: 0, many: OBJECTS_MANY };
+            Kept { mark, bytes_max, bytes: AtomicUsize::new(0), order: Mutex::new(order) }
+        }
+
+        /// Takes in one whose mark is of these already; what is to be given up for it.
+        fn enter(&self, object: &Object) -> Vec<Arc<Inner>> {
+            let bytes = object.text_len();
+            let mut excess = (self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes).saturating_sub(self.bytes_max);
+            let mut cooled = Vec::new();
+            let mut order = lock(&self.order);
+            order.all.push_back(Arc::downgrade(&object.0));
+            order.new += 1;
+            if order.all.len() > order.many {
+                order.all.retain(|one| one.upgrade().is_some_and(|inner| self.has(&inner)));
+                order.new = order.new.min(order.all.len());
+                // Half as many again must come before another look is worth it.
+                order.many = (order.all.len() + order.all.len() / 2).max(OBJECTS_MANY);
+            }
+            while excess > 0 || order.all.len() > OBJECTS_MAX {
+                let Some(oldest) = order.all.pop_front() else { break };
+                if let Some(inner) = oldest.upgrade().filter(|inner| self.has(inner)) {
+                    excess = excess.saturating_sub(inner.body.len());
+                    cooled.push(inner);
+                }
+            }
+            cooled
+        }
+
+        /// To be called without the lock: the last hold of an object may be among them. One that has left meanwhile is
+        /// somebody else's.
+        fn give_up(&self, cooled: Vec<Arc<Inner>>) {
+            for inner in cooled {
+                if self.leave(&inner, 0) {
+                    drop_tree(&inner);
+                    pack(&inner);
+                }
+            }
+        }
+
+        fn has(&self, inner: &Inner) -> bool {
+            inner.kept.load(Ordering::Relaxed) == self.mark
+        }
+
+        /// Takes the mark from one; false when it has another, or none.
+        fn leave(&self, inner: &Inner, mark: u8) -> bool {
+            let left = inner.kept.compare_exchange(self.mark, mark, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+            if left {
+                self.bytes.fetch_sub(inner.body.len(), Ordering::Relaxed);
+            }
+            left
+        }
+
+        /// Gives up what came before the last call; true when nothing is left.
+        fn cool(&self) -> bool {
+            let mut order = lock(&self.order);
+            let old = order.all.len().saturating_sub(order.new);
+            order.new = 0;
+            let cooled =
+                order.all.drain(..old).filter_map(|one| one.upgrade()).filter(|inner| self.has(inner)).collect();
+            if order.all.is_empty() {
+                order.all.shrink_to_fit();
+            }
+            let idle = order.all.is_empty();
+            drop(order);
+            self.give_up(cooled);
+            idle
+        }
+    }
 
     /// Text is not like a message.
     #[derive(Clone, Copy)]
     enum Form {
         Text,
         Protobuf,
-    }
-
-    /// Objects that have a tree, or had one, in the order in which they got it.
-    struct Order {
-        kept: VecDeque<Weak<Inner>>,
-        /// How many of them came since the trees were cooled last.
-        new: usize,
     }
 
     fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -378,66 +461,40 @@ mod warm {
         lock(&object.0.tree).as_deref().cloned()
     }
 
-    pub fn forget(bytes: usize) {
-        BYTES.fetch_sub(bytes, Ordering::Relaxed);
+    /// One that was kept, as `mark` says, is no more.
+    pub fn forget(mark: u8, bytes: usize) {
+        if let Some(kept) = [&NEWEST, &SUPERSEDED].into_iter().find(|kept| kept.mark == mark) {
+            kept.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        }
     }
 
     pub fn keep(object: &Object, tree: Value) {
-        let bytes = object.text_len();
-        if bytes > TEXT_MAX_BYTES {
+        if object.text_len() > TEXT_MAX_BYTES {
             return;
         }
         let before = lock(&object.0.tree).replace(Box::new(tree));
         drop(before);
-        if object.0.kept.swap(true, Ordering::Relaxed) {
-            return;
+        if object.0.kept.compare_exchange(0, NEWEST.mark, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            NEWEST.give_up(NEWEST.enter(object));
         }
-        let mut excess = (BYTES.fetch_add(bytes, Ordering::Relaxed) + bytes).saturating_sub(BYTES_MAX);
-        let mut cooled = Vec::new();
-        {
-            let mut order = lock(&ORDER);
-            order.kept.push_back(Arc::downgrade(&object.0));
-            order.new += 1;
-            while excess > 0 || order.kept.len() > OBJECTS_MAX {
-                let Some(oldest) = order.kept.pop_front() else { break };
-                if let Some(inner) = oldest.upgrade() {
-                    excess = excess.saturating_sub(inner.body.len());
-                    cooled.push(inner);
-                }
-            }
+    }
+
+    pub fn supersede(object: &Object) {
+        drop_tree(&object.0);
+        if NEWEST.leave(&object.0, SUPERSEDED.mark) {
+            SUPERSEDED.give_up(SUPERSEDED.enter(object));
         }
-        give_up(cooled);
     }
 
     pub fn cool() {
-        let mut order = lock(&ORDER);
-        let old = order.kept.len().saturating_sub(order.new);
-        order.new = 0;
-        let cooled = order.kept.drain(..old).filter_map(|object| object.upgrade()).collect();
-        if order.kept.is_empty() {
-            order.kept.shrink_to_fit();
-        }
-        let idle = order.kept.is_empty();
-        drop(order);
-        give_up(cooled);
-        if idle {
+        SUPERSEDED.cool();
+        if NEWEST.cool() {
             FAMILY.iter().for_each(|slot| drop(lock(slot).take()));
         }
     }
 
-    /// To be called without the lock: the last hold of an object may be among them.
-    fn give_up(cooled: Vec<Arc<Inner>>) {
-        for inner in cooled {
-            drop_tree(&inner);
-            if inner.kept.swap(false, Ordering::Relaxed) {
-                forget(inner.body.len());
-            }
-            pack(&inner);
-        }
-    }
-
     pub fn is_kept(object: &Object) -> bool {
-        object.0.kept.load(Ordering::Relaxed)
+        object.0.kept.load(Ordering::Relaxed) != 0
     }
 
     pub fn pack(inner: &Inner) {
@@ -495,6 +552,14 @@ mod tests {
         let tree = one.value();
         one.supersede();
         assert!(!one.value().is_shared_with(&tree) && one.value() == tree);
+        let current = object(102, 200_000);
+        let tree = current.value();
+        for number in 103..303 {
+            let passing = object(number, 200_000);
+            passing.value();
+            passing.supersede();
+        }
+        assert!(current.value().is_shared_with(&tree), "what was superseded takes nobody's place");
         let huge = object(100, 1 << 20);
         assert!(!huge.value().is_shared_with(&huge.value()));
     }

@@ -4,6 +4,7 @@ use base::Time;
 use client::Mirror;
 use meta::{Reason, Resource, Status, Str};
 
+use crate::http::sending::Cut;
 use crate::identity::{MASTERS, User, service_account_user};
 use crate::tokens::{Claims, ISSUER, Tokens};
 
@@ -21,11 +22,12 @@ pub struct Authenticator {
 }
 
 /// Whoever is at the other end of a connection.
-#[derive(Clone, Debug, PartialEq)]
 pub struct Peer {
     pub address: std::net::IpAddr,
     /// The client certificate that it showed.
     pub certified: Option<Certified>,
+    /// Ends the connection.
+    pub cut: Cut,
 }
 
 /// A client certificate that was verified when its connection began: whose it is, and until when.

@@ -7,6 +7,9 @@ use meta::{FieldSelector, Status, Str};
 /// Segments below the group-version that begin a namespaced path.
 const NAMESPACES: &str = "namespaces";
 
+/// Segments that nearly all paths have at most.
+const SEGMENTS: usize = 8;
+
 /// What is asked, before anything was looked up. Authorization and audit speak of this.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RequestInfo {
@@ -14,6 +17,7 @@ pub struct RequestInfo {
     pub verb: &'static str,
     /// False for `/healthz`, `/version`, discovery and the like.
     pub is_resource: bool,
+    /// Of such, and of what is no resource's path; empty where the members below say it all.
     pub path: String,
     pub group: Str,
     pub version: Str,
@@ -102,27 +106,27 @@ impl RequestInfo {
 
     /// Reads method and path (still percent-encoded); `query` decides between list and watch.
     pub fn of(method: &str, path: &str, query: &Query) -> RequestInfo {
-        let parts: Vec<Cow<str>> =
-            path.split('/').filter(|part| !part.is_empty()).map(|part| decode(part, false)).collect();
-        let parts: Vec<&str> = parts.iter().map(AsRef::as_ref).collect();
-        let plain = RequestInfo { verb: method_word(method), path: path.to_owned(), ..RequestInfo::default() };
+        let segments = || path.split('/').filter(|part| !part.is_empty());
+        let decoded: Vec<Cow<str>>;
+        let mut parts: Vec<&str> = Vec::with_capacity(SEGMENTS);
+        if path.contains('%') {
+            decoded = segments().map(|part| decode(part, false)).collect();
+            parts.extend(decoded.iter().map(AsRef::as_ref));
+        } else {
+            parts.extend(segments());
+        }
         let (group, version, rest) = match parts.as_slice() {
             ["api", version, rest @ ..] if !rest.is_empty() => ("", *version, rest),
             ["apis", group, version, rest @ ..] if !rest.is_empty() => (*group, *version, rest),
-            _ => return plain,
+            _ => return RequestInfo { verb: method_word(method), path: path.to_owned(), ..RequestInfo::default() },
         };
         // The deprecated /watch/ prefix, which old clients still use.
         let (prefix_watch, rest) = match rest {
             ["watch", rest @ ..] if !rest.is_empty() => (true, rest),
             rest => (false, rest),
         };
-        let mut info = RequestInfo {
-            is_resource: true,
-            group: group.into(),
-            version: version.into(),
-            path: path.to_owned(),
-            ..RequestInfo::default()
-        };
+        let mut info =
+            RequestInfo { is_resource: true, group: group.into(), version: version.into(), ..RequestInfo::default() };
         let rest = match rest {
             // `namespaces/x` is the namespace object; `namespaces/x/status` and `/finalize` are its subresources.
             [NAMESPACES, namespace, rest @ ..] if !matches!(rest, [] | ["status" | "finalize"]) => {

@@ -435,6 +435,15 @@ fn stamped(plain: &Bytes, stamp: u32, revision: Revision) -> Bytes {
     [before, revision.to_string().as_bytes(), after].concat().into()
 }
 
+/// An object's text as it would be at another revision than the one `known` that it bears.
+pub fn restamped(text: &Bytes, known: Revision, revision: Revision) -> Bytes {
+    text::restamp(text, known, revision).unwrap_or_else(|| {
+        let mut value = Value::parse(text).unwrap_or_default();
+        value.set(&["metadata", "resourceVersion"], revision.to_string());
+        value.to_json().into()
+    })
+}
+
 /// The backend's feed, made into changes of the cache.
 struct Feed {
     mirror: Arc<Mirror>,

@@ -3,11 +3,16 @@
 //! A thread may draw them from a seeded stream instead ([`seeded`]), so that a simulated server repeats itself.
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use base::Rng;
 
 /// Random bytes fetched from the kernel at once.
 const POOL_BYTES: usize = 512;
+
+/// Characters of a UUID; which bytes make its groups, and where each group begins.
+const TEXT_BYTES: usize = 36;
+const GROUPS: [(Range<usize>, usize); 5] = [(0..4, 0), (4..6, 9), (6..8, 14), (8..10, 19), (10..16, 24)];
 
 thread_local! {
     static STREAM: RefCell<Option<Rng>> = const { RefCell::new(None) };
@@ -70,13 +75,24 @@ pub fn seed() -> u64 {
 pub fn format(mut bytes: [u8; 16]) -> String {
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;
-    let hex = hex::encode(bytes);
-    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+    let mut text = [b'-'; TEXT_BYTES];
+    for (group, at) in GROUPS {
+        let digits = &mut text[at..at + 2 * group.len()];
+        // It has room for just as many.
+        let _ = hex::encode_to_slice(&bytes[group], digits);
+    }
+    String::from_utf8_lossy(&text).into_owned()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_identity_is_written_as_a_uuid_of_version_4() {
+        let bytes = std::array::from_fn(|at| 16 * at as u8 + 15 - at as u8);
+        assert_eq!(format(bytes), "0f1e2d3c-4b5a-4978-8796-a5b4c3d2e1f0");
+    }
 
     #[test]
     fn a_seeded_thread_repeats_itself_and_goes_on() {

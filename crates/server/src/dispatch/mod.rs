@@ -93,7 +93,6 @@ fn check_timeout(info: &RequestInfo, query: &Query) -> Result<(), Status> {
 /// Answers one request. Panics of a handler end in a 500, not in a dead connection.
 pub async fn answer(server: Arc<Server>, request: Request<Incoming>, peer: Arc<Peer>) -> Response {
     let (http::request::Parts { method, uri, headers, extensions, .. }, body) = request.into_parts();
-    let cut = extensions.get::<Cut>().cloned();
     let query = Query::parse(uri.query().unwrap_or_default());
     let info = RequestInfo::of(method.as_str(), uri.path(), &query);
     let asked = Asked {
@@ -147,7 +146,7 @@ pub async fn answer(server: Arc<Server>, request: Request<Incoming>, peer: Arc<P
         Err(status) => body::refusal(&status),
     };
     // A list keeps its seat while it is sent.
-    let keeps = (auth.info.verb == "list").then_some(cut);
+    let keeps = (auth.info.verb == "list").then(|| peer.cut.clone());
     classified(&mut response, admission, keeps);
     let (user, by, code) = (&auth.user, by.as_ref(), response.status().as_u16());
     let answered = Answered { user, by, info: &auth.info, code, decision: "allow", at: server.now() };
@@ -164,7 +163,7 @@ fn rests_on_the_newest(info: &RequestInfo, query: &Query) -> bool {
 
 /// Tells the client where its request belonged. With `keeps`, the seat is held while the answer is sent, and the
 /// connection is cut when nobody takes it.
-fn classified(response: &mut Response, admission: flow::Admission, keeps: Option<Option<Cut>>) {
+fn classified(response: &mut Response, admission: flow::Admission, keeps: Option<Cut>) {
     let uids = [
         (header::HeaderName::from_static("x-kubernetes-pf-flowschema-uid"), admission.schema_uid),
         (header::HeaderName::from_static("x-kubernetes-pf-prioritylevel-uid"), admission.level_uid),

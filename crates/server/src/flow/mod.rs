@@ -141,9 +141,8 @@ impl Flows {
             admission.counted = Some(counts.run(width, Duration::ZERO));
             return Ok(admission);
         }
-        let (tell, told) = oneshot::channel();
         let flow = class.flow(user, info);
-        {
+        let told = {
             let mut state = self.state();
             let free = state.is_idle(level) && state.has_share(level, &flow, width);
             if free && state.has_room(level, &plan, width) {
@@ -152,11 +151,13 @@ impl Flows {
                 admission.seat = Some(Seat { flows: self.clone(), level: level.name.clone(), flow, width, counted });
                 return Ok(admission);
             }
+            let (tell, told) = oneshot::channel();
             state.queue(level, flow, Waiting { width, tell }).inspect_err(|_| {
                 let why = if level.queueing.is_some() { Why::QueueFull } else { Why::ConcurrencyLimit };
                 counts.reject(why, Duration::ZERO);
             })?;
-        }
+            told
+        };
         let (waiting, since) = (counts.wait(width), tokio::time::Instant::now());
         let told = tokio::time::timeout(PATIENCE, told).await;
         drop(waiting);

@@ -16,7 +16,7 @@ pub const SEAT_TIME: Duration = Duration::from_secs(5);
 /// How long sending one answer may take (upstream: the time of a request).
 pub const ANSWER_TIME: Duration = Duration::from_secs(60);
 
-/// Ends the connection that a request came on.
+/// Ends a connection.
 #[derive(Clone, Default)]
 pub struct Cut(Arc<Notify>);
 
@@ -35,15 +35,13 @@ impl Cut {
 pub struct Sending(tokio::task::JoinHandle<()>);
 
 impl Sending {
-    pub fn begin(seat: Option<Seat>, cut: Option<Cut>) -> Sending {
+    pub fn begin(seat: Option<Seat>, cut: Cut) -> Sending {
         Sending(tokio::spawn(async move {
             tokio::time::sleep(SEAT_TIME).await;
             drop(seat);
             tokio::time::sleep(ANSWER_TIME - SEAT_TIME).await;
-            if let Some(cut) = cut {
-                tracing::debug!("an answer was not taken within {} s: its connection is cut", ANSWER_TIME.as_secs());
-                cut.now();
-            }
+            tracing::debug!("an answer was not taken within {} s: its connection is cut", ANSWER_TIME.as_secs());
+            cut.now();
         }))
     }
 }

@@ -176,7 +176,8 @@ where
                     std::future::pending::<()>().await;
                 }
             };
-            connection(stream, Arc::new(Peer { address, certified }), handler, gone, closing).await;
+            let peer = Arc::new(Peer { address, certified, cut: Cut::default() });
+            connection(stream, peer, handler, gone, closing).await;
         });
     }
     // Whoever comes now is refused, and looks for another server.
@@ -249,14 +250,13 @@ pub async fn connection<S, H, F>(
     H: Fn(http::Request<Incoming>, Arc<Peer>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response> + Send + 'static,
 {
-    let cut = Cut::default();
-    let asked = cut.clone();
+    let cut = peer.cut.clone();
     let running = Arc::new(AtomicUsize::new(0));
     let service = service_fn({
         let running = running.clone();
-        move |mut request: http::Request<Incoming>| {
-            request.extensions_mut().insert(cut.clone());
-            let (runs, answer) = (Runs::begin(&running), handler(request, peer.clone()));
+        move |request: http::Request<Incoming>| {
+            // In a box: what handles requests moves an answer to come several times, until it has a task of its own.
+            let (runs, answer) = (Runs::begin(&running), Box::pin(handler(request, peer.clone())));
             async move {
                 let _runs = runs;
                 Ok::<_, Infallible>(answer.await)
@@ -297,7 +297,7 @@ pub async fn connection<S, H, F>(
                 closes = true;
                 served.as_mut().graceful_shutdown();
             }
-            () = asked.asked() => return,
+            () = cut.asked() => return,
             () = &mut gone => return,
         }
     }

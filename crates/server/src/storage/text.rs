@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 
+use base::Revision;
 use bytes::Bytes;
 use meta::Value;
 
@@ -24,6 +25,18 @@ pub(super) fn encode(object: &Value) -> Option<(Bytes, u32)> {
         }
         Some((bytes, place?))
     })
+}
+
+/// The text with another revision in it; `None` where the place is not plain, because some other member bears the same name
+/// and the same revision.
+pub(super) fn restamp(text: &[u8], known: Revision, revision: Revision) -> Option<Bytes> {
+    // Within a string the quotes would be escaped: what is found is a member.
+    let (name, digits) = (b"\"resourceVersion\":\"".as_slice(), known.to_string());
+    let member = [name, digits.as_bytes(), b"\""].concat();
+    let mut places = memchr::memmem::find_iter(text, &member);
+    let (place, None) = (places.next()? + name.len(), places.next()) else { return None };
+    let (before, after) = (&text[..place], &text[place + digits.len()..]);
+    Some([before, revision.to_string().as_bytes(), after].concat().into())
 }
 
 /// Writes an object's text and says where the revision's digits go.
@@ -60,9 +73,8 @@ fn write_key(text: &mut Vec<u8>, at: usize, key: &str) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::stamped;
+    use super::super::{restamped, stamped};
     use super::*;
-    use base::Revision;
     use meta::json;
 
     #[test]
@@ -76,5 +88,22 @@ mod tests {
         let value = Value::parse(&stamped(&bytes, stamp, Revision(42))).unwrap();
         assert_eq!(value.at(&["metadata", "resourceVersion"]).text(), "42");
         assert_eq!(value.at(&["data", "metadata", "resourceVersion"]).text(), "");
+    }
+
+    #[test]
+    fn a_text_at_another_revision_differs_in_that_alone() {
+        let at = |revision: &str, other: &str| {
+            json!({
+                "involvedObject": {"resourceVersion": other},
+                "metadata": {"annotations": {"a": "\"resourceVersion\":\"9\""}, "name": "x", "resourceVersion": revision},
+            })
+        };
+        // Of two that are equal it must be the object's own.
+        for other in ["8", "9", "99"] {
+            let text = restamped(&at("9", other).to_json().into(), Revision(9), Revision(12));
+            assert_eq!(text, at("12", other).to_json());
+        }
+        assert!(restamp(&at("9", "8").to_json(), Revision(9), Revision(12)).is_some());
+        assert!(restamp(&at("9", "9").to_json(), Revision(9), Revision(12)).is_none());
     }
 }

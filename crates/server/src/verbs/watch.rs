@@ -17,11 +17,14 @@ use futures_util::Stream;
 use meta::{Kind, Object, Reason, Status, Value, json};
 
 use super::list::{Filter, matching, part_of};
+use crate::storage::restamped;
 
 /// Events taken from the history at once.
 const PULL_MAX: usize = 256;
 /// Bytes put together for one write.
 const WRITE_MAX_BYTES: usize = 128 * 1024;
+/// Bytes of a frame around an object.
+const FRAME_BYTES: usize = 64;
 /// The least time between two sends while events keep coming.
 const PACE: Duration = Duration::from_millis(3);
 /// Events keep coming where a send follows another within this time.
@@ -73,6 +76,11 @@ fn seen<'a>(wish: &Wish, event: &'a Event) -> Option<(&'static str, &'a Object)>
         (Some(old), None) => Some(("DELETED", event.new.as_ref().unwrap_or(old))),
         (None, None) => None,
     }
+}
+
+/// About how much is sent of an event that is shown.
+fn shown_bytes(event: &Event) -> usize {
+    event.new.as_ref().or(event.old.as_ref()).map_or(0, Object::text_len) + FRAME_BYTES
 }
 
 struct Watch {
@@ -151,6 +159,7 @@ impl Watch {
                     return Some(out.into());
                 }
                 Ok(events) => {
+                    out.reserve(events.iter().map(shown_bytes).sum::<usize>().min(2 * WRITE_MAX_BYTES));
                     for event in &events {
                         match seen(&self.wish, event) {
                             Some((of_type @ "DELETED", object)) => {
@@ -231,10 +240,8 @@ async fn end(deadline: tokio::time::Instant, over: &mut tokio::sync::watch::Rece
 
 /// A deleted object is shown as it was last, at the revision of its deletion.
 fn deleted(object: &Object, revision: Revision) -> Object {
-    let mut value = object.value();
-    value.set(&["metadata", "resourceVersion"], revision.to_string());
     let facts = meta::Facts { revision, ..object.facts().clone() };
-    Object::new(facts, value.to_json())
+    Object::new(facts, restamped(&object.text(), object.revision(), revision))
 }
 
 /// The history no longer reaches back to where the client was.
