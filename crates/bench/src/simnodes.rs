@@ -40,6 +40,8 @@ pub struct Counts {
     pub refused: AtomicU64,
     /// Of writes to the API, in microseconds.
     latencies_us: Mutex<Vec<u32>>,
+    /// When each pod, by name, was first seen on its node.
+    pub bound: Mutex<HashMap<String, Instant>>,
     /// When each pod, by name, was first told to run.
     pub started: Mutex<HashMap<String, Instant>>,
 }
@@ -346,6 +348,7 @@ impl Agents {
         let pod = self.pods.entry(uid.clone()).or_insert_with(|| {
             self.addresses += 1;
             self.counts.present.fetch_add(1, Ordering::Relaxed);
+            lock(&self.counts.bound).entry(object.name().to_owned()).or_insert_with(Instant::now);
             let number = self.addresses;
             let address = format!("10.{}.{}.{}", 128 + number / 65_536 % 64, number / 256 % 256, number % 256);
             Pod {

@@ -3,6 +3,7 @@
 //! Requests append their lines to one buffer; a thread writes what has gathered. Waking it for every line would cost more
 //! than the line. A file that is full goes on as `….1`, and so on; the oldest goes.
 
+use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::net::IpAddr;
@@ -28,6 +29,14 @@ const FILES_KEPT: usize = 3;
 /// How long lines are gathered before they are written.
 const GATHER: Duration = Duration::from_millis(10);
 
+/// Bytes of a line's draft that are kept for the next one.
+const DRAFT_MAX_BYTES: usize = 64 << 10;
+
+thread_local! {
+    /// Where a line is written before it is appended: nobody waits for the others meanwhile.
+    static DRAFT: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
 #[derive(Default)]
 struct Waiting {
     lines: Vec<u8>,
@@ -46,6 +55,19 @@ struct Shared {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn append(&self, line: &[u8]) {
+        let mut waiting = self.lock();
+        while waiting.lines.len() > WAITING_MAX_BYTES && !waiting.ended {
+            waiting = self.room.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+        }
+        let first = waiting.lines.is_empty();
+        waiting.lines.extend_from_slice(line);
+        drop(waiting);
+        if first {
+            self.filled.notify_one();
+        }
     }
 }
 
@@ -92,18 +114,12 @@ impl Audit {
     /// Records one answered request.
     pub fn record(&self, asked: &Asked, answered: &Answered<'_>) {
         let Some((shared, _)) = &self.log else { return };
-        let mut line = Vec::with_capacity(1024);
-        write_line(&mut line, asked, answered);
-        let mut waiting = shared.lock();
-        while waiting.lines.len() > WAITING_MAX_BYTES && !waiting.ended {
-            waiting = shared.room.wait(waiting).unwrap_or_else(PoisonError::into_inner);
-        }
-        let first = waiting.lines.is_empty();
-        waiting.lines.extend_from_slice(&line);
-        drop(waiting);
-        if first {
-            shared.filled.notify_one();
-        }
+        DRAFT.with_borrow_mut(|line| {
+            line.clear();
+            write_line(line, asked, answered);
+            shared.append(line);
+            line.shrink_to(DRAFT_MAX_BYTES);
+        });
     }
 }
 
@@ -131,7 +147,8 @@ fn write_line(line: &mut Vec<u8>, asked: &Asked, answered: &Answered<'_>) {
     if by.is_some() {
         write_user(line, b",\"impersonatedUser\":", user);
     }
-    line.extend_from_slice(format!(",\"sourceIPs\":[\"{}\"]", asked.from).as_bytes());
+    // Writing into memory does not fail.
+    let _ = write!(line, ",\"sourceIPs\":[\"{}\"]", asked.from);
     if let Some(agent) = asked.agent.as_ref().and_then(|agent| agent.to_str().ok()) {
         member(line, ",\"userAgent\":", agent);
     }
@@ -149,7 +166,7 @@ fn write_line(line: &mut Vec<u8>, asked: &Asked, answered: &Answered<'_>) {
         }
         line.push(b'}');
     }
-    line.extend_from_slice(format!(",\"responseStatus\":{{\"metadata\":{{}},\"code\":{code}}}").as_bytes());
+    let _ = write!(line, ",\"responseStatus\":{{\"metadata\":{{}},\"code\":{code}}}");
     member(line, ",\"requestReceivedTimestamp\":", &asked.received.rfc3339_micro());
     member(line, ",\"stageTimestamp\":", &at.rfc3339_micro());
     member(line, ",\"annotations\":{\"authorization.k8s.io/decision\":", decision);

@@ -1,6 +1,7 @@
 //! Everything at once: a large cluster is resident; then reads of the API, questions about names, and pods that come and
 //! go, each at a fixed rate, on a real cluster with one real node beside the simulated ones. The writes are those of the
-//! pods: made and deleted by the client, bound by the scheduler, told of by their nodes.
+//! pods: made and deleted by the client, bound by the scheduler, told of by their nodes, which note when they heard of
+//! each: another watch of all pods would be a load of its own.
 //!
 //! Churn is counted as the scalability group of Kubernetes does (`sig-scalability/slos/slos.md`): creations and deletions
 //! of pods in a second.
@@ -15,7 +16,7 @@ use turn::Turn;
 
 use crate::asker;
 use crate::benches::dns;
-use crate::cluster::{Nodes, Pods, lock};
+use crate::cluster::{Nodes, lock};
 use crate::door::Ask;
 use crate::error::Error;
 use crate::frame::{Bench, Run, Want, figure, option};
@@ -95,7 +96,6 @@ async fn measure(run: &mut Run) -> Result<(), Error> {
     load::closed(server.process(), load::lines(&server.door, 8, true).await?, make, Until::Requests(alive)).await?;
     agents.counts.await_running(pods + alive, PATIENCE).await?;
     run.figure("rss_mb", server.process().rss_mb());
-    let (bound, _watch) = Pods::watch(server).await?;
 
     let seconds = run.number("seconds")?;
     let address = dns::server_of(&up).await?;
@@ -110,12 +110,12 @@ async fn measure(run: &mut Run) -> Result<(), Error> {
     let parts = [("server", server.process()), ("agent", agent), ("client", Process::own())];
     let before = parts.map(|(_, process)| process.cpu_us());
     let began = Instant::now();
-    let (api, sent) = offered(run, &up, &bound, alive, seconds as f64).await?;
+    let (api, sent) = offered(run, &up, alive, seconds as f64).await?;
     let elapsed = began.elapsed().as_secs_f64();
     let used = parts.map(|(_, process)| process.cpu_us());
     run.figure("api_requests_per_s", lock(&api.latencies_us).len() as f64 / elapsed);
-    let bound_us = |number: usize| bound.bound_us(&pod_name("m", alive + number));
-    let settled = || api.settled() && (0..sent.len()).rev().all(|number| bound_us(number).is_some());
+    let bound_at = |number: usize| lock(&agents.counts.bound).get(&pod_name("m", alive + number)).copied();
+    let settled = || api.settled() && (0..sent.len()).rev().all(|number| bound_at(number).is_some());
     let ended = Instant::now();
     while !settled() && ended.elapsed() < LAST_ANSWERS {
         tokio::time::sleep(LOOK).await;
@@ -143,11 +143,11 @@ async fn measure(run: &mut Run) -> Result<(), Error> {
     run.figure("failed_requests", failed.len() as f64);
     latencies.resize(api.sent.max(latencies.len()), micros(Duration::from_secs_f64(elapsed)));
     run.figure("api_p99_ms", percentile(&mut latencies, 0.99) / 1e3);
-    let (end, mut bound_in_time) = (bound.now_us(), 0);
-    let wait = |(number, at): (usize, &u64)| {
-        let bound = bound_us(number);
+    let (end, mut bound_in_time) = (Instant::now(), 0);
+    let wait = |(number, at): (usize, &Instant)| {
+        let bound = bound_at(number);
         bound_in_time += usize::from(bound.is_some());
-        u32::try_from(bound.unwrap_or(end).saturating_sub(*at)).unwrap_or(u32::MAX)
+        micros(bound.unwrap_or(end).saturating_duration_since(*at))
     };
     let mut waits: Vec<u32> = sent.iter().enumerate().map(wait).collect();
     run.figure("bound_percent", bound_in_time as f64 / sent.len().max(1) as f64 * 100.0);
@@ -177,8 +177,8 @@ impl Api {
 }
 
 /// Sends requests and makes and deletes pods, all at their rates; `alive` pods are there to be deleted first. When each
-/// pod was sent, on the clock of `bound`.
-async fn offered(run: &Run, up: &Up, bound: &Pods, alive: usize, seconds: f64) -> Result<(Api, Vec<u64>), Error> {
+/// pod was sent.
+async fn offered(run: &Run, up: &Up, alive: usize, seconds: f64) -> Result<(Api, Vec<Instant>), Error> {
     let door = &up.server.door;
     let (requests, churn, services) = (run.number("requests")?, run.count("churn")?, run.count("services")?.max(1));
     let mut lines = Vec::new();
@@ -208,7 +208,7 @@ async fn offered(run: &Run, up: &Up, bound: &Pods, alive: usize, seconds: f64) -
                 let old = pod_name("m", sent.len().saturating_sub(1));
                 Ask::delete(&format!("{path}/{old}?gracePeriodSeconds=0"))
             } else {
-                sent.push(bound.now_us());
+                sent.push(Instant::now());
                 Ask::post(&path, &base_pod(&pod_name("m", alive + sent.len() - 1)))
             }
         } else {
