@@ -269,8 +269,9 @@ impl Driver {
             Done::Failed(revision) => {
                 state.failures = state.failures.saturating_add(1);
                 state.not_before = state.not_before.max(revision);
-                let retry = now.plus_ms(RETRY.delay_ms(state.failures));
-                state.again = Some(state.again.map_or(retry, |again| again.min(retry)));
+                // Not when the look said: one that wants to see what it did would fail again and again at once. The next
+                // look says anew.
+                state.again = Some(now.plus_ms(RETRY.delay_ms(state.failures)));
             }
         }
         self.rest(key.clone());
@@ -399,6 +400,43 @@ mod tests {
         let mut cache = Cache::new([]);
         put(&mut cache, &mut other, &json!({"metadata": {"name": "a"}}), 1);
         assert_eq!(other.next(&cache.view(), Time::ZERO).unwrap().effects, job.effects);
+    }
+
+    /// Has something to do, and wants to look again at once.
+    struct Eager;
+
+    impl Reconciler for Eager {
+        fn name(&self) -> &'static str {
+            "eager"
+        }
+
+        fn watches(&self) -> &[Resource] {
+            &[THINGS]
+        }
+
+        fn keys(&self, _: Resource, _: &Event, _: &View, out: &mut Vec<Str>) {
+            out.push("all".into());
+        }
+
+        fn reconcile(&self, _: &str, _: &View, cx: &mut Context) -> Outcome {
+            cx.push(Effect::Create { resource: THINGS, object: json!({"metadata": {"name": "b"}}) });
+            Outcome::Again(cx.now)
+        }
+    }
+
+    #[test]
+    fn a_job_that_failed_pauses_though_its_look_wants_another_at_once() {
+        let (mut cache, mut driver) = (Cache::new([]), Driver::new(Box::new(Eager)));
+        put(&mut cache, &mut driver, &json!({"metadata": {"name": "a"}}), 1);
+        let mut now = Time::ZERO;
+        for failures in 1..10 {
+            let job = driver.next(&cache.view(), now).unwrap();
+            driver.done(job.key, Done::Failed(Revision::ZERO), now);
+            assert!(driver.next(&cache.view(), now).is_none());
+            let wake = driver.wake_at().unwrap();
+            assert_eq!(wake, now.plus_ms(RETRY.delay_ms(failures)));
+            now = wake;
+        }
     }
 
     /// Tells the status of everything at every look.
