@@ -150,8 +150,12 @@ impl Stepped {
         let commands = std::mem::take(&mut *lock(&self.queue));
         // Leases count on a clock that never jumps, which a host's own is not.
         let hasty = self.mutation == Some(Mutation::HastyLeases) && commands.is_empty();
-        let ahead_ms = if hasty { HASTY_MS } else { 0 };
-        lock(&self.store).run(commands, self.exec.now().plus_ms(ahead_ms));
+        let now = match self.mutation {
+            Some(Mutation::LazyLeases) => start(),
+            _ if hasty => self.exec.now().plus_ms(HASTY_MS),
+            _ => self.exec.now(),
+        };
+        lock(&self.store).run(commands, now);
         let (mut events, authors) = std::mem::take(&mut *lock(&self.published));
         if let Some(mutation) = self.mutation {
             mutation.told(&mut events);

@@ -206,6 +206,8 @@ pub struct Profile {
     pub steps: u64,
     /// How often the user's pods are asked whether they are ready.
     pub probe_seconds: i64,
+    /// The user's pods say where they want to run, and nodes are reserved now and then.
+    pub picky: bool,
     pub weather: Weather,
     pub ills: Ills,
     /// What each machine has.
@@ -322,6 +324,7 @@ const BASE: Profile = Profile {
     work_ms: 40_000,
     steps: 22,
     probe_seconds: 2,
+    picky: false,
     weather: FINE,
     ills: HEALTHY,
     cpu_milli: 2_600,
@@ -357,6 +360,19 @@ pub const PROFILES: &[Profile] = &[
     // One small node that is always full; nothing comes to rest here, so it shows only what must not happen.
     Profile { name: "tight", nodes: 1, steps: 60, cpu_milli: 600, ..BASE },
     Profile { name: "busy", work_ms: 120_000, steps: 150, ..BASE },
+    // Pods and nodes that do not go with each other.
+    Profile { name: "picky", nodes: 4, steps: 60, work_ms: 80_000, picky: true, ..BASE },
+    Profile {
+        name: "picky-all",
+        nodes: 4,
+        steps: 60,
+        work_ms: 80_000,
+        picky: true,
+        weather: ROUGH,
+        ills: SICKLY,
+        faults: ALL,
+        ..BASE
+    },
     // Hundreds of machines, which are what most of such a world is busy with.
     Profile { name: "hundred", nodes: 100, steps: 100, work_ms: 120_000, ..BASE },
     Profile { name: "hundred-all", nodes: 100, steps: 100, work_ms: 120_000, weather: ROUGH, faults: ALL, ..BASE },

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use api::core::pod_facts::PodFacts;
 use base::Revision;
 use cache::{Change, View};
 use client::{Action, Request};
@@ -12,6 +13,8 @@ use drive::servers::{ENTERED, PLACE};
 use meta::{Object, Resource, Value};
 use server::pack;
 use store::{Event, Format, Op, Page, Put, Txn, Version};
+
+use crate::user::RESERVED;
 
 const PODS: Resource = Resource("pods");
 const NODES: Resource = Resource("nodes");
@@ -110,6 +113,18 @@ pub enum Mutation {
     ForgottenAddresses,
     /// All nodes get the same addresses for their pods.
     TwinNetworks,
+    /// The controllers' watch says of all daemons that they are ready.
+    RosyDaemons,
+    /// Stateful sets take their first pod away instead of the one that they mean.
+    FirstGoes,
+    /// The scheduler's watch does not show that nodes are reserved.
+    HideTaints,
+    /// Pods are bound to the first node, wherever the scheduler wants them.
+    BindAnywhere,
+    /// A job's status says one success less than there was, unless the job is complete.
+    LoseSuccess,
+    /// Leases never end.
+    LazyLeases,
 }
 
 /// Every defect, the checker that must find it, and in which sort of world.
@@ -162,6 +177,13 @@ pub const DEFECTS: &[(Mutation, &str, &str)] = &[
     (Mutation::HastySlices, "network", "calm"),
     (Mutation::ForgottenAddresses, "network", "crashes"),
     (Mutation::TwinNetworks, "network", "calm"),
+    (Mutation::RosyDaemons, "replicas", "busy"),
+    (Mutation::FirstGoes, "replicas", "busy"),
+    (Mutation::HideTaints, "scheduler", "picky"),
+    (Mutation::BindAnywhere, "scheduler", "picky"),
+    (Mutation::BlindScheduler, "scheduler", "picky"),
+    (Mutation::LoseSuccess, "jobs", "busy"),
+    (Mutation::LazyLeases, "leases", "calm"),
 ];
 
 impl Mutation {
@@ -179,6 +201,34 @@ impl Mutation {
                     if succeeded > 0 {
                         object.set(&["status", "succeeded"], succeeded + 1);
                     }
+                }
+                request
+            }
+            Mutation::LoseSuccess if request.resource.0 == "jobs.batch" && request.subresource == "status" => {
+                if let Action::Update(object) = &mut request.action {
+                    let succeeded = object.at(&["status", "succeeded"]).as_int().unwrap_or(0);
+                    let conditions = object.at(&["status", "conditions"]).items();
+                    if succeeded > 0 && !conditions.iter().any(|one| one["type"].text() == "Complete") {
+                        object.set(&["status", "succeeded"], succeeded - 1);
+                    }
+                }
+                request
+            }
+            Mutation::FirstGoes
+                if request.resource == PODS
+                    && matches!(request.action, Action::Delete)
+                    && request.options.manager == "statefulset-controller" =>
+            {
+                let first = request.name.rsplit_once('-').map(|(set, _)| format!("{set}-0")).unwrap_or_default();
+                if let Some(pod) = view.one(PODS, &request.namespace, &first) {
+                    request.options.uid = Some(pod.uid().into());
+                    request.name = first.into();
+                }
+                request
+            }
+            Mutation::BindAnywhere if request.resource == PODS && request.subresource == "binding" => {
+                if let Action::Create(binding) = &mut request.action {
+                    binding.set(&["target", "name"], "node-0");
                 }
                 request
             }
@@ -331,6 +381,11 @@ impl Mutation {
                 (Mutation::HideCordons, "scheduler") => {
                     new.resource() == NODES && new.value()["spec"]["unschedulable"].is_true()
                 }
+                (Mutation::HideTaints, "scheduler") => {
+                    let value = new.value();
+                    let reserved = |taint: &Value| taint["key"].text() == RESERVED;
+                    new.resource() == NODES && value["spec"]["taints"].items().iter().any(reserved)
+                }
                 (Mutation::LoseOwners, "controllers") => {
                     let replicas = new.value().at(&["status", "replicas"]).as_int().unwrap_or(0);
                     new.resource().0 == "replicasets.apps" && replicas > 0
@@ -345,8 +400,11 @@ impl Mutation {
                 (Mutation::TearCommits, "controllers") => list.truncate(1),
                 _ => {}
             }
-            if self == Mutation::HideCordons {
+            if matches!(self, Mutation::HideCordons | Mutation::HideTaints) {
                 list.retain(|change| !hides(change));
+            }
+            if (self, client) == (Mutation::RosyDaemons, "controllers") {
+                list.iter_mut().filter_map(|change| change.new.as_mut()).for_each(make_rosy);
             }
             for change in list.iter_mut().filter(|change| hides(change)) {
                 change.old = change.new.take();
@@ -363,8 +421,18 @@ impl Mutation {
     }
 }
 
+/// Says of a daemon that it is ready.
+fn make_rosy(object: &mut Object) {
+    let is_daemon = object.facts().controller().is_some_and(|owner| owner.kind == "DaemonSet");
+    if let Some(known) = object.own::<PodFacts>().filter(|_| is_daemon) {
+        let mut facts = object.facts().clone();
+        facts.own = Some(Arc::new(PodFacts { ready: true, ..known.clone() }));
+        *object = Object::new(facts, object.text());
+    }
+}
+
 fn node_of(pod: &Object) -> String {
-    pod.own::<api::core::pod_facts::PodFacts>().map(|facts| facts.node.to_string()).unwrap_or_default()
+    pod.own::<PodFacts>().map(|facts| facts.node.to_string()).unwrap_or_default()
 }
 
 /// Writes the same object for ever.

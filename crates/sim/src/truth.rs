@@ -139,14 +139,12 @@ impl Truth {
                     self.show(&Seen::Expired { lease, key: &event.key });
                 }
             }
-            let mut side: Vec<(&[u8], Option<Bytes>)> = now
-                .iter()
-                .filter(|event| !event.key.starts_with(PREFIX.as_bytes()))
-                .map(|event| (&event.key[..], event.new.as_ref().map(|version| version.value.bytes())))
-                .collect();
-            side.sort_unstable();
-            for (key, value) in side {
-                self.show(&Seen::Side { key, revision, value: value.as_deref() });
+            let mut side: Vec<&Event> = now.iter().filter(|event| !event.key.starts_with(PREFIX.as_bytes())).collect();
+            side.sort_unstable_by_key(|event| &event.key);
+            for event in side {
+                let value = event.new.as_ref().map(|version| version.value.bytes());
+                let lease = event.new.as_ref().and_then(|version| version.lease);
+                self.show(&Seen::Side { key: &event.key, revision, value: value.as_deref(), lease });
             }
             for event in now {
                 let form = event.new.as_ref().map_or(Format::FIRST, |version| pack::form_of(&version.value.bytes()));
@@ -220,7 +218,7 @@ pub fn by_node() -> Vec<Index> {
 }
 
 /// Every object that a store shows, with its revision.
-pub fn objects(visible: &Visible) -> BTreeMap<bytes::Bytes, Revision> {
+pub fn objects(visible: &Visible) -> BTreeMap<Bytes, Revision> {
     let page = visible.newest().read(&Range::prefix(PREFIX.as_bytes().to_vec()), None, 0);
     page.items.into_iter().map(|(key, version)| (key, version.mod_revision)).collect()
 }

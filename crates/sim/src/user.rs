@@ -36,6 +36,11 @@ pub const WATCHES: &[Resource] =
 /// About how long the text of a book is.
 const BOOK_BYTES: usize = 24 * 1024;
 const IMAGES: [&str; 4] = ["run", "run", "slow", "stubborn"];
+const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
+/// The taint of nodes that are reserved.
+pub const RESERVED: &str = "reserved";
+/// Pods of one workload that want a host each: with one more for a rollout there are nodes for all.
+const APART_MAX: i64 = 3;
 
 pub struct User {
     pub api: LinkApi,
@@ -46,6 +51,8 @@ pub struct User {
     pub pace_ms: u64,
     /// How often its pods are asked whether they are ready.
     pub probe_seconds: i64,
+    /// Its pods say where they want to run.
+    pub picky: bool,
 }
 
 /// What one step asks for; nothing when there is nothing to do it to.
@@ -152,11 +159,28 @@ impl User {
         }
     }
 
+    /// Reserves nodes for those who bear it, and frees them again, over and over.
+    pub async fn reserve_nodes(mut self) {
+        loop {
+            self.rest(1_000..5_000).await;
+            let view = self.mirror.view();
+            let Some(node) = self.any_node(&view) else { continue };
+            let reserves = self.rng.chance(500);
+            let _ = self.api.call(reserve(&node, reserves)).await;
+        }
+    }
+
     /// Leaves the cluster so that everything asked for can be had: all nodes take pods, nothing is paused.
     pub async fn tidy_up(self) {
         loop {
             let view = self.mirror.view();
             let mut requests = Vec::new();
+            let is_reserved = |taint: &Value| taint["key"].text() == RESERVED;
+            for node in view.list(NODES, "") {
+                if node.value()["spec"]["taints"].items().iter().any(is_reserved) {
+                    requests.push(reserve(node, false));
+                }
+            }
             for node in view.list(NODES, "").filter(|node| node.value()["spec"]["unschedulable"].is_true()) {
                 requests.push(merge(NODES, node, json!({"spec": {"unschedulable": null}})));
             }
@@ -183,10 +207,11 @@ impl User {
     }
 
     fn replicas(&mut self) -> i64 {
-        self.rng.below(REPLICAS_MAX) as i64
+        let replicas = self.rng.below(REPLICAS_MAX) as i64;
+        if self.picky { replicas.min(APART_MAX) } else { replicas }
     }
 
-    fn template(&mut self, app: &str) -> Value {
+    fn template(&mut self, space: &str, app: &str) -> Value {
         let image = format!("{}-{}", self.pick(&IMAGES), self.rng.below(100));
         let mut container = json!({
             "name": "main", "image": image, "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}},
@@ -199,16 +224,49 @@ impl User {
                 }),
             );
         }
-        json!({
-            "metadata": {"labels": {"app": app}},
-            "spec": {"terminationGracePeriodSeconds": (self.rng.below(8) as i64 + 1), "containers": [container]},
-        })
+        let grace_seconds = self.rng.below(8) as i64 + 1;
+        let mut spec = json!({"terminationGracePeriodSeconds": grace_seconds, "containers": [container]});
+        if self.picky {
+            self.want(space, app, &mut spec);
+        }
+        json!({"metadata": {"labels": {"app": app}}, "spec": spec})
+    }
+
+    /// Says where the pods of a template may run. Of daemons every node has one, so they only take a port of it.
+    fn want(&mut self, space: &str, app: &str, spec: &mut Value) {
+        if app.starts_with("daemonset") {
+            let port = 7_000 + (base::hash64(format!("{space}/{app}").as_bytes()) % 10_000) as i64;
+            let ports = json!([{"containerPort": 80i64, "hostPort": port}]);
+            let containers = spec.make(&["containers"]).make_list();
+            containers.make_mut().iter_mut().for_each(|container| container.set(&["ports"], ports.clone()));
+            spec.set(&["tolerations"], json!([{"key": RESERVED, "operator": "Exists"}]));
+            return;
+        }
+        if self.rng.chance(300) {
+            spec.set(&["tolerations"], json!([{"key": RESERVED, "operator": "Exists", "effect": "NoSchedule"}]));
+        }
+        // A workload keeps to one sort: pods that want a host each and pods that want none of some hosts would wait for each
+        // other in a rollout for ever.
+        match app.as_bytes().last() {
+            Some(b'a') => {
+                let other = format!("node-{}", self.rng.below(2));
+                let elsewhere = json!({"key": "kubernetes.io/hostname", "operator": "NotIn", "values": [other]});
+                let terms = json!([{"matchExpressions": [elsewhere]}]);
+                spec.set(&["affinity", "nodeAffinity", REQUIRED], json!({"nodeSelectorTerms": terms}));
+            }
+            Some(b'b') => {
+                let siblings = json!({"matchLabels": {"app": app}});
+                let term = json!({"labelSelector": siblings, "topologyKey": "kubernetes.io/hostname"});
+                spec.set(&["affinity", "podAntiAffinity", REQUIRED], json!([term]));
+            }
+            _ => spec.set(&["nodeSelector"], json!({"kubernetes.io/os": "linux"})),
+        }
     }
 
     fn workload(&mut self, kind: &str) -> Value {
         let (space, name) = (self.space(), self.name());
         let app = format!("{}-{name}", kind.to_lowercase());
-        let template = self.template(&app);
+        let template = self.template(space, &app);
         json!({
             "metadata": {"name": name, "namespace": space, "labels": {"app": (app.as_str())}},
             "spec": {"selector": {"matchLabels": {"app": (app.as_str())}}, "template": template},
@@ -310,7 +368,7 @@ impl User {
     fn roll(&mut self, view: &View) -> Vec<Request> {
         let Some(object) = self.any(view, &[DEPLOYMENTS, STATEFUL_SETS, DAEMON_SETS]) else { return Vec::new() };
         let app = object.labels().get("app").unwrap_or_default().to_owned();
-        let template = self.template(&app);
+        let template = self.template(object.namespace(), &app);
         vec![merge(object.resource(), &object, json!({"spec": {"template": template}}))]
     }
 
@@ -368,6 +426,18 @@ impl User {
         }
         requests
     }
+}
+
+/// Reserves a node, or frees it; its other taints stay, and who changed them meanwhile is not overruled.
+fn reserve(node: &Object, reserves: bool) -> Request {
+    let mut taints = node.value()["spec"]["taints"].items().to_vec();
+    taints.retain(|taint| taint["key"].text() != RESERVED);
+    if reserves {
+        taints.push(json!({"key": RESERVED, "value": "yes", "effect": "NoSchedule"}));
+    }
+    let taints = if taints.is_empty() { Value::Null } else { Value::from(taints) };
+    let revision = node.revision().to_string();
+    merge(NODES, node, json!({"metadata": {"resourceVersion": revision}, "spec": {"taints": taints}}))
 }
 
 fn merge(resource: Resource, object: &Object, patch: Value) -> Request {

@@ -536,8 +536,8 @@ impl World {
     fn user_of(&self, client: &str, mirror: Arc<Mirror>, stream: &str) -> User {
         let api = self.door(client, "the-user", &[MASTERS], &self.user);
         let (rng, profile) = (self.rng.fork(stream), self.settings.profile);
-        let (pace_ms, probe_seconds) = (profile.pace_ms(), profile.probe_seconds);
-        User { api, mirror, shell: self.user.clone(), rng, pace_ms, probe_seconds }
+        let (pace_ms, probe_seconds, picky) = (profile.pace_ms(), profile.probe_seconds, profile.picky);
+        User { api, mirror, shell: self.user.clone(), rng, pace_ms, probe_seconds, picky }
     }
 
     fn start_user(&mut self) {
@@ -548,6 +548,9 @@ impl World {
         self.user.spawn(Box::pin(user.work(steps, self.settings.schedule.clone())));
         if profile.upgrade {
             self.user.spawn(Box::pin(self.user_of("user", mirror.clone(), "bookkeeper").keep_books()));
+        }
+        if profile.picky {
+            self.user.spawn(Box::pin(self.user_of("user", mirror.clone(), "landlord").reserve_nodes()));
         }
         self.user.spawn(Box::pin(self.user_of("user", mirror, "reader").look_around()));
         if self.settings.mutation == Some(Mutation::Chatter) {

@@ -62,7 +62,7 @@ impl Checker for Formats {
 
     fn see(&mut self, seen: &Seen<'_>, _: &Past<'_>) -> Result<(), String> {
         match seen {
-            Seen::Side { key, revision, value } if *key == Format::KEY => self.raise(*value, *revision),
+            Seen::Side { key, revision, value, .. } if *key == Format::KEY => self.raise(*value, *revision),
             Seen::Side { key, value, .. } => {
                 match std::str::from_utf8(key).ok().and_then(|key| key.strip_prefix(drive::servers::PLACE)) {
                     Some(server) => self.server(server, *value),

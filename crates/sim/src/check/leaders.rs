@@ -109,7 +109,7 @@ impl Checker for Leaders {
                 self.standing(who, past.now, |_| {});
                 Ok(())
             }
-            Seen::Side { key, revision, value } => self.key(key, *revision, value.is_some(), past.now),
+            Seen::Side { key, revision, value, .. } => self.key(key, *revision, value.is_some(), past.now),
             Seen::Commit { revision, author, .. } if author.epoch != Revision::ZERO => {
                 if author.epoch != self.epoch {
                     return Err(format!(

@@ -70,8 +70,8 @@ pub enum Seen<'a> {
     Expired { lease: LeaseId, key: &'a [u8] },
     /// A bit of old data flipped, and the store opened all the same: what it would serve.
     Rotten { place: &'a str, stored: &'a BTreeMap<Bytes, Revision>, sound: &'a BTreeMap<Bytes, Revision> },
-    /// A key that holds no object was put, or is gone (`None`).
-    Side { key: &'a [u8], revision: Revision, value: Option<&'a [u8]> },
+    /// A key that holds no object was put, on a lease or not, or is gone (`None`).
+    Side { key: &'a [u8], revision: Revision, value: Option<&'a [u8]>, lease: Option<LeaseId> },
     /// A value was written in a form that not every data version has.
     Stored { key: &'a [u8], revision: Revision, form: Format },
     /// A server that reads data up to `knows` answered a client, with all up to `at` in its cache.

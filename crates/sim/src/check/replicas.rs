@@ -1,8 +1,9 @@
 //! Replicas: every decision of a controller, judged on the very view that it rests on. It makes no more pods than that
-//! view asks for and lacks, takes no more than are too many, keeps a deployment within its stated surge and minimum, and
-//! its view shows what it wrote itself before.
+//! view asks for and lacks, takes no more than are too many, keeps a deployment within its stated surge and minimum, rolls
+//! sets no faster than they state, and its view shows what it wrote itself before.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use api::core::pod_facts;
 use base::Revision;
@@ -14,7 +15,10 @@ use super::{Checker, Seen};
 use crate::desired::facts;
 use crate::exec::Author;
 use crate::truth::{Past, spec_of};
-use crate::user::{DAEMON_SETS, DEPLOYMENTS, JOBS, PODS, REPLICA_SETS, STATEFUL_SETS};
+use crate::user::{DAEMON_SETS, DEPLOYMENTS, JOBS, NODES, PODS, REPLICA_SETS, STATEFUL_SETS};
+
+/// Names the template that a pod of a stateful set was made of.
+const TEMPLATE: &str = "controller-revision-hash";
 
 /// What one decision about one owner has written so far.
 #[derive(Default)]
@@ -44,6 +48,13 @@ const MAKERS: &[(&str, &str, meta::Resource, Rule)] = &[
     (":job-controller", "Job", JOBS, for_job),
     (":daemon-set-controller", "DaemonSet", DAEMON_SETS, for_daemon_set),
     (":statefulset-controller", "StatefulSet", STATEFUL_SETS, for_stateful_set),
+];
+
+/// The same for pods that a controller takes away.
+const TAKERS: &[(&str, &str, meta::Resource, Rule)] = &[
+    (":replicaset-controller", "ReplicaSet", REPLICA_SETS, from_replica_set),
+    (":daemon-set-controller", "DaemonSet", DAEMON_SETS, from_daemon_set),
+    (":statefulset-controller", "StatefulSet", STATEFUL_SETS, from_stateful_set),
 ];
 
 fn active<'a>(owner: &'a str, view: &'a View) -> impl Iterator<Item = &'a Object> {
@@ -99,23 +110,95 @@ fn for_daemon_set(pod: &Object, set: &Object, view: &View, decision: &Decision) 
     Err(format!("a pod was made for a node that has {there} of them"))
 }
 
+fn ordinal_of(name: &str) -> Option<i64> {
+    name.rsplit_once('-').and_then(|(_, number)| number.parse().ok())
+}
+
+fn ordinal(pod: &Object) -> Option<i64> {
+    ordinal_of(pod.name())
+}
+
+/// The ordinals that a stateful set asks for.
+fn ordinals(set: &Value) -> Range<i64> {
+    let start = number(set, &["spec", "ordinals", "start"], 0);
+    start..start + number(set, &["spec", "replicas"], 1)
+}
+
 /// Ordinals below what is asked for; in order, each after all before it serve.
 fn for_stateful_set(pod: &Object, set: &Object, view: &View, _: &Decision) -> Result<(), String> {
     let value = set.value();
-    let ordinal = |name: &str| name.rsplit_once('-').and_then(|(_, number)| number.parse::<i64>().ok());
-    let Some(wanted) = ordinal(pod.name()) else { return Err("its pod has no ordinal".to_owned()) };
-    let start = number(&value, &["spec", "ordinals", "start"], 0);
-    let end = start + number(&value, &["spec", "replicas"], 1);
+    let Some(wanted) = ordinal(pod) else { return Err("its pod has no ordinal".to_owned()) };
+    let Range { start, end } = ordinals(&value);
     if !(start..end).contains(&wanted) {
         return Err(format!("pod {wanted} was made, where {start} to {end} were asked for"));
     }
     if value["spec"]["podManagementPolicy"].text() == "Parallel" {
         return Ok(());
     }
-    let serving: BTreeSet<i64> =
-        active(set.uid(), view).filter(|pod| facts(pod).ready).filter_map(|pod| ordinal(pod.name())).collect();
+    let serving: BTreeSet<i64> = active(set.uid(), view).filter(|pod| facts(pod).ready).filter_map(ordinal).collect();
     match (start..wanted).find(|before| !serving.contains(before)) {
         Some(before) => Err(format!("pod {wanted} was made while {before} does not serve")),
+        None => Ok(()),
+    }
+}
+
+fn from_replica_set(_: &Object, set: &Object, view: &View, decision: &Decision) -> Result<(), String> {
+    let (had, taken) = (active(set.uid(), view).count(), decision.taken.len());
+    if had as i64 - taken as i64 >= size(set) {
+        return Ok(());
+    }
+    Err(format!("of {had} pods {taken} were taken, though {} are asked for", size(set)))
+}
+
+/// As many nodes are served as there are, but for those that the set may leave out while it rolls. Whatever does not
+/// serve may go, and so may one of two.
+fn from_daemon_set(pod: &Object, set: &Object, view: &View, decision: &Decision) -> Result<(), String> {
+    let serves = |pod: &&Object| pod_facts::of(pod).ready;
+    let served = |but: &dyn Fn(&str) -> bool| -> BTreeSet<Str> {
+        let pods = active(set.uid(), view).filter(serves).filter(|pod| !but(pod.name()));
+        pods.map(|pod| facts(pod).node).collect()
+    };
+    let before = served(&|name| decision.taken.contains(name) && name != pod.name());
+    let after = served(&|name| decision.taken.contains(name)).len() as i64;
+    let nodes = view.count(NODES) as i64;
+    let unavailable = &set.value()["spec"]["updateStrategy"]["rollingUpdate"]["maxUnavailable"];
+    let least = nodes - int_or_percent(unavailable, nodes, true).unwrap_or(1);
+    if before.len() as i64 == after || after >= least {
+        return Ok(());
+    }
+    Err(format!("it takes a pod that serves, and {after} of {nodes} nodes are served then, {least} at least"))
+}
+
+/// Beyond what is asked for the last goes first, and nobody while another one goes. Within, one goes that has ended; or, to
+/// be made of a newer template, one at a time, in order only while all serve.
+fn from_stateful_set(pod: &Object, set: &Object, view: &View, decision: &Decision) -> Result<(), String> {
+    let value = set.value();
+    let own = || view.owned(PODS, set.uid());
+    let Some((known, place)) = own().find(|known| known.uid() == pod.uid()).zip(ordinal(pod)) else {
+        return Err("it takes a pod that is not in its view".to_owned());
+    };
+    let (asked, ordered) = (ordinals(&value), value["spec"]["podManagementPolicy"].text() != "Parallel");
+    if pod_facts::of(known).phase.is_final() {
+        return Ok(());
+    }
+    if !asked.contains(&place) {
+        let later = own().filter_map(ordinal).find(|other| *other > place && !asked.contains(other));
+        return match later.filter(|_| ordered) {
+            Some(later) => Err(format!("pod {place} was taken while there is pod {later}")),
+            None => Ok(()),
+        };
+    }
+    let is_seen = number(&value, &["status", "observedGeneration"], 0) == set.facts().generation;
+    if is_seen && known.labels().get(TEMPLATE) == value.at(&["status", "updateRevision"]).as_str() {
+        return Err(format!("pod {place} was taken, which is of the newest template"));
+    }
+    let within = decision.taken.iter().filter_map(|name| ordinal_of(name)).filter(|taken| asked.contains(taken));
+    if within.count() > 1 {
+        return Err(format!("pods {:?} were taken at once", decision.taken));
+    }
+    let serving: BTreeSet<i64> = active(set.uid(), view).filter(|pod| facts(pod).ready).filter_map(ordinal).collect();
+    match asked.clone().find(|other| !serving.contains(other)).filter(|_| ordered) {
+        Some(other) => Err(format!("pod {place} was taken while {other} does not serve")),
         None => Ok(()),
     }
 }
@@ -175,20 +258,18 @@ impl Replicas {
         }
     }
 
-    /// A replica set's controller took a pod away.
     fn taken(&mut self, pod: &Object, author: &Author, revision: Revision, past: &Past<'_>) -> Result<(), String> {
-        let Some(owner) = pod.facts().controller().filter(|owner| owner.kind == "ReplicaSet") else { return Ok(()) };
-        let name = format!("ReplicaSet {}/{}", pod.namespace(), owner.name);
-        let named = |why| format!("{name}, by its controller's doing: {why}");
+        let Some((_, kind, resource, rule)) = TAKERS.iter().find(|row| author.who.ends_with(row.0)) else {
+            return Ok(());
+        };
+        let Some(owner) = pod.facts().controller().filter(|owner| owner.kind == *kind) else { return Ok(()) };
+        let named =
+            |why: String| format!("{kind} {}/{}, by its controller's doing: {why}", pod.namespace(), owner.name);
         let Some(decision) = self.decision(&owner.uid, author, revision).map_err(named)? else { return Ok(()) };
         decision.taken.insert(pod.name().into());
         let Some(view) = past.at(author.decided_on) else { return Ok(()) };
-        let Some(set) = view.one(REPLICA_SETS, pod.namespace(), &owner.name) else { return Ok(()) };
-        let (had, taken) = (active(set.uid(), view).count(), decision.taken.len());
-        if had as i64 - taken as i64 >= size(set) {
-            return Ok(());
-        }
-        Err(format!("{name}: of {had} pods {taken} were taken, though {} are asked for", size(set)))
+        let found = view.one(*resource, pod.namespace(), &owner.name).filter(|found| found.uid() == owner.uid);
+        found.map_or(Ok(()), |found| rule(pod, found, view, decision).map_err(named))
     }
 
     /// A deployment's set was made or resized.
@@ -248,11 +329,11 @@ impl Checker for Replicas {
             if object.resource() == PODS && change.old.is_none() {
                 self.made(object, author, past)?;
             }
-            if object.resource() == PODS && author.who.ends_with(":replicaset-controller") {
-                let goes = change.new.as_ref().is_none_or(|new| new.facts().deleting.is_some());
-                if goes && change.old.as_ref().is_some_and(|old| old.facts().deleting.is_none()) {
-                    self.taken(object, author, *revision, past)?;
-                }
+            if object.resource() == PODS
+                && let Some(old) = change.old.as_ref().filter(|old| old.facts().deleting.is_none())
+                && change.new.as_ref().is_none_or(|new| new.facts().deleting.is_some())
+            {
+                self.taken(old, author, *revision, past)?;
             }
             if object.resource() == REPLICA_SETS
                 && author.who.ends_with(":deployment-controller")

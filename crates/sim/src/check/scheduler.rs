@@ -1,10 +1,14 @@
-//! The scheduler: no node beyond its room, no pod bound twice, none on a node that took no pods.
+//! The scheduler: no node beyond its room, no pod bound twice, and no rule broken that a pod or a node states: a node that
+//! takes no pods, its taints, a pod's affinity to nodes, ports of the host, and pods that do not want each other near.
+//!
+//! A binding is judged by the view that it rests on, and by what the same scheduler has bound before.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use api::core::pod_facts;
+use base::Revision;
 use cache::View;
-use meta::{Object, Quantity, Str, Value};
+use meta::{Object, Quantity, Selector, Str, Value};
 
 use super::{Checker, Seen};
 use crate::desired::facts;
@@ -12,6 +16,7 @@ use crate::truth::{Past, spec_of};
 use crate::user::{NODES, PODS};
 
 const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
+const HOSTNAME: &str = "kubernetes.io/hostname";
 
 /// What is counted of a node's room, beside the number of pods.
 const COUNTED: [&str; 2] = ["cpu", "memory"];
@@ -20,6 +25,8 @@ const COUNTED: [&str; 2] = ["cpu", "memory"];
 pub struct Scheduler {
     /// What pods that are bound ask for, by uid, in thousandths, and the generation of their spec that says so.
     asks: BTreeMap<Str, (i64, [i64; COUNTED.len()])>,
+    /// Which life of a scheduler bound each pod, by uid.
+    binders: BTreeMap<Str, u64>,
 }
 
 fn milli(value: &Value) -> i64 {
@@ -55,10 +62,97 @@ impl Scheduler {
     }
 }
 
-/// Whether the node took this pod in the view that the binding was decided on.
-fn was_open(node: &str, pod: &Object, view: &View) -> bool {
-    let bears = spec_of(pod, "tolerations").items().iter().any(|one| one["key"].text() == UNSCHEDULABLE);
-    bears || view.one(NODES, "", node).is_some_and(|node| !node.value()["spec"]["unschedulable"].is_true())
+/// What of its node a pod does not want, or its node does not want of the pod.
+fn refusal(pod: &Object, node: &Object) -> Option<String> {
+    let tolerations = spec_of(pod, "tolerations");
+    let bears = |key: &str, value: &str, effect: &str| {
+        tolerations.items().iter().any(|one| {
+            let (of_key, of_effect) = (one["key"].text(), one["effect"].text());
+            let exists = one["operator"].text() == "Exists";
+            (of_effect.is_empty() || of_effect == effect)
+                && (of_key == key && (exists || one["value"].text() == value) || of_key.is_empty() && exists)
+        })
+    };
+    let value = node.value();
+    if value["spec"]["unschedulable"].is_true() && !bears(UNSCHEDULABLE, "", "NoSchedule") {
+        return Some("took no pods".to_owned());
+    }
+    for taint in value["spec"]["taints"].items() {
+        let (key, effect) = (taint["key"].text(), taint["effect"].text());
+        if effect != "PreferNoSchedule" && !bears(key, taint["value"].text(), effect) {
+            return Some(format!("had the taint {key}"));
+        }
+    }
+    let labels = node.labels();
+    let selector = spec_of(pod, "nodeSelector");
+    if let Some((key, _)) = selector.entries().iter().find(|(key, value)| labels.get(key) != value.as_str()) {
+        return Some(format!("had not the label {key} that it selects"));
+    }
+    let affinity = spec_of(pod, "affinity");
+    let terms = affinity.at(&["nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution", "nodeSelectorTerms"]);
+    let holds = |one: &Value, found: Option<&str>| {
+        let listed = found.is_some_and(|found| one["values"].items().iter().any(|value| value.text() == found));
+        match one["operator"].text() {
+            "In" => listed,
+            "NotIn" => !listed,
+            "Exists" => found.is_some(),
+            // The users of worlds ask for nothing else.
+            _ => found.is_none(),
+        }
+    };
+    let fits = |term: &Value| {
+        term["matchExpressions"].items().iter().all(|one| holds(one, labels.get(one["key"].text())))
+            && term["matchFields"].items().iter().all(|one| holds(one, Some(node.name())))
+    };
+    let wrong = !terms.items().is_empty() && !terms.items().iter().any(fits);
+    wrong.then(|| "is none that its affinity asks for".to_owned())
+}
+
+/// The ports of its host that a pod takes.
+fn host_ports(pod: &Object) -> BTreeSet<i64> {
+    let containers = spec_of(pod, "containers");
+    let ports = containers.items().iter().flat_map(|one| one["ports"].items());
+    ports.filter_map(|port| port["hostPort"].as_int()).filter(|port| *port != 0).collect()
+}
+
+/// Whether a pod wants no host that runs a pod like the other one.
+fn shuns(pod: &Object, other: &Object) -> bool {
+    let affinity = spec_of(pod, "affinity");
+    let terms = affinity.at(&["podAntiAffinity", "requiredDuringSchedulingIgnoredDuringExecution"]);
+    let of_hosts = terms.items().iter().filter(|term| term["topologyKey"].text() == HOSTNAME);
+    let selects = |term: &Value| Selector::of(&term["labelSelector"]).matches(other.labels());
+    pod.namespace() == other.namespace() && of_hosts.into_iter().any(selects)
+}
+
+impl Scheduler {
+    /// Whether the node took this pod in the view that the binding was decided on, beside those that were there then, or
+    /// that this scheduler had sent there.
+    fn check_rules(&mut self, pod: &Object, node: &str, view: &View, after: &View, life: u64) -> Result<(), String> {
+        let named = |why: String| format!("pod {}/{} is bound to {node}, which {why}", pod.namespace(), pod.name());
+        let seen = format!("at revision {}, which that rests on", view.at());
+        let found = view.one(NODES, "", node);
+        if let Some(why) = found.map_or_else(|| Some("was not there".to_owned()), |node| refusal(pod, node)) {
+            return Err(named(format!("{why} {seen}")));
+        }
+        let is_known = |other: &Object| {
+            self.binders.get(other.uid()) == Some(&life)
+                || view.one(PODS, other.namespace(), other.name()).is_some_and(|known| {
+                    known.uid() == other.uid() && facts(known).node == node && !pod_facts::of(known).phase.is_final()
+                })
+        };
+        let ports = host_ports(pod);
+        let others = after.by(PODS, "node", node).filter(|other| !pod_facts::of(other).phase.is_final());
+        for other in others.filter(|other| other.uid() != pod.uid() && is_known(other)) {
+            let beside = format!("runs {}/{}", other.namespace(), other.name());
+            if let Some(port) = host_ports(other).intersection(&ports).next() {
+                return Err(named(format!("{beside}, and both take port {port} of it")));
+            }
+            if shuns(pod, other) || shuns(other, pod) {
+                return Err(named(format!("{beside}, and they do not want each other there")));
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Checker for Scheduler {
@@ -71,6 +165,7 @@ impl Checker for Scheduler {
         for change in *changes {
             if let (None, Some(old)) = (&change.new, &change.old) {
                 self.asks.remove(old.uid());
+                self.binders.remove(old.uid());
             }
             let Some(new) = change.new.as_ref().filter(|new| new.resource() == PODS) else { continue };
             let node = facts(new).node;
@@ -86,12 +181,10 @@ impl Checker for Scheduler {
                 return Err(format!("{name} is bound to {node}, which does not exist"));
             };
             self.check_room(found, after)?;
-            if past.at(author.decided_on).is_some_and(|view| !was_open(&node, new, view)) {
-                return Err(format!(
-                    "{name} is bound to {node}, which took no pods at revision {}, which that rests on",
-                    author.decided_on
-                ));
+            if let Some(view) = past.at(author.decided_on).filter(|_| author.decided_on != Revision::ZERO) {
+                self.check_rules(new, &node, view, after, author.life)?;
             }
+            self.binders.insert(new.uid().into(), author.life);
         }
         Ok(())
     }

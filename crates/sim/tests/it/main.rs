@@ -14,8 +14,21 @@ const BRIEF: bool = cfg!(debug_assertions);
 const WORLDS: u64 = if BRIEF { 1 } else { 50 };
 /// Seeds tried to find a planted defect.
 const TRIES: u64 = 40;
-const PROFILES: [&str; 12] =
-    ["calm", "lossy", "crashes", "disks", "nodes", "links", "pauses", "clocks", "all", "servers", "shared", "upgrade"];
+const PROFILES: [&str; 13] = [
+    "calm",
+    "lossy",
+    "crashes",
+    "disks",
+    "nodes",
+    "links",
+    "pauses",
+    "clocks",
+    "all",
+    "servers",
+    "shared",
+    "upgrade",
+    "picky-all",
+];
 
 fn settings(seed: u64, name: &str) -> Settings {
     Settings { profile: profile(name).expect("a profile of the table"), ..Settings::quiet(seed) }
