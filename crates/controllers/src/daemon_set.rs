@@ -282,8 +282,14 @@ impl Look<'_> {
             return self.roll_with_surge(places, cx);
         }
         let (mut unavailable, mut useless, mut candidates) = (0, Vec::new(), Vec::new());
-        for place in places.iter().filter(|place| place.runs) {
+        for place in places {
             match oldest(place) {
+                // A node that takes no new pod for now, as one that is lost, still counts with the one that it has; to
+                // take that away would leave it without.
+                _ if !place.runs => {
+                    let lacks = !place.pods.is_empty() && !alive(place).any(|daemon| daemon.available);
+                    unavailable += i64::from(place.stays && lacks);
+                }
                 (Some(new), None) => unavailable += i64::from(!new.available),
                 (None, Some(old)) if old.available => candidates.push(old),
                 (None, Some(old)) => {

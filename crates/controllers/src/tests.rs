@@ -284,6 +284,38 @@ fn a_daemon_set_follows_nodes_and_templates() {
 }
 
 #[test]
+fn a_daemon_on_a_lost_node_counts_in_a_rollout() {
+    let node = |ready: &str| json!({"metadata": {"name": "node-b"}, "status": {"conditions": [{"type": "Ready", "status": ready}]}});
+    let mut world = world();
+    world.play_pods = false;
+    world.create(NODES, node("True"));
+    let mut object = workload("DaemonSet", 0);
+    object.set(&["spec", "updateStrategy", "rollingUpdate"], json!({"maxUnavailable": 1i64, "maxSurge": 0i64}));
+    world.create(DAEMON_SETS, object);
+    world.settle();
+    for pod in world.all(PODS) {
+        let required = pod.at(&["spec", "affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution"]);
+        let node = required["nodeSelectorTerms"][0]["matchFields"][0]["values"][0].text().to_owned();
+        let ready = if node == "node-a" { "True" } else { "False" };
+        world.change(PODS, "ns", pod["metadata"]["name"].text(), |pod| {
+            pod.set(&["spec", "nodeName"], node);
+            let ready = json!({"type": "Ready", "status": ready, "lastTransitionTime": "2027-01-01T00:00:00Z"});
+            pod.set(&["status"], json!({"phase": "Running", "conditions": [ready]}));
+        });
+    }
+    let unknown = node("Unknown")["status"].clone();
+    world.change(NODES, "", "node-b", |node| node.set(&["status"], unknown));
+    world.settle();
+    let taints = world.get(NODES, "", "node-b")["spec"]["taints"].clone();
+    assert!(taints.items().iter().any(|taint| taint["effect"].text() == "NoSchedule"), "{taints:?}");
+    world.change(DAEMON_SETS, "ns", "w", |set| set.set(&["spec", "template"], template("i:2")));
+    world.settle();
+    let serves = |pod: &&Value| pod["spec"]["nodeName"].text() == "node-a";
+    let serving = world.all(PODS).iter().filter(serves).count();
+    assert_eq!(serving, 1, "one may be missing, and one is");
+}
+
+#[test]
 fn a_job_counts_each_pod_once() {
     let mut world = world();
     world.create(JOBS, job(json!({"completions": 3i64, "parallelism": 2i64})));

@@ -84,4 +84,12 @@ pub const EXHIBITS: &[Exhibit] = &[
                 go, and was asked to be deleted in another way in the moment in which the collector had decided. The judge was \
                 wrong: whoever decided while an owner waited could not know.",
     },
+    Exhibit {
+        seed: 810_000,
+        profile: "picky-all",
+        schedule: None,
+        story: "A rollout of a daemon set went on while a node was lost, and took a second of four pods away where one may be \
+                missing: only nodes that would take a new pod were counted. A lost node counts with the pod that it has, \
+                and has no other one made for it.",
+    },
 ];

@@ -20,6 +20,9 @@ use crate::user::{DAEMON_SETS, DEPLOYMENTS, JOBS, NODES, PODS, REPLICA_SETS, STA
 /// Names the template that a pod of a stateful set was made of.
 const TEMPLATE: &str = "controller-revision-hash";
 
+/// The taints of nodes that take no daemon for now.
+const LOST: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
+
 /// What one decision about one owner has written so far.
 #[derive(Default)]
 struct Decision {
@@ -150,8 +153,8 @@ fn from_replica_set(_: &Object, set: &Object, view: &View, decision: &Decision) 
     Err(format!("of {had} pods {taken} were taken, though {} are asked for", size(set)))
 }
 
-/// As many nodes are served as there are, but for those that the set may leave out while it rolls. Whatever does not
-/// serve may go, and so may one of two.
+/// As many nodes are served as there are, but for those that the set may leave out while it rolls; a lost one counts with
+/// the pod that it has. Whatever does not serve may go, and so may one of two.
 fn from_daemon_set(pod: &Object, set: &Object, view: &View, decision: &Decision) -> Result<(), String> {
     let serves = |pod: &&Object| pod_facts::of(pod).ready;
     let served = |but: &dyn Fn(&str) -> bool| -> BTreeSet<Str> {
@@ -160,7 +163,12 @@ fn from_daemon_set(pod: &Object, set: &Object, view: &View, decision: &Decision)
     };
     let before = served(&|name| decision.taken.contains(name) && name != pod.name());
     let after = served(&|name| decision.taken.contains(name)).len() as i64;
-    let nodes = view.count(NODES) as i64;
+    let homes: BTreeSet<Str> = view.owned(PODS, set.uid()).map(|pod| facts(pod).node).collect();
+    let is_lost = |node: &Object| {
+        let value = node.value();
+        value["spec"]["taints"].items().iter().any(|taint| LOST.contains(&taint["key"].text()))
+    };
+    let nodes = view.list(NODES, "").filter(|node| homes.contains(node.name()) || !is_lost(node)).count() as i64;
     let unavailable = &set.value()["spec"]["updateStrategy"]["rollingUpdate"]["maxUnavailable"];
     let least = nodes - int_or_percent(unavailable, nodes, true).unwrap_or(1);
     if before.len() as i64 == after || after >= least {
