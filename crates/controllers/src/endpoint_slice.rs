@@ -15,6 +15,8 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const SKIP_MIRROR: &str = "endpointslice.kubernetes.io/skip-mirror";
 const ZONE: &str = "topology.kubernetes.io/zone";
+/// The preference of a service that asks for more than the zone.
+const SAME_NODE: &str = "PreferSameNode";
 /// Endpoints that one slice holds.
 const ENDPOINTS_MAX: usize = 100;
 
@@ -119,11 +121,18 @@ fn endpoint(view: &View, object: &Object, service: &Value, backend: &Backend, ip
             "kind": "Pod", "name": (pod.name()), "namespace": (pod.namespace()), "uid": (pod.uid()),
         },
     });
+    let near = service["spec"]["trafficDistribution"].text();
     let node = &backend.facts.node;
     if !node.is_empty() {
         endpoint.set(&["nodeName"], node);
         if let Some(zone) = view.one(NODES, "", node).and_then(|node| node.labels().get(ZONE)) {
             endpoint.set(&["zone"], zone);
+            if ready && !near.is_empty() {
+                endpoint.set(&["hints", "forZones"], json!([{"name": zone}]));
+            }
+        }
+        if ready && near == SAME_NODE {
+            endpoint.set(&["hints", "forNodes"], json!([{"name": node}]));
         }
     }
     let hostname = backend.hostname(object);

@@ -435,6 +435,31 @@ fn endpoints_follow_pods() {
 }
 
 #[test]
+fn endpoints_say_where_they_are_meant_for() {
+    let mut world = world();
+    world.change(NODES, "", "node-a", |node| node.set(&["metadata", "labels", "topology.kubernetes.io/zone"], "one"));
+    world.create(
+        SERVICES,
+        json!({
+            "metadata": {"name": "svc", "namespace": "ns"},
+            "spec": {"selector": {"app": "x"}, "ports": [{"port": 80i64}]},
+        }),
+    );
+    world.create(REPLICA_SETS, workload("ReplicaSet", 1));
+    world.settle();
+    for (preference, zones, nodes) in [("", 0, 0), ("PreferSameNode", 1, 1), ("PreferClose", 1, 0), ("", 0, 0)] {
+        world.change(SERVICES, "ns", "svc", |service| match preference {
+            "" => _ = service.take(&["spec", "trafficDistribution"]),
+            preference => service.set(&["spec", "trafficDistribution"], preference),
+        });
+        world.settle();
+        let hints = &world.all(SLICES)[0]["endpoints"][0]["hints"];
+        let count = |key: &str| hints[key].items().len();
+        assert_eq!((count("forZones"), count("forNodes")), (zones, nodes), "{preference:?}: {hints:?}");
+    }
+}
+
+#[test]
 fn dependents_go_with_their_owner_or_are_set_free() {
     for (propagation, sets, pods) in [("Background", 0, 0), ("Foreground", 0, 0), ("Orphan", 1, 2)] {
         let mut world = world();

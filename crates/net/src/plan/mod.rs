@@ -1,7 +1,8 @@
 //! From a view of the cluster to the network of one node, and to the names of its DNS: pure functions.
 //!
 //! Which endpoints serve: the ready ones; when a service has none left, those that still serve while terminating. Where only
-//! endpoints of the node count, the same holds of these.
+//! endpoints of the node count, the same holds of these. Hints of the slices prefer near endpoints: those for the node, else
+//! those for its zone, as long as every ready endpoint has such a hint and one of them leads here.
 //!
 //! A whole plan ([`node_net`]) costs as much as there is; a [`Planner`] keeps one current at the cost of what changed.
 //! Both are the same code, and a test compares them.
@@ -9,7 +10,7 @@
 mod claims;
 mod planner;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -32,6 +33,7 @@ pub const WATCHES: &[Resource] = &[SERVICES, SLICES, NODES, PODS, NAMESPACES];
 pub const INDEXES: &[api::IndexRow] = &[(SLICES, OF_SERVICE, service_key)];
 pub const OF_SERVICE: &str = "service";
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
+const ZONE: &str = "topology.kubernetes.io/zone";
 /// Seconds that session affinity lasts when the service does not say.
 const AFFINITY_S: u32 = 10_800;
 
@@ -75,6 +77,11 @@ fn overlay(node: &Value, options: &PlanOptions) -> Option<Vxlan> {
     }
 }
 
+/// The zone that a node stands in; `""` when it does not say.
+fn zone_of(node: &Object) -> &str {
+    node.labels().get(ZONE).unwrap_or_default()
+}
+
 /// A node's pod networks.
 pub fn cidrs_of(node: &Value) -> Vec<Cidr> {
     let spec = &node["spec"];
@@ -113,7 +120,14 @@ pub fn cluster_addresses(spec: &Value) -> Vec<IpAddr> {
     if many.is_empty() { spec["clusterIP"].text().parse().into_iter().collect() } else { many }
 }
 
-fn vips(service: &Object, slices: &[Value], node: &str) -> Vec<(VipKey, Arc<Vip>)> {
+/// The node that is planned for.
+#[derive(Clone, Copy)]
+struct Here<'a> {
+    node: &'a str,
+    zone: &'a str,
+}
+
+fn vips(service: &Object, slices: &[Value], here: Here<'_>) -> Vec<(VipKey, Arc<Vip>)> {
     let value = service.value();
     let spec = &value["spec"];
     let cluster = cluster_addresses(spec);
@@ -132,14 +146,14 @@ fn vips(service: &Object, slices: &[Value], node: &str) -> Vec<(VipKey, Arc<Vip>
             let same_family = |other: &IpAddr| other.is_ipv6() == address.is_ipv6();
             let (internal_local, external_local) =
                 ["internalTrafficPolicy", "externalTrafficPolicy"].map(|key| spec[key].text() == "Local").into();
-            let Found { ready, serving } = endpoints(slices, port["name"].text(), protocol, address.is_ipv6(), node);
+            let Found { ready, serving } = endpoints(slices, port["name"].text(), protocol, address.is_ipv6(), here);
+            let local = internal_local || external_local;
             // Where only pods of this node count, those that end here stand in for ready ones elsewhere.
-            let stand_in =
-                (internal_local || external_local) && !ready.is_empty() && !ready.iter().any(|endpoint| endpoint.local);
+            let stand_in = local && !ready.is_empty() && !ready.keys().any(|endpoint| endpoint.local);
             let draining = serving.iter().copied().filter(|endpoint| stand_in && endpoint.local).collect();
             let vip = Vip {
                 name: format!("{}/{}:{}", service.namespace(), service.name(), port["name"].text()),
-                endpoints: if ready.is_empty() { serving } else { ready }.into_iter().collect(),
+                endpoints: if ready.is_empty() { serving.into_iter().collect() } else { near(&ready, local) },
                 draining,
                 affinity_s,
                 node_port: port_of(&port["nodePort"]),
@@ -157,14 +171,48 @@ fn condition(endpoint: &Value, name: &str) -> Option<bool> {
     endpoint.at(&["conditions", name]).as_bool()
 }
 
+/// What the hints of an endpoint say of one node, or of one zone.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Hint {
+    Absent,
+    /// Meant for here, perhaps among others.
+    Here,
+    Elsewhere,
+}
+
+impl Hint {
+    fn of(hints: &Value, here: &str) -> Hint {
+        match hints.items() {
+            [] => Hint::Absent,
+            places if places.iter().any(|place| place["name"].text() == here) => Hint::Here,
+            _ => Hint::Elsewhere,
+        }
+    }
+}
+
+/// Ready endpoints with what they say of the node and of its zone.
+type Ready = BTreeMap<Endpoint, [Hint; 2]>;
+
+/// The endpoints to be used here, by their hints; `local` ones are always kept where some callers reach only these.
+fn near(ready: &Ready, local: bool) -> Vec<Endpoint> {
+    let meant = (0..2).find(|at| {
+        let hints = || ready.values().map(|hints| hints[*at]);
+        hints().all(|hint| hint != Hint::Absent) && hints().any(|hint| hint == Hint::Here)
+    });
+    let used = ready
+        .iter()
+        .filter(|(endpoint, hints)| meant.is_none_or(|at| hints[at] == Hint::Here) || local && endpoint.local);
+    used.map(|(endpoint, _)| *endpoint).collect()
+}
+
 /// The endpoints of one port: the ready ones, and those that serve while they terminate.
 struct Found {
-    ready: BTreeSet<Endpoint>,
+    ready: Ready,
     serving: BTreeSet<Endpoint>,
 }
 
-fn endpoints(slices: &[Value], port_name: &str, protocol: Protocol, ipv6: bool, node: &str) -> Found {
-    let (mut ready, mut serving) = (BTreeSet::new(), BTreeSet::new());
+fn endpoints(slices: &[Value], port_name: &str, protocol: Protocol, ipv6: bool, here: Here<'_>) -> Found {
+    let (mut ready, mut serving) = (Ready::new(), BTreeSet::new());
     for slice in slices {
         if slice["addressType"].text() != if ipv6 { "IPv6" } else { "IPv4" } {
             continue;
@@ -176,9 +224,10 @@ fn endpoints(slices: &[Value], port_name: &str, protocol: Protocol, ipv6: bool, 
         let Some(number) = port.and_then(|port| port_of(&port["port"])) else { continue };
         for endpoint in slice["endpoints"].items() {
             let Ok(address) = endpoint["addresses"][0].text().parse() else { continue };
-            let found = Endpoint { address, port: number, local: endpoint["nodeName"].text() == node };
+            let found = Endpoint { address, port: number, local: endpoint["nodeName"].text() == here.node };
             if condition(endpoint, "ready") != Some(false) {
-                ready.insert(found);
+                let hints = &endpoint["hints"];
+                ready.insert(found, [Hint::of(&hints["forNodes"], here.node), Hint::of(&hints["forZones"], here.zone)]);
             } else if condition(endpoint, "serving") == Some(true) && condition(endpoint, "terminating") == Some(true) {
                 serving.insert(found);
             }

@@ -11,7 +11,8 @@ use meta::{Object, Resource, Value};
 
 use super::claims::{Claims, Owner};
 use super::{
-    NODES, OF_SERVICE, PODS, PlanOptions, SERVICES, SLICES, cidrs_of, host_ports, overlay, routes, service_key, vips,
+    Here, NODES, OF_SERVICE, PODS, PlanOptions, SERVICES, SLICES, cidrs_of, host_ports, overlay, routes, service_key,
+    vips, zone_of,
 };
 use crate::address::Cidr;
 use crate::nodenet::{HostPort, NodeNet, Via, Vip, VipKey, Vxlan};
@@ -75,6 +76,8 @@ impl Changed {
 
 pub struct Planner {
     node: String,
+    /// Of the node: near endpoints are preferred by it.
+    zone: String,
     options: PlanOptions,
     vips: Claims<VipKey, Arc<Vip>>,
     routes: Claims<Cidr, Via>,
@@ -88,6 +91,7 @@ impl Planner {
     pub fn new(node: &str, options: PlanOptions) -> Planner {
         Planner {
             node: node.to_owned(),
+            zone: String::new(),
             options,
             vips: Claims::new(),
             routes: Claims::new(),
@@ -99,15 +103,23 @@ impl Planner {
 
     /// Takes in what is in `view` of what was touched since the last view.
     pub fn update(&mut self, view: &View, touched: &Touched) -> Changed {
-        let (services, nodes, pods) = match touched {
+        let own = Key::of("", &self.node);
+        let (mut services, nodes, pods) = match touched {
             Touched::All => {
                 let mut nodes = everything(view, NODES, self.routes.owners());
-                nodes.insert(Key::of("", &self.node));
+                nodes.insert(own.clone());
                 let services = everything(view, SERVICES, self.vips.owners());
                 (services, nodes, everything(view, PODS, self.host_ports.owners()))
             }
             Touched::Some { services, nodes, pods } => (services.clone(), nodes.clone(), pods.clone()),
         };
+        if nodes.contains(&own) {
+            let zone = one(view, NODES, &own).map(zone_of).unwrap_or_default();
+            if zone != self.zone {
+                self.zone = zone.to_owned();
+                services = everything(view, SERVICES, self.vips.owners());
+            }
+        }
         let mut vips = BTreeSet::new();
         for key in &services {
             self.service(view, key, &mut vips);
@@ -131,7 +143,7 @@ impl Planner {
             Some(service) => {
                 let slices = view.by(SLICES, OF_SERVICE, &key.0).filter(|slice| slice.labels().get(HEADLESS).is_none());
                 let slices: Vec<Value> = slices.map(Object::value).collect();
-                vips(service, &slices, &self.node)
+                vips(service, &slices, Here { node: &self.node, zone: &self.zone })
             }
             None => Vec::new(),
         };

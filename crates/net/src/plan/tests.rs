@@ -110,6 +110,43 @@ fn pods_that_end_here_stand_in_for_ready_ones_elsewhere_where_only_local_ones_co
 }
 
 #[test]
+fn hints_prefer_endpoints_of_the_node_then_of_its_zone() {
+    let endpoint = |address: &str, node: &str, zone: &str, hints: &[&str]| {
+        let mut made = json!({"addresses": [address], "nodeName": node, "conditions": {"ready": true}});
+        if hints.contains(&"node") {
+            made.set(&["hints", "forNodes"], json!([{"name": node}]));
+        }
+        if hints.contains(&"zone") {
+            made.set(&["hints", "forZones"], json!([{"name": zone}]));
+        }
+        made
+    };
+    let in_zone = |name: &str, zone: &str| {
+        let (resource, mut node) = node(name, "172.20.0.11", "10.244.1.0/24");
+        node.set(&["metadata", "labels"], json!({"topology.kubernetes.io/zone": zone}));
+        (resource, node)
+    };
+    let used = |name: &str, zone: &str, hints: [&[&str]; 3]| {
+        let endpoints = Value::from(vec![
+            endpoint("10.244.1.1", "a", "one", hints[0]),
+            endpoint("10.244.1.2", "b", "one", hints[1]),
+            endpoint("10.244.1.3", "e", "two", hints[2]),
+        ]);
+        let spec = json!({"clusterIP": "10.96.0.9", "ports": [{"name": "http", "port": 80, "protocol": "TCP"}]});
+        let net = node_net(&view(vec![service(spec), slice(endpoints), in_zone(name, zone)]), name, &options(true));
+        let last = |one: &Endpoint| one.address.to_string().rsplit('.').next().map(str::to_owned);
+        net.vips.values().flat_map(|vip| vip.endpoints.iter().filter_map(last)).collect::<Vec<_>>()
+    };
+    let both: &[&str] = &["node", "zone"];
+    assert_eq!(used("a", "one", [both; 3]), ["1"], "its own");
+    assert_eq!(used("c", "one", [both; 3]), ["1", "2"], "those of its zone");
+    assert_eq!(used("d", "three", [both; 3]), ["1", "2", "3"], "none is near");
+    assert_eq!(used("d", "", [both; 3]), ["1", "2", "3"], "nobody knows what is near");
+    assert_eq!(used("a", "one", [&["zone"]; 3]), ["1", "2"], "only zones are preferred");
+    assert_eq!(used("a", "one", [both, both, &[]]), ["1", "2", "3"], "one does not say");
+}
+
+#[test]
 fn labels_take_services_and_slices_out() {
     let endpoints = json!([{"addresses": ["10.244.1.5"], "nodeName": "a", "conditions": {"ready": true}}]);
     let spec = json!({"clusterIP": "10.96.0.9", "ports": [{"name": "http", "port": 80, "protocol": "TCP"}]});
@@ -153,7 +190,11 @@ fn anything(rng: &mut Rng) -> (Resource, Value) {
             (SERVICES, json!({"metadata": {"name": name, "namespace": namespace}, "spec": spec}))
         }
         1 => {
-            let endpoint = |n: u64| json!({"addresses": [(format!("10.244.1.{n}"))], "nodeName": "a", "conditions": {"ready": (n != 1)}});
+            let hint = of(rng, &["one", "two"]);
+            let endpoint = |n: u64| {
+                json!({"addresses": [(format!("10.244.1.{n}"))], "nodeName": "a", "conditions": {"ready": (n != 1)},
+                "hints": {"forZones": [{"name": (if n == 0 { "one" } else { hint.as_str() })}]}})
+            };
             let endpoints = Value::from((0..rng.below(3)).map(endpoint).collect::<Vec<_>>());
             // The label moves from service to service, and goes.
             let labels = if rng.chance(900) {
@@ -165,7 +206,12 @@ fn anything(rng: &mut Rng) -> (Resource, Value) {
             let meta = json!({"name": name, "namespace": namespace, "labels": labels});
             (SLICES, json!({"metadata": meta, "addressType": "IPv4", "ports": ports, "endpoints": endpoints}))
         }
-        2 => node(&of(rng, &["a", "b", "c"]), "172.20.0.11", &format!("10.244.{}.0/24", rng.below(2))),
+        2 => {
+            let (resource, mut node) =
+                node(&of(rng, &["a", "b", "c"]), "172.20.0.11", &format!("10.244.{}.0/24", rng.below(2)));
+            node.set(&["metadata", "labels"], json!({"topology.kubernetes.io/zone": (of(rng, &["one", "two"]))}));
+            (resource, node)
+        }
         _ => {
             let ports = json!([{"containerPort": 53, "hostPort": (5353 + rng.below(2) as i64), "protocol": "UDP"}]);
             let spec = json!({"nodeName": (of(rng, &["a", "b"])), "containers": [{"ports": ports}]});
