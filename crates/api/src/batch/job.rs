@@ -329,9 +329,12 @@ fn check_update(spec: &At<'_>, old: &Value, errors: &mut Errors) {
     }
     let template = spec.field("template");
     let mut munged = template.value.clone();
-    let waiting = before["suspend"].is_true() && old.at(&["status", "startTime"]).is_null();
+    let waiting = before["suspend"].is_true() && is_at_rest(&old["status"]);
     if waiting {
-        // Until it starts, a job may still be told where to run.
+        // While none of its pods are there, a job may still be told where to run, and what they are to have.
+        for key in ["containers", "initContainers"] {
+            put_resources_back(munged.make(&["spec"]), &before["template"]["spec"], key);
+        }
         for key in ["nodeSelector", "tolerations", "schedulingGates", "affinity"] {
             put_back(&mut munged, &before["template"], &["spec", key]);
         }
@@ -343,6 +346,25 @@ fn check_update(spec: &At<'_>, old: &Value, errors: &mut Errors) {
         let spec = template.field("spec");
         let place = if waiting && spec.is_set() { &spec } else { &template };
         errors.invalid(place, "field is immutable");
+    }
+}
+
+/// Whether no pod of a suspended job is there: it has not begun, or is said to be suspended, and none is active.
+fn is_at_rest(status: &Value) -> bool {
+    let mut conditions = status["conditions"].items().iter();
+    let suspended = conditions.any(|one| one["type"].text() == "Suspended" && one["status"].text() == "True");
+    (status["startTime"].is_null() || suspended) && status["active"].as_int().unwrap_or(0) == 0
+}
+
+fn put_resources_back(spec: &mut Value, old: &Value, key: &str) {
+    let known = old[key].items();
+    let Some(containers) = spec.get_mut(key).filter(|containers| containers.items().len() == known.len()) else {
+        return;
+    };
+    for (container, known) in containers.items_mut().iter_mut().zip(known) {
+        if container["name"] == known["name"] {
+            put_back(container, known, &["resources"]);
+        }
     }
 }
 
@@ -359,5 +381,40 @@ fn check_status(at: &At<'_>, errors: &mut Errors) {
     let status = at.field("status");
     for key in ["active", "succeeded", "failed", "ready", "terminating"] {
         check::non_negative(&status.field(key), errors);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use meta::json;
+
+    #[test]
+    fn suspended_jobs_may_change_what_their_pods_are_to_have() {
+        let template = |cpu: &str, image: &str| {
+            let container = json!({"name": "c", "image": image, "resources": {"requests": {"cpu": cpu}}});
+            json!({"metadata": {}, "spec": {"containers": [container]}})
+        };
+        let begun = json!({"startTime": "2026-01-01T00:00:00Z"});
+        let mut resting = begun.clone();
+        resting.set(&["conditions"], json!([{"type": "Suspended", "status": "True"}]));
+        let mut ending = resting.clone();
+        ending.set(&["active"], 1i64);
+        for (suspend, status, cpu, image, wanted) in [
+            (true, &Value::map(), "2", "i", None),
+            (true, &resting, "2", "i", None),
+            (true, &ending, "2", "i", Some("spec.template")),
+            (true, &begun, "2", "i", Some("spec.template")),
+            (false, &Value::map(), "2", "i", Some("spec.template")),
+            (true, &resting, "1", "other", Some("spec.template.spec")),
+        ] {
+            let old =
+                json!({"spec": {"suspend": suspend, "template": (template("1", "i"))}, "status": (status.clone())});
+            let new = json!({"spec": {"suspend": suspend, "template": (template(cpu, image))}});
+            let mut errors = Errors::default();
+            check_update(&At::root(&new).field("spec"), &old, &mut errors);
+            let fields: Vec<&str> = errors.0.iter().map(|error| error.field.as_str()).collect();
+            assert_eq!(fields, wanted.into_iter().collect::<Vec<_>>(), "{suspend} {status:?} {cpu} {image}");
+        }
     }
 }
