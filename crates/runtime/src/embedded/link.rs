@@ -21,6 +21,8 @@ use crate::{Error, lock};
 const SESSION_QUEUE: usize = 16;
 /// A shim answers at once; only a new process takes a little. This long means that it hangs.
 const ANSWER_MS: u64 = 30_000;
+/// How long a process may take what somebody gave it who has left since.
+const LAST_INPUT_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
 
 type Waiting = Arc<Mutex<Option<HashMap<u64, oneshot::Sender<Reply>>>>>;
 
@@ -214,8 +216,8 @@ async fn pump(
                 break;
             }
         }
-        // No more input; the output goes on.
-        std::future::pending::<()>().await;
+        // No more input; the output goes on for as long as somebody listens.
+        outputs.closed().await;
     };
     let receiving = async {
         while let Ok(Some((kind, payload))) = read_frame(&mut reader, &mut buffer).await {
@@ -234,9 +236,36 @@ async fn pump(
             }
         }
     };
+    // Whoever leaves has said what he said: it is handed on, unless the process takes nothing.
+    let given_up = async {
+        outputs.closed().await;
+        tokio::time::sleep(LAST_INPUT_PATIENCE).await;
+    };
     tokio::select! {
         () = sending => {}
         () = receiving => {}
-        () = outputs.closed() => {}
+        () = given_up => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_somebody_gave_before_he_left_is_handed_on() {
+        // Which of two things that are ready is seen first is chance.
+        for _ in 0..50 {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            let (reader, writer) = ours.into_split();
+            let (input, inputs) = mpsc::channel(SESSION_QUEUE);
+            let (outputs, output) = mpsc::channel(SESSION_QUEUE);
+            input.send(Input::Stdin(Bytes::from_static(b"last words"))).await.unwrap();
+            drop((input, output));
+            pump(reader, Vec::new(), writer, inputs, outputs).await;
+            let (mut heard, mut buffer) = (theirs.into_split().0, Vec::new());
+            let frame = read_frame(&mut heard, &mut buffer).await.unwrap();
+            assert_eq!(frame, Some((frame::STDIN, Bytes::from_static(b"last words"))));
+        }
     }
 }
