@@ -359,7 +359,7 @@ pub const FLAGS: &[FlagRow] = &[
     FlagRow {
         name: "token-config-map",
         commands: CLUSTERS,
-        kind: Kind::Text,
+        kind: Kind::TextOrNone,
         many: true,
         default: "openshift-service-ca.crt:service-ca.crt",
         help: "A ConfigMap, NAME or NAME:KEY, that every namespace gets with the cluster's root under KEY, and pods find \

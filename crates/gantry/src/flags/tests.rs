@@ -52,6 +52,13 @@ fn the_command_line_beats_the_environment_beats_the_file_beats_the_default() {
 }
 
 #[test]
+fn what_may_be_empty_can_be_said_to_be() {
+    let settings = said("up --token-config-map=", &[]).unwrap();
+    assert_eq!(settings.all("token-config-map"), [""]);
+    assert_eq!(complaint("up --log=", &[]), "--log: it is empty");
+}
+
+#[test]
 fn complaints_name_the_place() {
     assert_eq!(complaint("up --nodes 0", &[]), "--nodes: \"0\" is no number from 1 to 100");
     assert_eq!(complaint("up", &[("GANTRY_NODES", "x")]), "GANTRY_NODES: \"x\" is no number from 1 to 100");

@@ -9,6 +9,8 @@ pub enum Kind {
     /// Given or not.
     Switch,
     Text,
+    /// A text, or `""` where that says something, too.
+    TextOrNone,
     /// One of these.
     Word(&'static [&'static str]),
     /// Some of these, separated by commas.
@@ -39,7 +41,7 @@ impl Kind {
     pub fn placeholder(self) -> &'static str {
         match self {
             Kind::Switch => "",
-            Kind::Text => "TEXT",
+            Kind::Text | Kind::TextOrNone => "TEXT",
             Kind::Word(_) => "WORD",
             Kind::Words(_) => "WORD,…",
             Kind::Dir => "DIR",
@@ -62,7 +64,7 @@ impl Kind {
         match self {
             Kind::Switch if !matches!(text, "true" | "false") => wrong("neither true nor false".to_owned()),
             Kind::Text | Kind::Dir | Kind::File if text.is_empty() => Err("it is empty".to_owned()),
-            Kind::Switch | Kind::Text | Kind::Dir | Kind::File => Ok(()),
+            Kind::Switch | Kind::Text | Kind::TextOrNone | Kind::Dir | Kind::File => Ok(()),
             Kind::Word(words) if words.contains(&text) => Ok(()),
             Kind::Word(words) => wrong(format!("none of {}", words.join(", "))),
             Kind::Words(words) => match text.split(',').find(|word| !words.contains(word)) {
