@@ -94,6 +94,8 @@ async fn calls_travel_over_https() {
     let missing = api.call(Request::get(MAPS, "ns", "a")).await.unwrap_err();
     assert_eq!((missing.reason(), missing.0.name.as_str()), (Reason::NotFound, "a"));
     assert_eq!(&api.get_raw("/healthz").await.unwrap()[..], b"ok");
+    let counted = String::from_utf8(api.get_raw("/metrics/slis").await.unwrap().to_vec()).unwrap();
+    assert!(counted.contains("kubernetes_healthcheck{name=\"bootstrap\",type=\"readyz\"} 1\n"), "{counted}");
     let unknown = api.call(Request::get(Resource("unicorns"), "", "a")).await.unwrap_err();
     assert_eq!(unknown.reason(), Reason::NotFound);
 }

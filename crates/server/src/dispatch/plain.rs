@@ -71,6 +71,7 @@ pub(super) async fn plain(server: &Arc<Server>, auth: &Authorized, incomer: Inco
             }),
         )),
         ["metrics"] => Ok(body::text(200, metrics(server))),
+        ["metrics", "slis"] => Ok(body::text(200, health_metrics(server))),
         ["beat", node] => {
             let key = STANDARD.encode(server.beats().of(node));
             Ok(body::json(200, &json!({"key": key})))
@@ -83,6 +84,7 @@ pub(super) async fn plain(server: &Arc<Server>, auth: &Authorized, incomer: Inco
                 "/healthz",
                 "/livez",
                 "/metrics",
+                "/metrics/slis",
                 "/openapi/v2",
                 "/openapi/v3",
                 "/readyz",
@@ -127,13 +129,30 @@ fn version() -> Value {
     })
 }
 
-fn health(server: &Server, incomer: &Incomer, parts: &[&str], good: bool) -> Response {
-    let checks: &[(&str, bool)] = &[
+/// What is checked by `/healthz`, `/livez` and `/readyz`.
+fn checks(server: &Server) -> [(&'static str, bool); 4] {
+    [
         ("ping", true),
         ("etcd", true),
         ("cache", server.storage.mirror().revision() > Revision::ZERO),
         ("bootstrap", server.ready.load(Ordering::Acquire)),
-    ];
+    ]
+}
+
+/// The same for those who count how often all is well.
+fn health_metrics(server: &Server) -> String {
+    let mut text = String::from("# TYPE kubernetes_healthcheck gauge\n");
+    for of in ["healthz", "livez", "readyz"] {
+        for (name, passed) in checks(server) {
+            let passed = u8::from(passed);
+            text.push_str(&format!("kubernetes_healthcheck{{name=\"{name}\",type=\"{of}\"}} {passed}\n"));
+        }
+    }
+    text
+}
+
+fn health(server: &Server, incomer: &Incomer, parts: &[&str], good: bool) -> Response {
+    let checks = checks(server);
     if let Some(name) = parts.get(1) {
         return match checks.iter().find(|(check, _)| check == name) {
             Some((_, true)) => body::text(200, "ok"),
@@ -146,9 +165,9 @@ fn health(server: &Server, incomer: &Incomer, parts: &[&str], good: bool) -> Res
     }
     let mut text = String::new();
     for (check, passed) in checks {
-        text.push_str(if *passed { "[+]" } else { "[-]" });
+        text.push_str(if passed { "[+]" } else { "[-]" });
         text.push_str(check);
-        text.push_str(if *passed { " ok\n" } else { " failed\n" });
+        text.push_str(if passed { " ok\n" } else { " failed\n" });
     }
     let name = parts[0];
     text.push_str(&format!("{name} check {}\n", if good { "passed" } else { "failed" }));
