@@ -1,6 +1,6 @@
 //! What the CEL expressions of admission and of devices may speak of, and the check that they compile.
 //!
-//! Not here: evaluation; rules of custom resources (`apiextensions::validations`).
+//! Not here: evaluation (admission's is in the server); rules of custom resources (`apiextensions::validations`).
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
@@ -17,7 +17,7 @@ fn labels() -> Type {
 }
 
 /// `request`: what is asked, by whom.
-static REQUEST: LazyLock<Type> = LazyLock::new(|| {
+pub static REQUEST: LazyLock<Type> = LazyLock::new(|| {
     let named = |last: &'static str| {
         Type::object(last, [("group", Type::STRING), ("version", Type::STRING), (last, Type::STRING)])
     };
@@ -50,7 +50,7 @@ static REQUEST: LazyLock<Type> = LazyLock::new(|| {
 });
 
 /// `namespaceObject`: the namespace of what is written.
-static NAMESPACE: LazyLock<Type> = LazyLock::new(|| {
+pub static NAMESPACE: LazyLock<Type> = LazyLock::new(|| {
     let metadata = Type::object(
         "kubernetes.NamespaceMetadata",
         [
@@ -101,18 +101,21 @@ pub fn device() -> Env {
 
 /// The expression must compile to one of `results` (none given: to anything). Gives its type, if it compiles.
 pub fn check(at: &At<'_>, env: &Env, results: &[Type], errors: &mut Errors) -> Option<Type> {
+    compile(at, env, results, errors).map(|program| program.result().clone())
+}
+
+fn compile(at: &At<'_>, env: &Env, results: &[Type], errors: &mut Errors) -> Option<Program> {
     match Program::compile(at.text(), env) {
         Err(error) => {
             errors.invalid(at, format!("compilation failed: {error}"));
             None
         }
         Ok(program) => {
-            let found = program.result().clone();
-            if !results.is_empty() && !results.contains(&found) {
+            if !results.is_empty() && !results.contains(program.result()) {
                 let names: Vec<String> = results.iter().map(ToString::to_string).collect();
                 errors.invalid(at, format!("must evaluate to {}", names.join(" or ")));
             }
-            Some(found)
+            Some(program)
         }
     }
 }
@@ -129,7 +132,13 @@ pub fn check_conditions(conditions: &At<'_>, env: &Env, errors: &mut Errors) {
 
 /// Checks `variables`, each of which sees those before it, and gives the environment that has them all.
 pub fn with_variables(variables: &At<'_>, env: &Env, errors: &mut Errors) -> Env {
+    variables_of(variables, env, errors).0
+}
+
+/// The same, with the variables' programs in their order.
+pub fn variables_of(variables: &At<'_>, env: &Env, errors: &mut Errors) -> (Env, Vec<(Str, Program)>) {
     let mut known: BTreeMap<Str, Type> = BTreeMap::new();
+    let mut programs = Vec::new();
     let declared = |known: &BTreeMap<Str, Type>| {
         let fields = known.iter().map(|(name, of)| (name.clone(), FieldType { name: name.clone(), of: of.clone() }));
         Type::Object(Arc::new(ObjectType { name: "variables".to_owned(), fields: fields.collect(), open: false }))
@@ -140,13 +149,16 @@ pub fn with_variables(variables: &At<'_>, env: &Env, errors: &mut Errors) -> Env
             continue;
         }
         let env = env.clone().with("variables", declared(&known));
-        // What does not compile is told once, where it stands.
-        let found = check(&expression, &env, &[], errors).unwrap_or(Type::Dyn);
-        if !name.is_empty() {
-            known.insert(name.text().into(), found);
+        let program = compile(&expression, &env, &[], errors);
+        if name.is_empty() {
+            continue;
         }
+        // What does not compile is told once, where it stands.
+        let found = program.as_ref().map_or(Type::Dyn, |program| program.result().clone());
+        known.insert(name.text().into(), found);
+        programs.extend(program.map(|program| (name.text().into(), program)));
     }
-    env.clone().with("variables", declared(&known))
+    (env.clone().with("variables", declared(&known)), programs)
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ pub mod authn;
 pub mod authz;
 pub mod bootstrap;
 pub mod ca;
+pub mod callee;
 pub mod codec;
 pub mod components;
 pub mod definitions;
@@ -27,6 +28,7 @@ pub mod ownership;
 pub mod pack;
 pub mod registry;
 pub mod request;
+pub mod scene;
 pub mod seal;
 pub mod storage;
 pub mod subresource;
@@ -107,6 +109,8 @@ pub struct Server {
     pub clock: Arc<dyn Clock>,
     pub snapshots: Snapshots,
     pub creations: ownership::Creations,
+    /// Admission policies as they were compiled.
+    pub policies: admission::policies::Known,
     pub audit: audit::Audit,
     pub flows: Arc<flow::Flows>,
     /// Places for watches, and for streams to nodes.
@@ -197,6 +201,7 @@ impl Server {
             clock,
             snapshots: Snapshots::default(),
             creations: ownership::Creations::default(),
+            policies: admission::policies::Known::default(),
             flows: Arc::default(),
             watches: Places::new("watches", places::WATCHES_MAX, places::WATCHES_OF_USER_MAX),
             streams: Places::new("streams to nodes", places::STREAMS_MAX, places::STREAMS_OF_USER_MAX),

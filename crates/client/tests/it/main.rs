@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests stop the test, as tests do")]
 
 mod last_words;
+mod policies;
+mod webhooks;
 
 use std::future::Future;
 use std::sync::Arc;

@@ -509,6 +509,15 @@ pub fn apply(
     Ok(result)
 }
 
+/// Merges `config` into `live` as an applied configuration is merged, without regard to who owns what.
+///
+/// # Errors
+/// Where `config` does not fit the type.
+pub fn merged(live: &Value, config: &Value, of: TypeRef<'_>) -> Result<Value, String> {
+    validate(config, of)?;
+    Ok(walk::merge(Some(live), Some(config), Some(of)).unwrap_or_else(Value::map))
+}
+
 /// kubectl's own annotation, where the object has it, follows what kubectl applies.
 fn keep_last_applied(result: &mut Value, applied: &Value, manager: &str) {
     let path = ["metadata", "annotations", "kubectl.kubernetes.io/last-applied-configuration"];

@@ -6,12 +6,15 @@
 
 pub mod certificate_signers;
 pub mod certificate_subject;
+pub mod connect;
 pub mod default_tolerations;
 pub mod limit_ranger;
+pub mod matching;
 pub mod namespace_lifecycle;
 pub mod node_ports;
 pub mod node_restriction;
 pub mod pod_security;
+pub mod policies;
 pub mod priority;
 pub mod rbac_escalation;
 pub mod resource_quota;
@@ -19,26 +22,29 @@ pub mod runtime_class;
 pub mod service_account;
 pub mod storage_protection;
 pub mod taint_nodes;
+pub mod webhooks;
 
 use cache::View;
 use meta::{Resource, Status, Value};
 
-use crate::Server;
 use crate::identity::User;
 use crate::verbs::Call;
 use crate::verbs::update::CompanionWrite;
+use crate::{Server, codec};
 
 /// One write under review.
 pub struct Review<'a> {
     pub server: &'a Server,
     pub view: &'a View,
-    /// `CREATE`, `UPDATE` or `DELETE`.
+    /// `CREATE`, `UPDATE`, `DELETE` or `CONNECT`.
     pub operation: &'static str,
     pub group: &'a str,
     pub resource: Resource,
     pub kind: &'a meta::Kind,
     pub subresource: &'a str,
     pub namespace: &'a str,
+    /// The name in the path; `""` on create.
+    pub called: &'a str,
     pub user: &'a User,
     pub dry_run: bool,
     pub now: base::Time,
@@ -82,6 +88,7 @@ pub const RULES: &[&dyn Admission] = &[
     &certificate_subject::CertificateSubjectRestriction,
     &rbac_escalation::RbacEscalation,
     &node_ports::NodePorts,
+    &policies::validating::ValidatingAdmissionPolicy,
     &resource_quota::ResourceQuota,
 ];
 
@@ -101,6 +108,7 @@ impl<'a> Review<'a> {
             kind: call.kind,
             subresource: &call.auth.info.subresource,
             namespace: call.namespace(),
+            called: &call.auth.info.name,
             user: &call.auth.user,
             dry_run: call.options.dry_run,
             now: call.now,
@@ -116,10 +124,17 @@ impl<'a> Review<'a> {
         self.resource.0 == resource && self.subresource == subresource
     }
 
-    /// The object's name, or what it will be generated from.
+    /// The object to be, or on delete the one that is.
+    pub fn shown(&self) -> &Value {
+        if self.object.is_null() { self.old.unwrap_or(&self.object) } else { &self.object }
+    }
+
+    /// The object's name; that of the path where the object has none, as options of connections.
     pub fn name(&self) -> &str {
-        let object = if self.object.is_null() { self.old.unwrap_or(&self.object) } else { &self.object };
-        object.at(&["metadata", "name"]).text()
+        match self.shown().at(&["metadata", "name"]).text() {
+            "" => self.called,
+            name => name,
+        }
     }
 
     pub fn forbidden(&self, why: impl std::fmt::Display) -> Status {
@@ -127,8 +142,95 @@ impl<'a> Review<'a> {
     }
 }
 
-pub fn mutate(review: &mut Review<'_>) -> Result<(), Status> {
-    RULES.iter().try_for_each(|rule| rule.mutate(review))
+/// What became of an object before it is prepared.
+pub struct Mutated {
+    /// The view on which the rules looked at it last.
+    pub view: View,
+    pub object: Value,
+    pub companions: Vec<CompanionWrite>,
+    pub warnings: Vec<String>,
+}
+
+/// All that may change an object: the rules, then webhooks; where these changed it, the rules look at it again.
+pub async fn mutated(
+    server: &Server,
+    call: &Call<'_>,
+    view: View,
+    old: Option<&Value>,
+    object: Value,
+) -> Result<Mutated, Status> {
+    let first = mutated_by_rules(server, call, view, old, object)?;
+    if !webhooks::are_there(&first.view) {
+        return Ok(first);
+    }
+    let Mutated { view, object, companions, mut warnings } = first;
+    // Nobody holds a view while others are asked.
+    drop(view);
+    let before = object.clone();
+    let object = webhooks::mutate(&Written { server, call, old }, object, &mut warnings).await?;
+    let view = server.storage.mirror().view();
+    if object == before {
+        return Ok(Mutated { view, object, companions, warnings });
+    }
+    let again = mutated_by_rules(server, call, view, old, object)?;
+    warnings.extend(again.warnings);
+    Ok(Mutated { warnings, ..again })
+}
+
+fn mutated_by_rules(
+    server: &Server,
+    call: &Call<'_>,
+    view: View,
+    old: Option<&Value>,
+    object: Value,
+) -> Result<Mutated, Status> {
+    let mut review = Review::new(server, call, &view, old, object);
+    RULES.iter().try_for_each(|rule| rule.mutate(&mut review))?;
+    policies::mutating::mutate(call, &mut review)?;
+    let Review { object, companions, warnings, .. } = review;
+    Ok(Mutated { view, object, companions, warnings })
+}
+
+/// Lets webhooks judge what will be stored (null: what will be gone), and lets go of the view.
+pub async fn asked(
+    server: &Server,
+    call: &Call<'_>,
+    view: View,
+    old: Option<&Value>,
+    object: &Value,
+) -> Result<Vec<String>, Status> {
+    let mut warnings = Vec::new();
+    if webhooks::are_there(&view) {
+        drop(view);
+        let written = Written { server, call, old };
+        if object.is_null() {
+            webhooks::mutate(&written, Value::Null, &mut warnings).await?;
+        }
+        webhooks::validate(&written, object, &mut warnings).await?;
+    }
+    Ok(warnings)
+}
+
+/// A write that webhooks may be asked about.
+struct Written<'a> {
+    server: &'a Server,
+    call: &'a Call<'a>,
+    old: Option<&'a Value>,
+}
+
+impl webhooks::Asked for Written<'_> {
+    fn server(&self) -> &Server {
+        self.server
+    }
+
+    fn review<'a>(&'a self, view: &'a View, object: Value) -> Review<'a> {
+        Review::new(self.server, self.call, view, self.old, object)
+    }
+
+    fn complete(&self, object: Value) -> Result<Value, Status> {
+        let nothing = Value::Null;
+        Ok(codec::complete(self.call, self.old.unwrap_or(&nothing), object)?.0)
+    }
 }
 
 pub fn validate(review: &mut Review<'_>) -> Result<(), Status> {

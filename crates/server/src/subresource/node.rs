@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::Server;
+use crate::admission;
 use crate::authz::Authorized;
 use crate::ca::{Ca, Current, Identity, Usage};
 use crate::dispatch::{Incomer, no_such_resource};
@@ -166,6 +167,7 @@ pub async fn connect(
             .chain(incomer.uri.authority().map(ToString::to_string))
             .collect(),
     });
+    admission::connect::check(server, auth, kind, &incomer.query).await?;
     let place = server.streams.take(&auth.user.name)?;
     let late = |_| {
         let why = format!("the node did not begin to answer within {} s", ANSWER_TIMEOUT.as_secs());
@@ -300,7 +302,17 @@ fn pod_proxy(server: &Server, auth: &Authorized, path: String) -> Result<Target,
 
 fn service_proxy(server: &Server, auth: &Authorized, path: String) -> Result<Target, Status> {
     let (is_https, name, port) = split_name(&auth.info.name);
-    let namespace = &auth.info.namespace;
+    let (host, port, pod) = service_endpoint(server, &auth.info.namespace, name, port)?;
+    Ok(Target { host, port, tls: Tls::of_scheme(is_https), path, pod })
+}
+
+/// A ready endpoint of a service's port, which is named or numbered: its address, and its pod if it has one.
+fn service_endpoint(
+    server: &Server,
+    namespace: &Str,
+    name: &str,
+    port: &str,
+) -> Result<(String, u16, Option<Through>), Status> {
     let service = server.one(SERVICES, namespace, name).ok_or_else(|| Status::not_found("", "services", name))?.value();
     let ports = service.at(&["spec", "ports"]).items();
     let number = port.parse::<i64>().ok();
@@ -335,13 +347,21 @@ fn service_proxy(server: &Server, auth: &Authorized, path: String) -> Result<Tar
                 namespace: namespace.clone(),
                 name: reference["name"].text().into(),
             });
-            return Ok(Target { host, port, tls: Tls::of_scheme(is_https), path, pod });
+            return Ok((host, port, pod));
         }
     }
     Err(Status::new(Reason::ServiceUnavailable, format!("no endpoints available for service {name:?}")))
 }
 
-trait Wire: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send {}
+/// A port of a service, through the node of one of its pods.
+pub async fn dial_service(server: &Server, namespace: &Str, name: &str, port: u16) -> Result<Box<dyn Wire>, Status> {
+    match service_endpoint(server, namespace, name, &port.to_string())? {
+        (_, port, Some(pod)) => dial_pod(server, &pod, port).await,
+        (host, port, None) => dial_address(&host, port).await,
+    }
+}
+
+pub trait Wire: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send {}
 impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send> Wire for T {}
 
 async fn dial(server: &Server, target: &Target) -> Result<Box<dyn Wire>, Status> {
@@ -360,7 +380,7 @@ fn unreachable(place: &str, error: &dyn std::fmt::Display) -> Status {
     Status::new(Reason::ServiceUnavailable, format!("error dialing {place}: {error}"))
 }
 
-async fn dial_address(host: &str, port: u16) -> Result<Box<dyn Wire>, Status> {
+pub async fn dial_address(host: &str, port: u16) -> Result<Box<dyn Wire>, Status> {
     let place = format!("{host}:{port}");
     let dialed = tokio::time::timeout(DIAL_TIMEOUT, TcpStream::connect((host, port))).await;
     let socket = dialed.map_err(|error| unreachable(&place, &error))?.map_err(|error| unreachable(&place, &error))?;
@@ -368,7 +388,7 @@ async fn dial_address(host: &str, port: u16) -> Result<Box<dyn Wire>, Status> {
     Ok(Box::new(socket))
 }
 
-async fn secure(tls: &Arc<rustls::ClientConfig>, wire: Box<dyn Wire>, host: &str) -> Result<Box<dyn Wire>, Status> {
+pub async fn secure(tls: &Arc<rustls::ClientConfig>, wire: Box<dyn Wire>, host: &str) -> Result<Box<dyn Wire>, Status> {
     let name = ServerName::try_from(host.to_owned()).map_err(|error| unreachable(host, &error))?;
     let stream = TlsConnector::from(tls.clone()).connect(name, wire).await;
     Ok(Box::new(stream.map_err(|error| unreachable(host, &error))?))

@@ -35,7 +35,8 @@ fn list(words: &[Str]) -> Value {
     words.iter().map(Value::from).collect::<Vec<_>>().into()
 }
 
-fn user_info(user: &User) -> Value {
+/// A caller as objects and expressions say it.
+pub fn user_info(user: &User) -> Value {
     let mut info = json!({"username": (&user.name), "groups": (list(&user.groups))});
     if !user.uid.is_empty() {
         info.set(&["uid"], &user.uid);

@@ -6,7 +6,7 @@ use meta::{At, Errors, Object, Reason, Status, Value};
 
 use super::{Call, Outcome, metadata};
 use crate::Server;
-use crate::admission::{self, Review};
+use crate::admission::{self, Mutated, Review};
 use crate::ownership::Created;
 use crate::storage::{Write, WriteError};
 
@@ -50,13 +50,13 @@ impl From<Status> for Retry {
 async fn attempt(server: &Server, call: &Call<'_>, mut value: Value, applied: bool) -> Result<Outcome, Retry> {
     let mut rng = base::Rng::new(crate::uid::seed());
     check_place(call, &value)?;
+    let was_stored = !value.at(&["metadata", "resourceVersion"]).text().is_empty();
     metadata::fill_new(&mut value, call.namespace(), call.now, &mut rng)?;
     let created = if applied { Created::default() } else { server.creations.track(call, &mut value) };
     let kind = call.kind;
     let view = server.storage.mirror().view();
-    let mut review = Review::new(server, call, &view, None, value);
-    admission::mutate(&mut review)?;
-    let Review { object: mut value, mut companions, mut warnings, .. } = review;
+    let mutated = admission::mutated(server, call, view, None, value).await?;
+    let Mutated { view, object: mut value, mut companions, mut warnings } = mutated;
 
     let change = Change {
         old: None,
@@ -101,7 +101,11 @@ async fn attempt(server: &Server, call: &Call<'_>, mut value: Value, applied: bo
     warnings.extend(more);
 
     // Whoever holds a view while it waits makes the next commit copy what it changes.
-    drop(view);
+    warnings.extend(admission::asked(server, call, view, None, &value).await?);
+    // Policies have their say first, as in upstream, where this is the store's word.
+    if was_stored {
+        return Err(Status::bad_request("resourceVersion should not be set on objects to be created").into());
+    }
     let name: meta::Str = value.at(&["metadata", "name"]).text().into();
     if server.storage.mirror().one(kind.resource, call.namespace(), &name).is_some() {
         return Err(Retry::Taken(Status::already_exists(call.group(), call.plural(), &name)));
@@ -145,9 +149,6 @@ fn check_place(call: &Call<'_>, value: &Value) -> Result<(), Status> {
         return Err(Status::bad_request(
             "the namespace of the provided object does not match the namespace sent on the request",
         ));
-    }
-    if !value.at(&["metadata", "resourceVersion"]).text().is_empty() {
-        return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
     }
     Ok(())
 }

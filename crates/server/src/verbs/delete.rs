@@ -98,7 +98,7 @@ async fn attempt(
     let mut review = Review::new(server, call, &view, Some(&old), Value::Null);
     admission::validate(&mut review)?;
     let companions = review.companions;
-    drop(view);
+    admission::asked(server, call, view, Some(&old), &Value::Null).await?;
 
     let mut value = old.clone();
     let finalizers = finalizers_after(call, &old, options);
