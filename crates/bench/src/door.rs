@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::uri::Authority;
 use http::{HeaderName, HeaderValue, Method, Request, Response, Uri, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -262,7 +263,7 @@ impl Door {
             .await
             .map_err(Error::while_doing("speak HTTP/2"))?;
         tokio::spawn(connection);
-        Ok(Line { to: To::Two(sender), authority: self.authority.clone(), token: self.token.clone(), tls: true })
+        Ok(Line { to: To::Two(sender), authority: authority(&self.authority)?, token: self.token.clone(), tls: true })
     }
 
     /// A new connection with HTTP/1.1.
@@ -275,7 +276,7 @@ impl Door {
         let (sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(Error::while_doing("speak HTTP/1.1"))?;
         tokio::spawn(connection);
-        Ok(Line { to: To::One(sender), authority: self.authority.clone(), token: self.token.clone(), tls: true })
+        Ok(Line { to: To::One(sender), authority: authority(&self.authority)?, token: self.token.clone(), tls: true })
     }
 
     /// One answer over a new connection.
@@ -319,10 +320,14 @@ enum To {
     One(http1::SendRequest<Full<Bytes>>),
 }
 
+fn authority(text: &str) -> Result<Authority, Error> {
+    text.parse().map_err(Error::while_doing("send requests to a server"))
+}
+
 /// An open connection.
 pub struct Line {
     to: To,
-    authority: String,
+    authority: Authority,
     token: Option<HeaderValue>,
     tls: bool,
 }
@@ -342,7 +347,7 @@ impl Line {
             .await
             .map_err(Error::while_doing("speak HTTP/2"))?;
         tokio::spawn(connection);
-        Ok(Line { to: To::Two(sender), authority: address.to_owned(), token: None, tls: false })
+        Ok(Line { to: To::Two(sender), authority: authority(address)?, token: None, tls: false })
     }
 
     /// Another hand on the same HTTP/2 connection; `None` with HTTP/1.1, which has one request at a time.
@@ -358,7 +363,7 @@ impl Line {
             let parts = http::uri::Parts::from(ask.path.clone());
             let scheme = if self.tls { "https" } else { "http" };
             let path = parts.path_and_query.ok_or_else(|| Error::doing("send a request", "it has no path"))?;
-            let uri = Uri::builder().scheme(scheme).authority(self.authority.as_str()).path_and_query(path).build();
+            let uri = Uri::builder().scheme(scheme).authority(self.authority.clone()).path_and_query(path).build();
             uri.map_err(Error::while_doing("send a request"))?
         } else {
             ask.path.clone()
