@@ -7,6 +7,7 @@ use api::core::pod_facts::PodFacts;
 use cache::View;
 use meta::{Object, Resource, Selector, Str, Value};
 
+use crate::check::scheduler::is_welcome;
 use crate::machine::{Machine, running};
 use crate::network;
 use crate::user::*;
@@ -92,11 +93,22 @@ fn pods(view: &View) -> Option<String> {
         if facts.phase.is_final() {
             return None;
         }
+        // Replica sets that are set free in the middle of a rollout may want more hosts than there are.
         if facts.node.is_empty() {
-            return told(pod, "has no node");
+            return match (is_welcome(pod, view), is_unschedulable(pod)) {
+                (true, _) => told(pod, "has no node"),
+                (false, false) => told(pod, "has no node, and nobody says why"),
+                (false, true) => None,
+            };
         }
         (!facts.ready).then(|| told(pod, "is not ready")).flatten()
     })
+}
+
+fn is_unschedulable(pod: &Object) -> bool {
+    let value = pod.value();
+    let conditions = value.at(&["status", "conditions"]).items();
+    conditions.iter().any(|one| one["type"].text() == "PodScheduled" && one["reason"].text() == "Unschedulable")
 }
 
 fn deployments(view: &View) -> Option<String> {

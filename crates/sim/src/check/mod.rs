@@ -15,7 +15,7 @@ mod network;
 mod nodes;
 mod ownership;
 mod replicas;
-mod scheduler;
+pub mod scheduler;
 mod store;
 mod watch;
 

@@ -124,6 +124,16 @@ fn shuns(pod: &Object, other: &Object) -> bool {
     pod.namespace() == other.namespace() && of_hosts.into_iter().any(selects)
 }
 
+/// Whether some node takes the pod, as far as it is about what they state; room is not looked at.
+pub fn is_welcome(pod: &Object, view: &View) -> bool {
+    let ports = host_ports(pod);
+    let clash = |other: &Object| !host_ports(other).is_disjoint(&ports) || shuns(pod, other) || shuns(other, pod);
+    view.list(NODES, "").filter(|node| refusal(pod, node).is_none()).any(|node| {
+        let mut others = view.by(PODS, "node", node.name()).filter(|other| !pod_facts::of(other).phase.is_final());
+        !others.any(clash)
+    })
+}
+
 impl Scheduler {
     /// Whether the node took this pod in the view that the binding was decided on, beside those that were there then, or
     /// that this scheduler had sent there.
