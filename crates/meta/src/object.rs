@@ -181,7 +181,7 @@ impl Drop for Inner {
 impl Object {
     /// `body` is the object's canonical JSON, complete with `resourceVersion`.
     pub fn new(facts: Facts, body: impl Into<Blob>) -> Object {
-        let (protobuf, tree, kept) = (OnceLock::new(), Mutex::new(None), AtomicU8::new(0));
+        let (protobuf, tree, kept) = (OnceLock::new(), Mutex::new(None), AtomicU8::new(warm::NOT_KEPT));
         Object(Arc::new(Inner { facts, body: body.into(), protobuf, tree, kept }))
     }
 
@@ -316,8 +316,11 @@ mod warm {
     use super::{Inner, Object, Resource};
     use crate::value::Value;
 
+    /// The mark of an object that is none of those that are kept.
+    pub const NOT_KEPT: u8 = 0;
     /// Of the newest versions. A tree takes about four times as much as its text, but those of siblings share most of it.
     static NEWEST: Kept = Kept::new(1, 20 << 20);
+    /// Of those that newer ones took the place of: as much as is read before all have seen it.
     static SUPERSEDED: Kept = Kept::new(2, 4 << 20);
     /// A larger text's tree is not kept.
     const TEXT_MAX_BYTES: usize = 256 << 10;
@@ -386,7 +389,7 @@ mod warm {
         /// somebody else's.
         fn give_up(&self, cooled: Vec<Arc<Inner>>) {
             for inner in cooled {
-                if self.leave(&inner, 0) {
+                if self.leave(&inner, NOT_KEPT) {
                     drop_tree(&inner);
                     pack(&inner);
                 }
@@ -474,7 +477,7 @@ mod warm {
         }
         let before = lock(&object.0.tree).replace(Box::new(tree));
         drop(before);
-        if object.0.kept.compare_exchange(0, NEWEST.mark, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+        if object.0.kept.compare_exchange(NOT_KEPT, NEWEST.mark, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
             NEWEST.give_up(NEWEST.enter(object));
         }
     }
@@ -494,7 +497,7 @@ mod warm {
     }
 
     pub fn is_kept(object: &Object) -> bool {
-        object.0.kept.load(Ordering::Relaxed) != 0
+        object.0.kept.load(Ordering::Relaxed) != NOT_KEPT
     }
 
     pub fn pack(inner: &Inner) {

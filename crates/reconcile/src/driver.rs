@@ -342,17 +342,19 @@ impl Driver {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use cache::{Cache, Change};
     use meta::{Facts, Object, Value, json};
 
     const THINGS: Resource = Resource("things");
 
-    /// Wants a `b` for every `a`, and counts on the driver not to make two.
-    struct Pairs;
+    /// Looks at everything as one key, and does what its function says.
+    struct Acting<F>(F);
 
-    impl Reconciler for Pairs {
+    impl<F: Fn(&View, &mut Context) -> Outcome + Send + Sync> Reconciler for Acting<F> {
         fn name(&self) -> &'static str {
-            "pairs"
+            "acting"
         }
 
         fn watches(&self) -> &[Resource] {
@@ -364,10 +366,30 @@ mod tests {
         }
 
         fn reconcile(&self, _: &str, view: &View, cx: &mut Context) -> Outcome {
-            if view.list(THINGS, "").count() % 2 == 1 {
-                let name = format!("b-{}", cx.rng.suffix(5));
-                cx.push(Effect::Create { resource: THINGS, object: json!({"metadata": {"name": name}}) });
-            }
+            (self.0)(view, cx)
+        }
+    }
+
+    /// Wants a `b` for every `a`, and counts on the driver not to make two.
+    fn pairs(view: &View, cx: &mut Context) -> Outcome {
+        if view.list(THINGS, "").count() % 2 == 1 {
+            let name = format!("b-{}", cx.rng.suffix(5));
+            cx.push(Effect::Create { resource: THINGS, object: json!({"metadata": {"name": name}}) });
+        }
+        Outcome::Settled
+    }
+
+    /// Has something to do, and wants to look again at once.
+    fn eager(_: &View, cx: &mut Context) -> Outcome {
+        cx.push(Effect::Create { resource: THINGS, object: json!({"metadata": {"name": "b"}}) });
+        Outcome::Again(cx.now)
+    }
+
+    /// Tells the status of everything at every look; with `last`, nothing is to come of what it wrote.
+    fn telling(last: bool) -> impl Fn(&View, &mut Context) -> Outcome {
+        move |_, cx| {
+            cx.last = last;
+            cx.push(Effect::UpdateSub { resource: THINGS, subresource: "status", object: json!({}) });
             Outcome::Settled
         }
     }
@@ -385,7 +407,7 @@ mod tests {
 
     #[test]
     fn a_key_waits_for_its_own_write_and_repeats_its_names() {
-        let (mut cache, mut driver) = (Cache::new([]), Driver::new(Box::new(Pairs)));
+        let (mut cache, mut driver) = (Cache::new([]), Driver::new(Box::new(Acting(pairs))));
         put(&mut cache, &mut driver, &json!({"metadata": {"name": "a"}}), 1);
         let job = driver.next(&cache.view(), Time::ZERO).unwrap();
         let Effect::Create { object, .. } = &job.effects[0] else { panic!("a create") };
@@ -396,37 +418,15 @@ mod tests {
         put(&mut cache, &mut driver, object, 3);
         assert!(driver.next(&cache.view(), Time::ZERO).is_some(), "three things need a fourth");
 
-        let mut other = Driver::new(Box::new(Pairs));
+        let mut other = Driver::new(Box::new(Acting(pairs)));
         let mut cache = Cache::new([]);
         put(&mut cache, &mut other, &json!({"metadata": {"name": "a"}}), 1);
         assert_eq!(other.next(&cache.view(), Time::ZERO).unwrap().effects, job.effects);
     }
 
-    /// Has something to do, and wants to look again at once.
-    struct Eager;
-
-    impl Reconciler for Eager {
-        fn name(&self) -> &'static str {
-            "eager"
-        }
-
-        fn watches(&self) -> &[Resource] {
-            &[THINGS]
-        }
-
-        fn keys(&self, _: Resource, _: &Event, _: &View, out: &mut Vec<Str>) {
-            out.push("all".into());
-        }
-
-        fn reconcile(&self, _: &str, _: &View, cx: &mut Context) -> Outcome {
-            cx.push(Effect::Create { resource: THINGS, object: json!({"metadata": {"name": "b"}}) });
-            Outcome::Again(cx.now)
-        }
-    }
-
     #[test]
     fn a_job_that_failed_pauses_though_its_look_wants_another_at_once() {
-        let (mut cache, mut driver) = (Cache::new([]), Driver::new(Box::new(Eager)));
+        let (mut cache, mut driver) = (Cache::new([]), Driver::new(Box::new(Acting(eager))));
         put(&mut cache, &mut driver, &json!({"metadata": {"name": "a"}}), 1);
         let mut now = Time::ZERO;
         for failures in 1..10 {
@@ -439,35 +439,10 @@ mod tests {
         }
     }
 
-    /// Tells the status of everything at every look.
-    struct Telling {
-        last: bool,
-    }
-
-    impl Reconciler for Telling {
-        fn name(&self) -> &'static str {
-            "telling"
-        }
-
-        fn watches(&self) -> &[Resource] {
-            &[THINGS]
-        }
-
-        fn keys(&self, _: Resource, _: &Event, _: &View, out: &mut Vec<Str>) {
-            out.push("all".into());
-        }
-
-        fn reconcile(&self, _: &str, _: &View, cx: &mut Context) -> Outcome {
-            cx.last = self.last;
-            cx.push(Effect::UpdateSub { resource: THINGS, subresource: "status", object: json!({}) });
-            Outcome::Settled
-        }
-    }
-
     #[test]
     fn what_was_only_told_brings_no_look_and_all_else_does() {
         for last in [true, false] {
-            let (mut cache, mut driver) = (Cache::new([]), Driver::new(Box::new(Telling { last })));
+            let (mut cache, mut driver) = (Cache::new([]), Driver::new(Box::new(Acting(telling(last)))));
             let thing = json!({"metadata": {"name": "a"}});
             let mut step = |own: Revision, revisions: &[u64], first: bool| {
                 let key: Str = "all".into();
@@ -494,35 +469,19 @@ mod tests {
         }
     }
 
-    /// Says on `clock` since when there have been as many things as now.
-    struct Watching;
-
-    impl Reconciler for Watching {
-        fn name(&self) -> &'static str {
-            "watching"
-        }
-
-        fn watches(&self) -> &[Resource] {
-            &[THINGS]
-        }
-
-        fn keys(&self, _: Resource, _: &Event, _: &View, out: &mut Vec<Str>) {
-            out.push("all".into());
-        }
-
-        fn reconcile(&self, _: &str, view: &View, cx: &mut Context) -> Outcome {
-            let since = cx.since(view.list(THINGS, "").count() as u64, 30);
-            if since.plus_ms(40) <= cx.now {
-                Outcome::Blocked("nothing moves".to_owned())
-            } else {
-                Outcome::Again(since.plus_ms(40))
-            }
+    /// Is blocked once there have been as many things as now for a while, by its own clock.
+    fn watching(view: &View, cx: &mut Context) -> Outcome {
+        let since = cx.since(view.list(THINGS, "").count() as u64, 30);
+        if since.plus_ms(40) <= cx.now {
+            Outcome::Blocked("nothing moves".to_owned())
+        } else {
+            Outcome::Again(since.plus_ms(40))
         }
     }
 
     #[test]
     fn what_stays_as_it_is_is_counted_by_ones_own_clock() {
-        let (mut cache, mut driver) = (Cache::new([]), Driver::new(Box::new(Watching)));
+        let (mut cache, mut driver) = (Cache::new([]), Driver::new(Box::new(Acting(watching))));
         let at = |ms: u64| Time::ZERO.plus_ms(ms);
         let look = |driver: &mut Driver, cache: &mut Cache, name: &str, revision: u64, ms: u64| {
             put(cache, driver, &json!({"metadata": {"name": name}}), revision);
@@ -539,7 +498,7 @@ mod tests {
 
     #[test]
     fn a_failed_create_keeps_its_name_whatever_changes_meanwhile() {
-        let (mut cache, mut driver) = (Cache::new([]), Driver::new(Box::new(Pairs)));
+        let (mut cache, mut driver) = (Cache::new([]), Driver::new(Box::new(Acting(pairs))));
         put(&mut cache, &mut driver, &json!({"metadata": {"name": "a"}}), 1);
         let failed = driver.next(&cache.view(), Time::ZERO).unwrap();
         driver.done(failed.key, Done::Failed(Revision::ZERO), Time::ZERO);
@@ -553,39 +512,25 @@ mod tests {
         assert_ne!(driver.next(&cache.view(), Time::ZERO).unwrap().effects, failed.effects);
     }
 
-    /// Reads as many objects as there are things.
-    struct Readers(Arc<std::sync::atomic::AtomicUsize>);
-
-    impl Reconciler for Readers {
-        fn name(&self) -> &'static str {
-            "readers"
-        }
-
-        fn watches(&self) -> &[Resource] {
-            &[THINGS]
-        }
-
-        fn keys(&self, _: Resource, _: &Event, _: &View, out: &mut Vec<Str>) {
-            out.push("all".into());
-        }
-
-        fn reconcile(&self, _: &str, view: &View, cx: &mut Context) -> Outcome {
+    /// Reads as many objects as there are things, and counts its looks.
+    fn reading(looks: Arc<AtomicUsize>) -> impl Fn(&View, &mut Context) -> Outcome {
+        move |view, cx| {
             cx.reads = view.list(THINGS, "").count();
-            self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            looks.fetch_add(1, Ordering::Relaxed);
             Outcome::Settled
         }
     }
 
     #[test]
     fn looks_that_read_much_are_spaced() {
-        let looks = Arc::<std::sync::atomic::AtomicUsize>::default();
-        let (mut cache, mut driver) = (Cache::new([]), Driver::new(Box::new(Readers(looks.clone()))));
+        let looks = Arc::<AtomicUsize>::default();
+        let (mut cache, mut driver) = (Cache::new([]), Driver::new(Box::new(Acting(reading(looks.clone())))));
         let mut revision = 0;
         let mut change = |driver: &mut Driver, name: usize, ms: u64| {
             revision += 1;
             put(&mut cache, driver, &json!({"metadata": {"name": (format!("n{name}"))}}), revision);
             assert!(driver.next(&cache.view(), Time::ZERO.plus_ms(ms)).is_none());
-            looks.load(std::sync::atomic::Ordering::Relaxed)
+            looks.load(Ordering::Relaxed)
         };
         for number in 0..500usize {
             let ms = 1_000 * number.saturating_sub(READS_MANY);
@@ -610,7 +555,7 @@ mod tests {
 
     #[test]
     fn failures_back_off_and_come_again() {
-        let (mut cache, mut driver) = (Cache::new([]), Driver::new(Box::new(Pairs)));
+        let (mut cache, mut driver) = (Cache::new([]), Driver::new(Box::new(Acting(pairs))));
         put(&mut cache, &mut driver, &json!({"metadata": {"name": "a"}}), 1);
         let mut now = Time::ZERO;
         for _ in 0..5 {

@@ -17,7 +17,7 @@ pub struct RequestInfo {
     pub verb: &'static str,
     /// False for `/healthz`, `/version`, discovery and the like.
     pub is_resource: bool,
-    /// Of such, and of what is no resource's path; empty where the members below say it all.
+    /// The path, where it names no resource; else it is empty, and the members below say it all.
     pub path: String,
     pub group: Str,
     pub version: Str,

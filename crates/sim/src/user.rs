@@ -36,7 +36,7 @@ pub const WATCHES: &[Resource] =
 /// About how long the text of a book is.
 const BOOK_BYTES: usize = 24 * 1024;
 const IMAGES: [&str; 4] = ["run", "run", "slow", "stubborn"];
-const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
+pub const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
 /// The taint of nodes that are reserved.
 pub const RESERVED: &str = "reserved";
 /// Pods of one workload that want a host each: with one more for a rollout there are nodes for all.

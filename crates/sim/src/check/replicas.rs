@@ -15,7 +15,7 @@ use super::{Checker, Seen};
 use crate::desired::facts;
 use crate::exec::Author;
 use crate::truth::{Past, spec_of};
-use crate::user::{DAEMON_SETS, DEPLOYMENTS, JOBS, NODES, PODS, REPLICA_SETS, STATEFUL_SETS};
+use crate::user::{DAEMON_SETS, DEPLOYMENTS, JOBS, NODES, PODS, REPLICA_SETS, REQUIRED, STATEFUL_SETS};
 
 /// Names the template that a pod of a stateful set was made of.
 const TEMPLATE: &str = "controller-revision-hash";
@@ -95,7 +95,7 @@ fn place(pod: &Object) -> Str {
         return node;
     }
     let affinity = spec_of(pod, "affinity");
-    let required = affinity.at(&["nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution"]);
+    let required = affinity.at(&["nodeAffinity", REQUIRED]);
     required["nodeSelectorTerms"][0]["matchFields"][0]["values"][0].text().into()
 }
 

@@ -13,7 +13,7 @@ use meta::{Object, Quantity, Selector, Str, Value};
 use super::{Checker, Seen};
 use crate::desired::facts;
 use crate::truth::{Past, spec_of};
-use crate::user::{NODES, PODS};
+use crate::user::{NODES, PODS, REQUIRED};
 
 const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 const HOSTNAME: &str = "kubernetes.io/hostname";
@@ -89,7 +89,7 @@ fn refusal(pod: &Object, node: &Object) -> Option<String> {
         return Some(format!("had not the label {key} that it selects"));
     }
     let affinity = spec_of(pod, "affinity");
-    let terms = affinity.at(&["nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution", "nodeSelectorTerms"]);
+    let terms = affinity.at(&["nodeAffinity", REQUIRED, "nodeSelectorTerms"]);
     let holds = |one: &Value, found: Option<&str>| {
         let listed = found.is_some_and(|found| one["values"].items().iter().any(|value| value.text() == found));
         match one["operator"].text() {
@@ -118,20 +118,31 @@ fn host_ports(pod: &Object) -> BTreeSet<i64> {
 /// Whether a pod wants no host that runs a pod like the other one.
 fn shuns(pod: &Object, other: &Object) -> bool {
     let affinity = spec_of(pod, "affinity");
-    let terms = affinity.at(&["podAntiAffinity", "requiredDuringSchedulingIgnoredDuringExecution"]);
+    let terms = affinity.at(&["podAntiAffinity", REQUIRED]);
     let of_hosts = terms.items().iter().filter(|term| term["topologyKey"].text() == HOSTNAME);
     let selects = |term: &Value| Selector::of(&term["labelSelector"]).matches(other.labels());
     pod.namespace() == other.namespace() && of_hosts.into_iter().any(selects)
 }
 
+/// Why two pods cannot run on one host.
+fn clash(pod: &Object, other: &Object) -> Option<String> {
+    if let Some(port) = host_ports(other).intersection(&host_ports(pod)).next() {
+        return Some(format!("both take port {port} of it"));
+    }
+    (shuns(pod, other) || shuns(other, pod)).then(|| "they do not want each other there".to_owned())
+}
+
+/// The pods on a node that have not ended.
+fn running<'a>(view: &'a View, node: &'a str) -> impl Iterator<Item = &'a Object> {
+    view.by(PODS, "node", node).filter(|pod| !pod_facts::of(pod).phase.is_final())
+}
+
 /// Whether some node takes the pod, as far as it is about what they state; room is not looked at.
 pub fn is_welcome(pod: &Object, view: &View) -> bool {
-    let ports = host_ports(pod);
-    let clash = |other: &Object| !host_ports(other).is_disjoint(&ports) || shuns(pod, other) || shuns(other, pod);
-    view.list(NODES, "").filter(|node| refusal(pod, node).is_none()).any(|node| {
-        let mut others = view.by(PODS, "node", node.name()).filter(|other| !pod_facts::of(other).phase.is_final());
-        !others.any(clash)
-    })
+    let takes = |node: &Object| {
+        refusal(pod, node).is_none() && running(view, node.name()).all(|other| clash(pod, other).is_none())
+    };
+    view.list(NODES, "").any(takes)
 }
 
 impl Scheduler {
@@ -150,15 +161,9 @@ impl Scheduler {
                     known.uid() == other.uid() && facts(known).node == node && !pod_facts::of(known).phase.is_final()
                 })
         };
-        let ports = host_ports(pod);
-        let others = after.by(PODS, "node", node).filter(|other| !pod_facts::of(other).phase.is_final());
-        for other in others.filter(|other| other.uid() != pod.uid() && is_known(other)) {
-            let beside = format!("runs {}/{}", other.namespace(), other.name());
-            if let Some(port) = host_ports(other).intersection(&ports).next() {
-                return Err(named(format!("{beside}, and both take port {port} of it")));
-            }
-            if shuns(pod, other) || shuns(other, pod) {
-                return Err(named(format!("{beside}, and they do not want each other there")));
+        for other in running(after, node).filter(|other| other.uid() != pod.uid() && is_known(other)) {
+            if let Some(why) = clash(pod, other) {
+                return Err(named(format!("runs {}/{}, and {why}", other.namespace(), other.name())));
             }
         }
         Ok(())
