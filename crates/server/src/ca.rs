@@ -13,6 +13,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
+use rustls::RootCertStore;
 use rustls::client::ResolvesClientCert;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
@@ -77,6 +78,16 @@ fn validity(params: &mut CertificateParams, lifetime: Duration) {
 /// tries that fail.
 pub fn renew_after(left: Duration) -> Duration {
     left * 2 / 3
+}
+
+/// The authorities that are trusted: all certificates of a PEM text.
+pub fn roots(pem: &[u8]) -> Result<RootCertStore, Error> {
+    let bad = |error: &dyn std::fmt::Display| Error::Tls { why: error.to_string() };
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        roots.add(certificate.map_err(|error| bad(&error))?).map_err(|error| bad(&error))?;
+    }
+    Ok(roots)
 }
 
 impl Ca {

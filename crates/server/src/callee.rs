@@ -14,9 +14,9 @@ use http::{Request, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
 use meta::{Str, Value};
-use rustls_pki_types::{CertificateDer, pem::PemObject};
 
 use crate::Server;
+use crate::ca::roots;
 use crate::subresource::node;
 
 /// Bytes of one answer.
@@ -104,11 +104,7 @@ impl Callee {
     /// Trusts the authorities that are named, and nobody else.
     fn tls(&self) -> Result<Arc<rustls::ClientConfig>, String> {
         let pem = STANDARD.decode(self.authorities.as_bytes()).map_err(|error| format!("caBundle: {error}"))?;
-        let mut roots = rustls::RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(&pem) {
-            let certificate = certificate.map_err(|error| format!("caBundle: {error}"))?;
-            roots.add(certificate).map_err(|error| format!("caBundle: {error}"))?;
-        }
+        let roots = roots(&pem).map_err(|error| format!("caBundle: {error}"))?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
         let config = config.map_err(|error| error.to_string())?;

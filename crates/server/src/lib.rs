@@ -110,7 +110,9 @@ pub struct Server {
     pub snapshots: Snapshots,
     pub creations: ownership::Creations,
     /// Admission policies as they were compiled.
-    pub policies: admission::policies::Known,
+    pub policies: admission::policies::Known<admission::policies::Policy>,
+    /// The hooks of each configuration, with their conditions compiled.
+    pub hooks: admission::policies::Known<Vec<admission::webhooks::Hook>>,
     pub audit: audit::Audit,
     pub flows: Arc<flow::Flows>,
     /// Places for watches, and for streams to nodes.
@@ -202,6 +204,7 @@ impl Server {
             snapshots: Snapshots::default(),
             creations: ownership::Creations::default(),
             policies: admission::policies::Known::default(),
+            hooks: admission::policies::Known::default(),
             flows: Arc::default(),
             watches: Places::new("watches", places::WATCHES_MAX, places::WATCHES_OF_USER_MAX),
             streams: Places::new("streams to nodes", places::STREAMS_MAX, places::STREAMS_OF_USER_MAX),

@@ -435,10 +435,10 @@ fn stamped(plain: &Bytes, stamp: u32, revision: Revision) -> Bytes {
     [before, revision.to_string().as_bytes(), after].concat().into()
 }
 
-/// An object's text as it would be at another revision than the one `known` that it bears.
-pub fn restamped(text: &Bytes, known: Revision, revision: Revision) -> Bytes {
-    text::restamp(text, known, revision).unwrap_or_else(|| {
-        let mut value = Value::parse(text).unwrap_or_default();
+/// An object's text as it would be at another revision.
+pub fn restamped(object: &Object, revision: Revision) -> Bytes {
+    text::restamp(&object.text(), object.revision(), revision).unwrap_or_else(|| {
+        let mut value = object.value();
         value.set(&["metadata", "resourceVersion"], revision.to_string());
         value.to_json().into()
     })

@@ -151,71 +151,54 @@ pub struct Mutated {
     pub warnings: Vec<String>,
 }
 
-/// All that may change an object: the rules, then webhooks; where these changed it, the rules look at it again.
-pub async fn mutated(
-    server: &Server,
-    call: &Call<'_>,
-    view: View,
-    old: Option<&Value>,
-    object: Value,
-) -> Result<Mutated, Status> {
-    let first = mutated_by_rules(server, call, view, old, object)?;
-    if !webhooks::are_there(&first.view) {
-        return Ok(first);
-    }
-    let Mutated { view, object, companions, mut warnings } = first;
-    // Nobody holds a view while others are asked.
-    drop(view);
-    let before = object.clone();
-    let object = webhooks::mutate(&Written { server, call, old }, object, &mut warnings).await?;
-    let view = server.storage.mirror().view();
-    if object == before {
-        return Ok(Mutated { view, object, companions, warnings });
-    }
-    let again = mutated_by_rules(server, call, view, old, object)?;
-    warnings.extend(again.warnings);
-    Ok(Mutated { warnings, ..again })
+/// A write on its way through what may change or refuse it.
+pub struct Written<'a> {
+    pub server: &'a Server,
+    pub call: &'a Call<'a>,
+    pub old: Option<&'a Value>,
 }
 
-fn mutated_by_rules(
-    server: &Server,
-    call: &Call<'_>,
-    view: View,
-    old: Option<&Value>,
-    object: Value,
-) -> Result<Mutated, Status> {
-    let mut review = Review::new(server, call, &view, old, object);
-    RULES.iter().try_for_each(|rule| rule.mutate(&mut review))?;
-    policies::mutating::mutate(call, &mut review)?;
-    let Review { object, companions, warnings, .. } = review;
-    Ok(Mutated { view, object, companions, warnings })
-}
-
-/// Lets webhooks judge what will be stored (null: what will be gone), and lets go of the view.
-pub async fn asked(
-    server: &Server,
-    call: &Call<'_>,
-    view: View,
-    old: Option<&Value>,
-    object: &Value,
-) -> Result<Vec<String>, Status> {
-    let mut warnings = Vec::new();
-    if webhooks::are_there(&view) {
-        drop(view);
-        let written = Written { server, call, old };
-        if object.is_null() {
-            webhooks::mutate(&written, Value::Null, &mut warnings).await?;
+impl Written<'_> {
+    /// All that may change an object: the rules, then webhooks; where these changed it, the rules look at it again.
+    pub async fn mutate(&self, view: View, object: Value) -> Result<Mutated, Status> {
+        let first = self.mutate_by_rules(view, object)?;
+        if !webhooks::are_there(&first.view) {
+            return Ok(first);
         }
-        webhooks::validate(&written, object, &mut warnings).await?;
+        let Mutated { view, object, companions, mut warnings } = first;
+        // Nobody holds a view while others are asked.
+        drop(view);
+        let before = object.clone();
+        let object = webhooks::mutate(self, object, &mut warnings).await?;
+        let view = self.server.storage.mirror().view();
+        if object == before {
+            return Ok(Mutated { view, object, companions, warnings });
+        }
+        let again = self.mutate_by_rules(view, object)?;
+        warnings.extend(again.warnings);
+        Ok(Mutated { warnings, ..again })
     }
-    Ok(warnings)
-}
 
-/// A write that webhooks may be asked about.
-struct Written<'a> {
-    server: &'a Server,
-    call: &'a Call<'a>,
-    old: Option<&'a Value>,
+    fn mutate_by_rules(&self, view: View, object: Value) -> Result<Mutated, Status> {
+        let mut review = Review::new(self.server, self.call, &view, self.old, object);
+        RULES.iter().try_for_each(|rule| rule.mutate(&mut review))?;
+        policies::mutating::mutate(self.call, &mut review)?;
+        let Review { object, companions, warnings, .. } = review;
+        Ok(Mutated { view, object, companions, warnings })
+    }
+
+    /// Lets webhooks judge what will be stored (null: what will be gone), and lets go of the view.
+    pub async fn ask(&self, view: View, object: &Value) -> Result<Vec<String>, Status> {
+        let mut warnings = Vec::new();
+        if webhooks::are_there(&view) {
+            drop(view);
+            if object.is_null() {
+                webhooks::mutate(self, Value::Null, &mut warnings).await?;
+            }
+            webhooks::validate(self, object, &mut warnings).await?;
+        }
+        Ok(warnings)
+    }
 }
 
 impl webhooks::Asked for Written<'_> {

@@ -14,9 +14,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustls::ServerConfig;
 use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
-use rustls_pki_types::{CertificateDer, pem::PemObject};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
@@ -24,7 +23,7 @@ use tokio_rustls::TlsAcceptor;
 use super::Response;
 use super::sending::Cut;
 use crate::authn::{Peer, user_of_certificate};
-use crate::ca::{Current, Identity};
+use crate::ca::{Current, Identity, roots};
 use crate::error::Error;
 
 /// Connections served at once, fewer where the process may not have as many descriptors; more wait in the kernel's queue.
@@ -67,12 +66,9 @@ pub fn tls(identity: &Identity, ca_pem: &str) -> Result<Arc<ServerConfig>, Error
 /// The same, with a certificate that may be replaced.
 pub fn tls_with(certificate: Arc<Current>, ca_pem: &str) -> Result<Arc<ServerConfig>, Error> {
     let bad = |error: &dyn std::fmt::Display| Error::Tls { why: error.to_string() };
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
-        roots.add(certificate.map_err(|error| bad(&error))?).map_err(|error| bad(&error))?;
-    }
+    let roots = Arc::new(roots(ca_pem.as_bytes())?);
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider.clone())
         .allow_unauthenticated()
         .build()
         .map_err(|error| bad(&error))?;

@@ -75,7 +75,7 @@ fn write_key(text: &mut Vec<u8>, at: usize, key: &str) {
 mod tests {
     use super::super::{restamped, stamped};
     use super::*;
-    use meta::json;
+    use meta::{Facts, Object, Resource, json};
 
     #[test]
     fn the_revision_has_one_place() {
@@ -100,8 +100,9 @@ mod tests {
         };
         // Of two that are equal it must be the object's own.
         for other in ["8", "9", "99"] {
-            let text = restamped(&at("9", other).to_json().into(), Revision(9), Revision(12));
-            assert_eq!(text, at("12", other).to_json());
+            let value = at("9", other);
+            let object = Object::new(Facts::of(Resource("things"), &value), value.to_json());
+            assert_eq!(restamped(&object, Revision(12)), at("12", other).to_json());
         }
         assert!(restamp(&at("9", "8").to_json(), Revision(9), Revision(12)).is_some());
         assert!(restamp(&at("9", "9").to_json(), Revision(9), Revision(12)).is_none());

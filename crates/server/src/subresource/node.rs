@@ -11,14 +11,14 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use meta::{Kind, Reason, Resource, Status, Str, Value};
-use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
+use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::Server;
 use crate::admission;
 use crate::authz::Authorized;
-use crate::ca::{Ca, Current, Identity, Usage};
+use crate::ca::{Ca, Current, Identity, Usage, roots};
 use crate::dispatch::{Incomer, no_such_resource};
 use crate::error::Error;
 use crate::flow::places::Place;
@@ -52,16 +52,12 @@ fn kubelet_client(ca: &Ca, lifetime: Duration) -> Result<Identity, Error> {
 impl Kubelets {
     pub fn new(ca: &Ca) -> Result<Kubelets, Error> {
         let bad = |error: &dyn std::fmt::Display| Error::Tls { why: error.to_string() };
-        let mut roots = rustls::RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(ca.pem().as_bytes()) {
-            roots.add(certificate.map_err(|error| bad(&error))?).map_err(|error| bad(&error))?;
-        }
         let lifetime = crate::ca::days(u64::try_from(crate::ca::LEAF_DAYS).unwrap_or(1));
         let certificate = Arc::new(Current::new(&kubelet_client(ca, lifetime)?)?);
         let config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(|error| bad(&error))?
-            .with_root_certificates(roots)
+            .with_root_certificates(roots(ca.pem().as_bytes())?)
             .with_client_cert_resolver(certificate.clone());
         let unjudged = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()

@@ -6,7 +6,7 @@ use meta::{At, Errors, Object, Reason, Status, Value};
 
 use super::{Call, Outcome, metadata};
 use crate::Server;
-use crate::admission::{self, Mutated, Review};
+use crate::admission::{self, Mutated, Review, Written};
 use crate::ownership::Created;
 use crate::storage::{Write, WriteError};
 
@@ -55,8 +55,8 @@ async fn attempt(server: &Server, call: &Call<'_>, mut value: Value, applied: bo
     let created = if applied { Created::default() } else { server.creations.track(call, &mut value) };
     let kind = call.kind;
     let view = server.storage.mirror().view();
-    let mutated = admission::mutated(server, call, view, None, value).await?;
-    let Mutated { view, object: mut value, mut companions, mut warnings } = mutated;
+    let written = Written { server, call, old: None };
+    let Mutated { view, object: mut value, mut companions, mut warnings } = written.mutate(view, value).await?;
 
     let change = Change {
         old: None,
@@ -101,7 +101,7 @@ async fn attempt(server: &Server, call: &Call<'_>, mut value: Value, applied: bo
     warnings.extend(more);
 
     // Whoever holds a view while it waits makes the next commit copy what it changes.
-    warnings.extend(admission::asked(server, call, view, None, &value).await?);
+    warnings.extend(written.ask(view, &value).await?);
     // Policies have their say first, as in upstream, where this is the store's word.
     if was_stored {
         return Err(Status::bad_request("resourceVersion should not be set on objects to be created").into());

@@ -7,7 +7,7 @@ use super::options::DeleteOptions;
 use super::update::CompanionWrite;
 use super::{Call, Outcome};
 use crate::Server;
-use crate::admission::{self, Review};
+use crate::admission::{self, Review, Written};
 use crate::storage::{Write, WriteError};
 
 const TRIES: usize = 64;
@@ -98,7 +98,7 @@ async fn attempt(
     let mut review = Review::new(server, call, &view, Some(&old), Value::Null);
     admission::validate(&mut review)?;
     let companions = review.companions;
-    admission::asked(server, call, view, Some(&old), &Value::Null).await?;
+    Written { server, call, old: Some(&old) }.ask(view, &Value::Null).await?;
 
     let mut value = old.clone();
     let finalizers = finalizers_after(call, &old, options);

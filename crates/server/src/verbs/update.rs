@@ -6,7 +6,7 @@ use meta::{At, Errors, Object, Resource, Status, Str, Value};
 
 use super::{Call, Outcome, metadata};
 use crate::Server;
-use crate::admission::{self, Mutated, Review};
+use crate::admission::{self, Mutated, Review, Written};
 use crate::ownership;
 use crate::storage::{Write, WriteError};
 
@@ -146,8 +146,8 @@ async fn attempt(
         ownership::track(call, &old, &mut value);
     }
     let view = server.storage.mirror().view();
-    let mutated = admission::mutated(server, call, view, Some(&old), value).await?;
-    let Mutated { view, object: mut value, mut companions, warnings: more } = mutated;
+    let written = Written { server, call, old: Some(&old) };
+    let Mutated { view, object: mut value, mut companions, warnings: more } = written.mutate(view, value).await?;
     warnings.extend(more);
     let change = Change {
         old: Some(&old),
@@ -185,7 +185,7 @@ async fn attempt(
     let Review { object: mut value, companions, warnings: more, .. } = review;
     warnings.extend(more);
     // Whoever holds a view while it waits makes the next commit copy what it changes.
-    warnings.extend(admission::asked(server, call, view, Some(&old), &value).await?);
+    warnings.extend(written.ask(view, &value).await?);
     value.set(&["metadata", "resourceVersion"], current.revision().to_string());
 
     ownership::settle(&old, &mut value);

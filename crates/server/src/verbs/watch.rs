@@ -241,7 +241,7 @@ async fn end(deadline: tokio::time::Instant, over: &mut tokio::sync::watch::Rece
 /// A deleted object is shown as it was last, at the revision of its deletion.
 fn deleted(object: &Object, revision: Revision) -> Object {
     let facts = meta::Facts { revision, ..object.facts().clone() };
-    Object::new(facts, restamped(&object.text(), object.revision(), revision))
+    Object::new(facts, restamped(object, revision))
 }
 
 /// The history no longer reaches back to where the client was.

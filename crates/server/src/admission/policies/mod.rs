@@ -17,8 +17,8 @@ use std::sync::Arc;
 use meta::status::Cause;
 use meta::{Kind, Resource, Status, Value};
 
-pub use programs::{Conditions, Known};
-use programs::{Objection, Policy};
+use programs::Objection;
+pub use programs::{Conditions, Known, Policy};
 
 use super::Review;
 use super::matching::seen_as;
@@ -58,7 +58,7 @@ fn bound(of: Sort, review: &Review<'_>) -> Vec<Bound> {
         let policy = object.value();
         let wanted = &policy["spec"]["matchConstraints"];
         let kind = seen_as(wanted, &wanted["resourceRules"], review)?;
-        let compiled = review.server.policies.of(object, review.view);
+        let compiled = review.server.policies.of(object, review.view, Policy::of);
         Some(Bound { policy, binding, kind, compiled })
     });
     bound.collect()

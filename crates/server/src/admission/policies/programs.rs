@@ -18,31 +18,30 @@ const REQUEST_BUDGET: u64 = 10_000_000;
 const MESSAGE_MAX: usize = 5 * 1024;
 const REASONS: &[Reason] = &[Reason::Unauthorized, Reason::Forbidden, Reason::Invalid, Reason::RequestEntityTooLarge];
 
-/// The policies that were asked for, as they were compiled.
-#[derive(Default)]
-pub struct Known(Mutex<BTreeMap<(Resource, Str), Compiled>>);
+/// What was made of objects that were asked for: compiled once for each of their versions.
+pub struct Known<T>(Mutex<BTreeMap<(Resource, Str), Made<T>>>);
 
-/// A policy, and the revision that it was compiled of.
-struct Compiled {
-    revision: Revision,
-    policy: Arc<Policy>,
+/// With the revision that it was made of.
+type Made<T> = (Revision, Arc<T>);
+
+impl<T> Default for Known<T> {
+    fn default() -> Known<T> {
+        Known(Mutex::default())
+    }
 }
 
-impl Known {
-    /// The policy compiled. What is not in the view any more is forgotten.
-    pub fn of(&self, policy: &Object, view: &View) -> Arc<Policy> {
+impl<T> Known<T> {
+    /// What `make` makes of the object. What is not in the view any more is forgotten.
+    pub fn of(&self, object: &Object, view: &View, make: impl FnOnce(&Value) -> T) -> Arc<T> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (policy.facts().resource, Str::from(policy.name()));
-        let revision = policy.revision();
-        if let Some(compiled) = known.get(&key)
-            && compiled.revision == revision
-        {
-            return compiled.policy.clone();
+        let (key, revision) = ((object.resource(), Str::from(object.name())), object.revision());
+        if let Some((_, made)) = known.get(&key).filter(|(of, _)| *of == revision) {
+            return made.clone();
         }
         known.retain(|(resource, name), _| view.one(*resource, "", name).is_some());
-        let policy = Arc::new(Policy::of(&policy.value()));
-        known.insert(key, Compiled { revision, policy: policy.clone() });
-        policy
+        let made = Arc::new(make(&object.value()));
+        known.insert(key, (revision, made.clone()));
+        made
     }
 }
 
@@ -129,7 +128,7 @@ impl Objection {
 }
 
 impl Policy {
-    fn of(policy: &Value) -> Policy {
+    pub fn of(policy: &Value) -> Policy {
         let spec = &policy["spec"];
         let env = expressions::admission(!spec["paramKind"].is_null());
         let conditions = Conditions::of(&spec["matchConditions"], &env);

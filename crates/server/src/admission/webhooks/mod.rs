@@ -42,7 +42,8 @@ pub trait Asked: Sync {
 
 /// What mutating hooks make of the object.
 pub async fn mutate(asked: &impl Asked, mut object: Value, warnings: &mut Vec<String>) -> Result<Value, Status> {
-    let hooks = hooks(&asked.server().storage.mirror().view(), MUTATING);
+    let configurations = configurations(asked.server(), MUTATING);
+    let hooks: Vec<&Hook> = configurations.iter().flat_map(|hooks| hooks.iter()).collect();
     let mut heard = vec![false; hooks.len()];
     let mut last_change = None;
     for (at, hook) in hooks.iter().enumerate() {
@@ -50,9 +51,9 @@ pub async fn mutate(asked: &impl Asked, mut object: Value, warnings: &mut Vec<St
             (object, last_change) = (changed, Some(at));
         }
     }
-    let again = |at: usize| heard[at] && hooks[at]["reinvocationPolicy"].text() == "IfNeeded";
+    let again = |at: usize| heard[at] && hooks[at].said["reinvocationPolicy"].text() == "IfNeeded";
     for at in (0..hooks.len()).filter(|at| last_change.is_some_and(|last| *at < last) && again(*at)) {
-        if let Some(changed) = ask_one(asked, &hooks[at], &object, warnings, &mut false).await? {
+        if let Some(changed) = ask_one(asked, hooks[at], &object, warnings, &mut false).await? {
             object = changed;
         }
     }
@@ -62,7 +63,7 @@ pub async fn mutate(asked: &impl Asked, mut object: Value, warnings: &mut Vec<St
 /// Asks one mutating hook, if it is about the request: the object as it changed it. What is deleted is not changed.
 async fn ask_one(
     asked: &impl Asked,
-    hook: &Value,
+    hook: &Hook,
     object: &Value,
     warnings: &mut Vec<String>,
     heard: &mut bool,
@@ -82,9 +83,8 @@ async fn ask_one(
 
 /// Lets validating hooks judge what will be stored; all are asked at once, and the first that refuses is told of.
 pub async fn validate(asked: &impl Asked, object: &Value, warnings: &mut Vec<String>) -> Result<(), Status> {
-    let hooks = hooks(&asked.server().storage.mirror().view(), VALIDATING);
     let mut questions = Vec::new();
-    for hook in &hooks {
+    for hook in configurations(asked.server(), VALIDATING).iter().flat_map(|hooks| hooks.iter()) {
         questions.extend(question(asked, hook, object)?.map(|(question, _)| question));
     }
     for answer in join_all(questions.iter().map(|question| question.ask(asked.server()))).await {
@@ -93,13 +93,30 @@ pub async fn validate(asked: &impl Asked, object: &Value, warnings: &mut Vec<Str
     Ok(())
 }
 
-/// All hooks of a sort, in order.
-fn hooks(view: &cache::View, of: Resource) -> Vec<Value> {
-    view.list(of, "").flat_map(|configuration| configuration.value()["webhooks"].items().to_vec()).collect()
+/// A hook as its configuration says it.
+pub struct Hook {
+    said: Value,
+    conditions: Conditions,
+}
+
+impl Hook {
+    fn all(configuration: &Value) -> Vec<Hook> {
+        let env = expressions::admission(false);
+        let hook =
+            |said: &Value| Hook { conditions: Conditions::of(&said["matchConditions"], &env), said: said.clone() };
+        configuration["webhooks"].items().iter().map(hook).collect()
+    }
+}
+
+/// The hooks of all configurations of a sort, in order.
+fn configurations(server: &Server, of: Resource) -> Vec<Arc<Vec<Hook>>> {
+    let view = server.storage.mirror().view();
+    view.list(of, "").map(|configuration| server.hooks.of(configuration, &view, Hook::all)).collect()
 }
 
 /// The question to a hook, and the version in which it sees the object; `None` when it is not about the request.
-fn question(asked: &impl Asked, hook: &Value, object: &Value) -> Result<Option<(Question, Arc<Kind>)>, Status> {
+fn question(asked: &impl Asked, hook: &Hook, object: &Value) -> Result<Option<(Question, Arc<Kind>)>, Status> {
+    let Hook { said: hook, conditions } = hook;
     let view = asked.server().storage.mirror().view();
     let review = asked.review(&view, object.clone());
     if hook["rules"].items().is_empty() || [MUTATING, VALIDATING].contains(&review.resource) {
@@ -111,7 +128,6 @@ fn question(asked: &impl Asked, hook: &Value, object: &Value) -> Result<Option<(
     let Some(seen_as) = matching::seen_as(hook, &hook["rules"], &review) else { return Ok(None) };
     let name: Str = hook["name"].text().into();
     let scene = Scene::of(&review, &seen_as);
-    let conditions = Conditions::of(&hook["matchConditions"], &expressions::admission(false));
     let mut budget = CONDITIONS_BUDGET;
     match conditions.hold(&scene.variables(&Value::Null), &mut budget) {
         Ok(true) => {}
