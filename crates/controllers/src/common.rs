@@ -11,6 +11,8 @@ use reconcile::{Context, Effect, EventRecord, Lists, Outcome};
 pub const PODS: Resource = Resource("pods");
 pub const NODES: Resource = Resource("nodes");
 pub const LEASES: Resource = Resource("leases.coordination.k8s.io");
+/// Where nodes have their leases.
+pub const LEASE_NAMESPACE: &str = "kube-node-lease";
 pub const NAMESPACES: Resource = Resource("namespaces");
 pub const SERVICES: Resource = Resource("services");
 pub const ENDPOINTS: Resource = Resource("endpoints");
@@ -119,6 +121,9 @@ pub fn controlled_by(object: &Object, uid: &str) -> bool {
     object.facts().controller().is_some_and(|owner| owner.uid == uid)
 }
 
+/// Owners that leave orphans alone that have ended (`replica_set.go`, `syncReplicaSet`).
+const COUNTING: [&str; 2] = ["ReplicaSet", "ReplicationController"];
+
 /// What is the owner's: dependents of `resource` it controls that fit its selector. Those that no longer fit are let
 /// go, orphans that fit are taken; both show in a later view.
 pub fn claim(
@@ -159,7 +164,8 @@ pub fn claim(
         if !selector.matches(object.labels()) || is_deleting(&object) || object.namespace() != owner.namespace() {
             continue;
         }
-        if resource == PODS && pod_facts(&object).phase.is_final() {
+        // Those that count their pods have no use for one that ended; those that name them need the name.
+        if resource == PODS && COUNTING.contains(&of.kind) && pod_facts(&object).phase.is_final() {
             continue;
         }
         let mut owners = object.value().at(&["metadata", "ownerReferences"]).items().to_vec();

@@ -19,7 +19,6 @@ use crate::taint_eviction::{Borne, borne_until};
 use api::core::node_fit::{NO_EXECUTE, NO_SCHEDULE};
 
 const REPORTER: &str = "node-controller";
-const LEASE_NAMESPACE: &str = "kube-node-lease";
 /// In front of a node's name: the key under which its heartbeats are counted. No name of an object begins so.
 const BEATS: &str = "beats of ";
 /// How often heartbeats are looked for; so much later than its grace a silent node is noticed.

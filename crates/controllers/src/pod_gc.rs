@@ -1,7 +1,10 @@
 //! Removes pods that nobody else will: bound to nodes that are gone, deleted before they were bound, on nodes out of
-//! service, and ended ones beyond a number.
+//! service, ended by a node that is cut off, and ended ones beyond a number.
 
-use api::core::disruption_target::{Taker, disruption_target};
+use api::core::disruption_target::{Taker, disruption_target, is_disruption_target};
+use api::core::leash::Leash;
+use api::core::node_facts::NodeFacts;
+use base::Time;
 use cache::{Event, View};
 use meta::{Object, Resource, Str, Value, json};
 use reconcile::{Context, Effect, Outcome, Reconciler};
@@ -12,6 +15,10 @@ const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 /// A pod this young may be ahead of its node's registration.
 const YOUNG_MS: u64 = 40_000;
 const TERMINATED: &str = "terminated";
+/// How often it is looked whether a node that is cut off renewed its lease after all; a time between two looks that is longer
+/// than the second counts for nothing.
+const LOOK_MS: u64 = 2_000;
+const GAP_MS: u64 = 4_000;
 
 pub struct PodGc {
     pub terminated_max: usize,
@@ -29,9 +36,11 @@ impl Reconciler for PodGc {
     fn keys(&self, resource: Resource, event: &Event, view: &View, out: &mut Vec<Str>) {
         if resource == NODES {
             let Some(node) = event.new.as_ref().or(event.old.as_ref()) else { return };
-            let doubtful = event.new.as_ref().is_none_or(is_out_of_service);
-            if doubtful {
-                out.extend(view.by(PODS, "node", node.name()).map(key_of));
+            let pods = view.by(PODS, "node", node.name());
+            if event.new.as_ref().is_none_or(is_out_of_service) {
+                out.extend(pods.map(key_of));
+            } else if event.new.as_ref().is_some_and(is_cut_off) {
+                out.extend(pods.filter(|pod| Leash::of(&pod.value()).is_some()).map(key_of));
             }
             return;
         }
@@ -43,7 +52,8 @@ impl Reconciler for PodGc {
         let node = view.one(NODES, "", &facts.node);
         let unbound = facts.node.is_empty();
         let lost = if unbound { is_deleting(pod) } else { node.is_none() };
-        if lost || (is_deleting(pod) && node.is_some_and(is_out_of_service)) {
+        let cut_off = || node.is_some_and(is_cut_off) && Leash::of(&pod.value()).is_some();
+        if lost || (is_deleting(pod) && node.is_some_and(is_out_of_service)) || cut_off() {
             out.push(key_of(pod));
         }
     }
@@ -61,27 +71,23 @@ impl Reconciler for PodGc {
             }
             return Outcome::Settled;
         }
-        match view.one(NODES, "", &facts.node) {
-            None => {
-                let ripe = pod.facts().created.plus_ms(YOUNG_MS);
-                if ripe > cx.now {
-                    return Outcome::Again(ripe);
-                }
-                if !facts.phase.is_final() {
-                    let why = disruption_target(Taker::LostNode, pod, cx.now);
-                    return fail(pod, vec![why], cx);
-                }
-                force(pod, cx);
-            }
-            Some(node) if is_deleting(pod) && is_out_of_service(node) => {
-                if !facts.phase.is_final() {
-                    return fail(pod, Vec::new(), cx);
-                }
-                force(pod, cx);
-            }
-            Some(_) => {}
+        let node = view.one(NODES, "", &facts.node);
+        if node.is_some_and(|node| is_deleting(pod) && is_out_of_service(node)) {
+            return take(pod, None, cx);
         }
-        Outcome::Settled
+        let (ripe, taker) = match (node, Leash::of(&pod.value())) {
+            // Where its node cannot be asked it has ended the pod by then, and not before.
+            (None, Some(leash)) => (unrenewed(&facts.node, view, cx).plus_ms(leash.gone_ms()), Taker::LostNode),
+            (None, None) => (pod.facts().created.plus_ms(YOUNG_MS), Taker::LostNode),
+            (Some(node), Some(leash)) if is_cut_off(node) && (!facts.phase.is_final() || is_taken(pod)) => {
+                (unrenewed(&facts.node, view, cx).plus_ms(leash.gone_ms()), Taker::CutOffNode)
+            }
+            (Some(_), _) => return Outcome::Settled,
+        };
+        if ripe <= cx.now {
+            return take(pod, Some(taker), cx);
+        }
+        Outcome::Again(ripe.min(cx.now.plus_ms(LOOK_MS)))
     }
 }
 
@@ -105,6 +111,33 @@ fn is_out_of_service(node: &Object) -> bool {
     node.value()["spec"]["taints"].items().iter().any(|taint| taint["key"].text() == OUT_OF_SERVICE)
 }
 
+/// Whether nothing is heard of a node.
+fn is_cut_off(node: &Object) -> bool {
+    NodeFacts::seen(node).ready == "Unknown"
+}
+
+/// Whether we have said that the pod failed: others that ended by themselves stay until somebody wants them gone.
+fn is_taken(pod: &Object) -> bool {
+    is_disruption_target(&pod.value()["status"])
+}
+
+/// Since when a node's lease has not been renewed, as far as looks at this key have seen.
+fn unrenewed(node: &str, view: &View, cx: &mut Context) -> Time {
+    let lease = view.one(LEASES, LEASE_NAMESPACE, node);
+    cx.since(lease.map_or(0, |lease| lease.revision().0), GAP_MS)
+}
+
+/// Says that the pod failed, so that whoever counts it does; it is removed when that is seen.
+fn take(pod: &Object, taker: Option<Taker<'_>>, cx: &mut Context) -> Outcome {
+    if pod_facts(pod).phase.is_final() {
+        force(pod, cx);
+        return Outcome::Settled;
+    }
+    let conditions: Vec<Value> = taker.map(|taker| disruption_target(taker, pod, cx.now)).into_iter().collect();
+    amend_status(cx, pod, json!({"phase": "Failed", "conditions": conditions}));
+    Outcome::Again(cx.now)
+}
+
 fn force(pod: &Object, cx: &mut Context) {
     cx.push(Effect::Delete {
         resource: PODS,
@@ -115,10 +148,4 @@ fn force(pod: &Object, cx: &mut Context) {
         propagation: "",
         grace_seconds: Some(0),
     });
-}
-
-/// Says that the pod failed, so that whoever counts it does; it is removed when that is seen.
-fn fail(pod: &Object, conditions: Vec<Value>, cx: &mut Context) -> Outcome {
-    amend_status(cx, pod, json!({"phase": "Failed", "conditions": conditions}));
-    Outcome::Again(cx.now)
 }

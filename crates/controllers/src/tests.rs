@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use api::core::leash::STOP_AFTER;
 use meta::{Resource, Value, json};
 
 use crate::Settings;
@@ -654,6 +655,70 @@ fn pods_of_lost_nodes_and_roles_of_many_parts() {
     );
     world.settle();
     assert_eq!(world.get(CLUSTER_ROLES, "", "whole")["rules"].items().len(), 1);
+}
+
+#[test]
+fn a_pod_on_a_leash_is_given_up_when_its_node_has_ended_it_and_not_before() {
+    // 20 s to be reachable again, 5 s to end, 5 s and a sixteenth more for whoever waits.
+    const GONE_S: i64 = 20 + 5 + 5 + 2;
+    let mut world = world();
+    for node in ["node-b", "node-c"] {
+        let ready = json!([{"type": "Ready", "status": "True"}]);
+        world.create(NODES, json!({"metadata": {"name": node}, "status": {"conditions": ready}}));
+        world.create(LEASES, json!({"metadata": {"name": node, "namespace": "kube-node-lease"}, "spec": {}}));
+    }
+    let pod = |name: &str, node: &str, phase: &str| {
+        let mut pod = json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "ns"},
+            "spec": {
+                "nodeName": node, "terminationGracePeriodSeconds": 5i64, "tolerations": [{"operator": "Exists"}],
+            },
+            "status": {"phase": phase},
+        });
+        pod.set(&["metadata", "annotations", STOP_AFTER], "20");
+        pod
+    };
+    world.play_pods = false;
+    world.create(PODS, pod("runs", "node-b", "Running"));
+    world.create(PODS, pod("done", "node-b", "Succeeded"));
+    let mut plain = pod("plain", "node-b", "Running");
+    plain.set(&["metadata", "annotations"], Value::map());
+    world.create(PODS, plain);
+    world.create(PODS, pod("homeless", "node-c", "Running"));
+    let left = |world: &World| {
+        let pods = world.all(PODS);
+        pods.iter().map(|pod| pod["metadata"]["name"].text().to_owned()).collect::<Vec<_>>()
+    };
+    world.hear(&["node-b"]);
+    world.delete(NODES, "", "node-c", "");
+    world.pass(20);
+    // A node whose lease goes on may be one that cannot be heard; time counts anew.
+    world.change(LEASES, "kube-node-lease", "node-b", |lease| lease.set(&["spec", "renewTime"], "now"));
+    world.pass(GONE_S - 20 - 3);
+    assert_eq!(left(&world).len(), 4);
+    world.pass(6);
+    assert_eq!(left(&world), ["done", "plain", "runs"], "its node is no more");
+    world.pass(10);
+    assert_eq!(left(&world).len(), 3);
+    world.pass(12);
+    assert_eq!(left(&world), ["done", "plain"]);
+}
+
+#[test]
+fn an_orphan_that_ended_gives_its_name_to_a_stateful_set() {
+    let mut world = world();
+    world.create(
+        PODS,
+        json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "w-0", "namespace": "ns", "labels": {"app": "x"}},
+            "spec": {"nodeName": "node-a"}, "status": {"phase": "Failed"},
+        }),
+    );
+    world.create(STATEFUL_SETS, workload("StatefulSet", 1));
+    world.settle();
+    let pods = world.all(PODS);
+    assert_eq!(pods.len(), 1);
+    assert_eq!((pods[0]["metadata"]["name"].text(), pods[0]["status"]["phase"].text()), ("w-0", "Running"));
 }
 
 #[test]

@@ -22,7 +22,7 @@ use crate::local_storage::{self, LOOK_EVERY, PAUSE_FACTOR};
 use crate::numbers::Samples;
 use crate::pod::admit::{self, Takes};
 use crate::pod::worker::{self, EVICTED};
-use crate::pod::{Command, Observed, Outcome, Seen, SeenState, Worker};
+use crate::pod::{Command, Observed, Outcome, Seen, SeenState, Standing, Worker};
 use crate::spec::{self, PodDirs};
 
 pub const PODS: Resource = Resource("pods");
@@ -85,6 +85,8 @@ pub struct Agent {
     pub links: Arc<Mutex<PodLinks>>,
     pub addresses: Mutex<Option<Addresses>>,
     workers: Mutex<BTreeMap<Str, Hears>>,
+    /// When the node last renewed its lease, by [`runtime::boot_ms`].
+    pub standing: watch::Sender<Standing>,
     /// The shares that the cgroups of the classes of service have: best effort, burstable.
     class_shares: Mutex<[u64; 2]>,
     pub tokens: carry::Tokens,
@@ -147,6 +149,7 @@ impl Agent {
             addresses: Mutex::new(None),
             class_shares: Mutex::default(),
             workers: Mutex::default(),
+            standing: watch::Sender::new(Standing::unknown(runtime::boot_ms())),
             tokens: carry::Tokens::default(),
             credentials: crate::certificates::Store::default(),
             followed: Mutex::default(),
@@ -545,12 +548,21 @@ impl Agent {
         let (done, mut results) = mpsc::unbounded_channel::<(Command, Outcome)>();
         let mut refreshed = tokio::time::Instant::now();
         let mut measure_at = refreshed + LOOK_EVERY;
+        let mut standings = self.standing.subscribe();
         loop {
             let Told { object, pending } = pods.borrow_and_update().clone();
             worker.pend(pending);
             worker.see(object.as_ref(), self.now());
+            let standing = *standings.borrow_and_update();
             let observed = match self.observe(&uid).await {
                 Ok((observed, sandbox)) => {
+                    let until_ms = worker.stand(&standing, runtime::boot_ms(), observed.sandbox_ready);
+                    if let (Some(until_ms), Some(sandbox), true) = (until_ms, &sandbox, observed.sandbox_ready) {
+                        match self.runtime.hold(sandbox, until_ms).await {
+                            Ok(is_held) => worker.held(until_ms, is_held),
+                            Err(error) => tracing::warn!("pod {uid} cannot be held: {error}"),
+                        }
+                    }
                     self.know(worker.pod(), Known { uid: uid.clone(), sandbox, observed: observed.clone() });
                     observed
                 }
@@ -623,6 +635,13 @@ impl Agent {
                     }
                 };
                 let wake = worker.wake().map(|at| Duration::from_millis(at.ms_since(self.now()).max(1)));
+                let ends = worker.ends_ms(&standing);
+                let stands = async {
+                    let Some(ends_ms) = ends else { return std::future::pending().await };
+                    let left = Duration::from_millis(ends_ms.saturating_sub(runtime::boot_ms()));
+                    // The sender lives as long as the agent.
+                    let _ = tokio::time::timeout(left, standings.changed()).await;
+                };
                 tokio::select! {
                     changed = pods.changed() => match changed {
                         Ok(()) => break,
@@ -639,6 +658,7 @@ impl Agent {
                         }
                     }
                     () = measure => break,
+                    () = stands => break,
                     () = tokio::time::sleep(wake.unwrap_or(REFRESH).min(REFRESH)) => break,
                 }
             }

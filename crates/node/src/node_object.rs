@@ -11,6 +11,7 @@ use meta::{Quantity, Reason, Resource, Status, Value, json};
 use tokio::time::Instant;
 
 use crate::agent::{Agent, NODES};
+use crate::pod::Standing;
 
 const LEASES: Resource = Resource("leases.coordination.k8s.io");
 const LEASE_NAMESPACE: &str = "kube-node-lease";
@@ -39,8 +40,12 @@ pub async fn keep(agent: Arc<Agent>) {
                 Err(status) => tracing::warn!("the node's status was not written: {status}"),
             }
         }
+        let began_ms = runtime::boot_ms();
         let pause = match renew(&agent).await {
-            Ok(()) => RENEW,
+            Ok(()) => {
+                stand(&agent, began_ms).await;
+                RENEW
+            }
             Err(status) => {
                 tracing::warn!("the lease was not renewed: {status}");
                 RETRY
@@ -51,6 +56,16 @@ pub async fn keep(agent: Arc<Agent>) {
             looked = None;
             tokio::time::sleep(RETRY).await;
         }
+    }
+}
+
+/// Notes that the lease was renewed. A lease of a node that is no more proves nothing: pods of such a node are given up.
+async fn stand(agent: &Agent, began_ms: u64) {
+    let node = &agent.options.node;
+    let is_known =
+        agent.mirror.one(NODES, "", node).is_some() || matches!(agent.fetch(NODES, "", node).await, Ok(Some(_)));
+    if is_known {
+        agent.standing.send_replace(Standing::renewed(began_ms));
     }
 }
 

@@ -19,6 +19,8 @@ pub(crate) struct SandboxPlan {
     pub share_processes: bool,
     pub sysctls: Vec<(String, String)>,
     pub shm_bytes: u64,
+    #[serde(default)]
+    pub held_until_ms: Option<u64>,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -165,6 +167,10 @@ pub(crate) enum Request {
     ReopenLog {
         container: String,
     },
+    /// From then on, by the clock of the machine since its boot, nothing runs or is started.
+    Hold {
+        until_ms: u64,
+    },
     /// Kill what runs and end the shim.
     Quit,
     /// Turns this connection into the streams of a new process.
@@ -187,6 +193,8 @@ pub(crate) enum Reply {
         records: Vec<Record>,
     },
     Done,
+    /// The time until which the pod was held has passed.
+    LetGo,
     Started(Record),
     Failed {
         why: String,

@@ -48,6 +48,10 @@ pub trait Runtime: Send + Sync + 'static {
     /// Stops it when needed and removes it with its containers. Missing is no error.
     fn remove_sandbox<'a>(&'a self, id: &'a str) -> Answer<'a, ()>;
     fn sandboxes(&self) -> Answer<'_, Vec<SandboxStatus>>;
+    /// From `until_ms` on, by [`boot_ms`], nothing of a sandbox runs, whether or not anybody looks after it then: what runs
+    /// is killed, what should start is refused. Said again it counts from then on; `false` when it is too late for that:
+    /// nothing runs there any more.
+    fn hold<'a>(&'a self, id: &'a str, until_ms: u64) -> Answer<'a, bool>;
 
     /// Records a container and lays out its root file system; nothing runs yet. Returns its id.
     fn create(&self, spec: ContainerSpec) -> Answer<'_, String>;
@@ -98,6 +102,12 @@ pub trait Runtime: Send + Sync + 'static {
     fn changed(&self, since: u64) -> BoxFuture<'_, Changes>;
     /// Adopts what an earlier agent left running, and throws away what cannot be. Called once, first.
     fn found(&self) -> Answer<'_, Found>;
+}
+
+/// Milliseconds since the machine began, its sleep included: the same for all processes of it, and nobody sets it.
+pub fn boot_ms() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    now.tv_sec.unsigned_abs() * 1000 + now.tv_nsec.unsigned_abs() / 1_000_000
 }
 
 /// Kept output per stream of [`Runtime::exec_sync`]; more is read and dropped.
@@ -230,6 +240,9 @@ pub struct SandboxSpec {
     pub resources: Resources,
     /// Size of the shared `/dev/shm`.
     pub shm_bytes: u64,
+    /// From when on nothing of it runs, until [`Runtime::hold`] says another time; `None`: for as long as it likes.
+    #[serde(default)]
+    pub held_until_ms: Option<u64>,
 }
 
 impl SandboxSpec {
@@ -250,6 +263,7 @@ impl SandboxSpec {
             cgroup_parent: format!("/kubepods/pod{uid}"),
             resources: Resources::default(),
             shm_bytes: 64 << 20,
+            held_until_ms: None,
         }
     }
 }

@@ -74,7 +74,7 @@ fn led(name: &str, lease: Option<&Value>, now: Time) -> Result<(), String> {
     let spec = &lease["spec"];
     let seconds = spec["leaseDurationSeconds"].as_int().unwrap_or(0);
     let renewed = Time::parse(spec["renewTime"].text());
-    match renewed.filter(|at| now <= at.plus_ms(u64::try_from(seconds).unwrap_or(0) * 1000)) {
+    match renewed.filter(|at| now <= at.plus_ms(u64::try_from(seconds).unwrap_or(0).saturating_mul(1000))) {
         Some(_) => Ok(()),
         None => Err(format!(
             "nobody leads: {} renewed the lease kube-system/{name} last at {}, for {seconds} s",

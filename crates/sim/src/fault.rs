@@ -163,15 +163,38 @@ pub const FAULTS: &[Fault] = &[
     Fault { name: "server replaced", strike: World::replace_server },
     Fault { name: "old server left behind", strike: World::leave_behind },
     Fault { name: "agent replaced", strike: World::replace_agent },
+    Fault {
+        name: "node lost for long",
+        strike: |world, rng| {
+            let at = rng.below(world.machines.len() as u64) as usize;
+            let ms = 60_000 + rng.below(120_000);
+            match rng.below(3) {
+                0 => cut_for(world, format!("agent {}", world.machines[at].name), Cut::BOTH, ms),
+                1 => {
+                    world.crash_agent(at);
+                    world.plan(ms, move |world| world.start_agent(at));
+                }
+                _ => {
+                    let name = world.machines[at].name.clone();
+                    let found = world.processes().into_iter().find(|(known, _)| *known == name);
+                    found.into_iter().for_each(|(name, process)| world.stand_still(name, process, ms));
+                }
+            }
+        },
+    },
 ];
 
 /// Breaks one client's link for a while.
 fn cut(world: &mut World, rng: &mut Rng, how: Cut) {
     let clients = world.clients();
     let client = clients[rng.below(clients.len() as u64) as usize].clone();
+    cut_for(world, client, how, 500 + rng.below(50_000));
+}
+
+fn cut_for(world: &mut World, client: String, how: Cut, ms: u64) {
     world.exec.note(format!("{client} is cut off: {how:?}"));
     world.net.cut(&client, how);
-    world.plan(500 + rng.below(50_000), move |world| world.net.cut(&client, Cut::NONE));
+    world.plan(ms, move |world| world.net.cut(&client, Cut::NONE));
 }
 
 /// Sets one host's clock wrong for a while.
@@ -208,6 +231,8 @@ pub struct Profile {
     pub probe_seconds: i64,
     /// The user's pods say where they want to run, and nodes are reserved now and then.
     pub picky: bool,
+    /// Pods of stateful sets ask to be ended where their node is cut off.
+    pub leashed: bool,
     pub weather: Weather,
     pub ills: Ills,
     /// What each machine has.
@@ -316,6 +341,14 @@ const UPGRADE: Rows = &[
     ("someone stands still", 25_000),
 ];
 
+/// Nodes that others have to do without for as long as it takes to give their pods up, while clocks are wrong.
+const LOST: Rows = &[
+    ("node lost for long", 40_000),
+    ("someone stands still", 60_000),
+    ("clock jumps", 60_000),
+    ("clock drifts", 60_000),
+];
+
 const BASE: Profile = Profile {
     name: "calm",
     nodes: 3,
@@ -325,6 +358,7 @@ const BASE: Profile = Profile {
     steps: 22,
     probe_seconds: 2,
     picky: false,
+    leashed: false,
     weather: FINE,
     ills: HEALTHY,
     cpu_milli: 2_600,
@@ -371,6 +405,28 @@ pub const PROFILES: &[Profile] = &[
         weather: ROUGH,
         ills: SICKLY,
         faults: ALL,
+        ..BASE
+    },
+    // Nodes are lost for so long that others start what ran there.
+    Profile {
+        name: "lost",
+        nodes: 4,
+        steps: 60,
+        work_ms: 300_000,
+        leashed: true,
+        ills: SICKLY,
+        faults: &[LOST, CRASHES],
+        ..BASE
+    },
+    Profile {
+        name: "lost-servers",
+        nodes: 4,
+        servers: 3,
+        steps: 60,
+        work_ms: 300_000,
+        leashed: true,
+        weather: ROUGH,
+        faults: &[LOST, SERVERS],
         ..BASE
     },
     // Hundreds of machines, which are what most of such a world is busy with.

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
+use api::core::leash::Leash;
 use api::core::node_facts::PLACE;
 use base::{Clock, Revision, Rng, Time, hash64};
 use cache::{Key, Part, Source};
@@ -18,7 +19,9 @@ use net::plan::cidrs_of;
 use net::{Addresses, Cidr, NodeNet};
 use node::node_object;
 use node::pod::worker::FAILED_SANDBOX;
-use node::pod::{Command, Observed, Outcome, Seen, SeenState, StartFailure, Worker, decide::all_containers, worker};
+use node::pod::{
+    Command, Observed, Outcome, Seen, SeenState, Standing, StartFailure, Worker, decide::all_containers, worker,
+};
 use server::identity::User;
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -47,6 +50,8 @@ struct Sandbox {
     key: String,
     ready: bool,
     address: Str,
+    /// From when on nothing of it runs ([`runtime::Runtime::hold`]), by the time that passes.
+    held_until_ms: Option<u64>,
     /// By name, all attempts.
     containers: BTreeMap<Str, Vec<Seen>>,
 }
@@ -231,10 +236,43 @@ impl Machine {
                 sandbox.address = address.to_string().into();
                 self.show_address(uid, &sandbox.address, true);
             }
-            (sandbox.key, sandbox.ready) = (key.to_owned(), true);
+            if !std::mem::replace(&mut sandbox.ready, true) {
+                sandbox.held_until_ms = None;
+            }
+            sandbox.key = key.to_owned();
         }
         self.change(uid);
         Ok(())
+    }
+
+    /// Holds a pod's sandbox until then; what runs in it afterwards is killed, whatever became of the agent. Nothing of the kind
+    /// that does not go when it is killed is meant here: against that only a machine that is turned off helps.
+    fn hold(self: &Arc<Self>, uid: &str, until_ms: u64) -> bool {
+        if self.is_let_go(uid) {
+            return false;
+        }
+        if let Some(sandbox) = lock(&self.sandboxes).get_mut(uid) {
+            sandbox.held_until_ms = Some(until_ms);
+        }
+        let (machine, uid, process) = (self.clone(), uid.to_owned(), lock(&self.process).clone());
+        let shell = process.clone();
+        process.spawn(Box::pin(async move {
+            shell.sleep(until_ms.saturating_sub(shell.steady_ms())).await;
+            if machine.is_let_go(&uid) {
+                machine.kill_all(&uid);
+                machine.change(&uid);
+            }
+        }));
+        true
+    }
+
+    fn is_let_go(&self, uid: &str) -> bool {
+        let now_ms = lock(&self.process).steady_ms();
+        let sandboxes = lock(&self.sandboxes);
+        !self.has(Mutation::DeafShims)
+            && sandboxes
+                .get(uid)
+                .is_some_and(|sandbox| sandbox.held_until_ms.is_some_and(|until_ms| until_ms <= now_ms))
     }
 
     /// Begins a container; what it does from here on happens on the machine.
@@ -260,6 +298,10 @@ impl Machine {
             message: Str::default(),
             limits: None,
         };
+        if self.is_let_go(uid) {
+            let message = "nobody holds the pod any more".to_owned();
+            return Err(StartFailure { reason: "RunContainerError".into(), message });
+        }
         let key = {
             let mut sandboxes = lock(&self.sandboxes);
             let Some(sandbox) = sandboxes.get_mut(uid).filter(|sandbox| sandbox.ready) else {
@@ -325,17 +367,23 @@ impl Machine {
 
     /// What runs in the sandbox ends, its records stay.
     fn end(&self, uid: &str) {
-        let running: Vec<Str> = {
-            let mut sandboxes = lock(&self.sandboxes);
-            let Some(sandbox) = sandboxes.get_mut(uid) else { return };
-            sandbox.ready = false;
+        match lock(&self.sandboxes).get_mut(uid) {
+            Some(sandbox) => sandbox.ready = false,
+            None => return,
+        }
+        self.kill_all(uid);
+        self.change(uid);
+    }
+
+    fn kill_all(&self, uid: &str) {
+        let running = |sandbox: &Sandbox| {
             let all = sandbox.containers.values().flatten();
             all.filter(|seen| seen.state == SeenState::Running).map(|seen| seen.id.clone()).collect()
         };
+        let running: Vec<Str> = lock(&self.sandboxes).get(uid).map(running).unwrap_or_default();
         for id in running {
             self.exit(uid, &id, 137);
         }
-        self.change(uid);
     }
 
     fn remove(&self, uid: &str) {
@@ -376,6 +424,7 @@ pub struct Agent {
     api: LinkApi,
     mirror: Arc<Mirror>,
     workers: Mutex<BTreeMap<Str, watch::Sender<Option<Object>>>>,
+    standing: watch::Sender<Standing>,
 }
 
 impl Agent {
@@ -410,7 +459,8 @@ impl Agent {
         let trusts = returns && net.mutation == Some(Mutation::TrustingAgents);
         process.spawn(Box::pin(network::follow(machine.clone(), mirror.clone(), process.clone(), trusts)));
         net.truth.show(&check::Seen::Agent { node: &machine.name, runs: true });
-        let agent = Agent { machine: machine.clone(), shell: process.clone(), api, mirror, workers: Mutex::default() };
+        let (workers, standing) = (Mutex::default(), watch::Sender::new(Standing::unknown(process.steady_ms())));
+        let agent = Agent { machine: machine.clone(), shell: process.clone(), api, mirror, workers, standing };
         let agent = Arc::new(agent);
         process.spawn(Box::pin(agent.clone().keep()));
         process.spawn(Box::pin(agent.run()));
@@ -446,12 +496,17 @@ impl Agent {
                     (told, looked) = (Some(now_ms), Some((now_ms, at)));
                 }
             }
+            let began_ms = self.shell.steady_ms();
             let renewed = match self.api.call(node_object::renewal(&name, self.shell.now())).await {
                 Err(status) if status.reason() == Reason::NotFound => {
                     self.api.call(node_object::first_lease(&name, "", self.shell.now())).await
                 }
                 answer => answer,
             };
+            let is_known = self.mirror.one(NODES, "", &name).is_some();
+            if renewed.is_ok() && is_known || self.machine.has(Mutation::SureAgents) {
+                self.standing.send_replace(Standing::renewed(began_ms));
+            }
             self.shell.sleep(if renewed.is_ok() { LEASE_MS } else { RETRY_MS }).await;
         }
     }
@@ -506,9 +561,15 @@ impl Agent {
         let host = [Str::from(network::address(self.machine.number).to_string())];
         let (done, mut results) = mpsc::unbounded_channel::<(Command, Outcome)>();
         let changed = self.machine.bell(&uid);
+        let mut standings = self.standing.subscribe();
         loop {
             worker.see(pods.borrow_and_update().as_ref(), self.shell.now());
+            let standing = *standings.borrow_and_update();
             let observed = self.machine.observe(&uid);
+            let until_ms = worker.stand(&standing, self.shell.steady_ms(), observed.sandbox_ready);
+            if let Some(until_ms) = until_ms.filter(|_| observed.sandbox_ready) {
+                worker.held(until_ms, self.machine.hold(&uid, until_ms));
+            }
             let now = self.shell.now();
             let Some(commands) = worker.decide(&observed, now) else {
                 lock(&self.workers).remove(&uid);
@@ -547,6 +608,8 @@ impl Agent {
             }
             // As real agents do it: an answer that was expected brings no look.
             loop {
+                let ends_ms = worker.ends_ms(&standing);
+                let left_ms = ends_ms.map(|ends_ms| ends_ms.saturating_sub(self.shell.steady_ms()));
                 let wake_ms = worker.wake().map_or(LOOK_MS, |at| at.ms_since(self.shell.now()).clamp(1, LOOK_MS));
                 tokio::select! {
                     biased;
@@ -564,7 +627,9 @@ impl Agent {
                         Err(_) => return,
                     },
                     () = changed.notified() => break,
-                    () = self.shell.sleep(wake_ms) => break,
+                    // The sender lives as long as the agent.
+                    _ = standings.changed(), if left_ms.is_some() => break,
+                    () = self.shell.sleep(wake_ms.min(left_ms.unwrap_or(LOOK_MS))) => break,
                 }
             }
         }
@@ -580,7 +645,18 @@ impl Agent {
                 let node = self.mirror.one(NODES, "", &machine.name);
                 let network = node.and_then(|node| cidrs_of(&node.value()).first().copied());
                 let key = format!("{}/{}", meta["namespace"].text(), meta["name"].text());
-                Outcome::Started(machine.prepare(uid, &key, network))
+                let until_ms = Leash::of(pod).map(|leash| self.standing.borrow().holds_until_ms(&leash)).transpose();
+                let until_ms = match until_ms {
+                    Ok(until_ms) => until_ms,
+                    Err(message) => {
+                        return Outcome::Started(Err(StartFailure { reason: FAILED_SANDBOX.into(), message }));
+                    }
+                };
+                let prepared = machine.prepare(uid, &key, network);
+                if let (Ok(()), Some(until_ms)) = (&prepared, until_ms) {
+                    machine.hold(uid, until_ms);
+                }
+                Outcome::Started(prepared)
             }
             Command::Start { container, attempt } => {
                 let wanted = all_containers(pod).find(|one| one["name"].text() == container.as_str());

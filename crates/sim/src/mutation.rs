@@ -125,6 +125,10 @@ pub enum Mutation {
     LoseSuccess,
     /// Leases never end.
     LazyLeases,
+    /// Agents take every try to renew their lease for a renewal.
+    SureAgents,
+    /// Nobody ends a pod that no agent holds any more.
+    DeafShims,
 }
 
 /// Every defect, the checker that must find it, and in which sort of world.
@@ -184,6 +188,8 @@ pub const DEFECTS: &[(Mutation, &str, &str)] = &[
     (Mutation::BlindScheduler, "scheduler", "picky"),
     (Mutation::LoseSuccess, "jobs", "busy"),
     (Mutation::LazyLeases, "leases", "calm"),
+    (Mutation::SureAgents, "identity", "lost"),
+    (Mutation::DeafShims, "identity", "lost"),
 ];
 
 impl Mutation {

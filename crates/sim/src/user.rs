@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use api::core::leash::{SECONDS_MIN, STOP_AFTER};
 use base::{Clock, Rng};
 use cache::View;
 use client::{Action, Api, Mirror, PatchType, Propagation, Request};
@@ -53,6 +54,8 @@ pub struct User {
     pub probe_seconds: i64,
     /// Its pods say where they want to run.
     pub picky: bool,
+    /// Pods of its stateful sets ask to be ended where their node is cut off.
+    pub leashed: bool,
 }
 
 /// What one step asks for; nothing when there is nothing to do it to.
@@ -229,7 +232,12 @@ impl User {
         if self.picky {
             self.want(space, app, &mut spec);
         }
-        json!({"metadata": {"labels": {"app": app}}, "spec": spec})
+        let mut metadata = json!({"labels": {"app": app}});
+        if self.leashed && app.starts_with("statefulset") {
+            let seconds = SECONDS_MIN + self.rng.below(20) as i64;
+            metadata.set(&["annotations", STOP_AFTER], seconds.to_string());
+        }
+        json!({"metadata": metadata, "spec": spec})
     }
 
     /// Says where the pods of a template may run. Of daemons every node has one, so they only take a port of it.

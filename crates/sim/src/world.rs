@@ -536,8 +536,9 @@ impl World {
     fn user_of(&self, client: &str, mirror: Arc<Mirror>, stream: &str) -> User {
         let api = self.door(client, "the-user", &[MASTERS], &self.user);
         let (rng, profile) = (self.rng.fork(stream), self.settings.profile);
-        let (pace_ms, probe_seconds, picky) = (profile.pace_ms(), profile.probe_seconds, profile.picky);
-        User { api, mirror, shell: self.user.clone(), rng, pace_ms, probe_seconds, picky }
+        let (pace_ms, probe_seconds) = (profile.pace_ms(), profile.probe_seconds);
+        let (picky, leashed) = (profile.picky, profile.leashed);
+        User { api, mirror, shell: self.user.clone(), rng, pace_ms, probe_seconds, picky, leashed }
     }
 
     fn start_user(&mut self) {

@@ -14,6 +14,8 @@ pub enum Taker<'a> {
     Taint,
     /// Nobody: its node is no more.
     LostNode,
+    /// Its own node, which is cut off: see [`super::leash`].
+    CutOffNode,
     /// The scheduler of this name, for a pod of a higher priority.
     Preemption(&'a str),
 }
@@ -24,6 +26,7 @@ pub fn disruption_target(taker: Taker<'_>, pod: &Object, now: Time) -> Value {
         Taker::Eviction => ("EvictionByEvictionAPI", "Eviction API: evicting".to_owned()),
         Taker::Taint => ("DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint".to_owned()),
         Taker::LostNode => ("DeletionByPodGC", "PodGC: node no longer exists".to_owned()),
+        Taker::CutOffNode => ("DeletionByPodGC", "PodGC: node is cut off and has ended the pod".to_owned()),
         Taker::Preemption(scheduler) => {
             ("PreemptionByScheduler", format!("{scheduler}: preempting to accommodate a higher priority pod"))
         }
@@ -57,6 +60,7 @@ mod tests {
             (Taker::Eviction, "EvictionByEvictionAPI", None),
             (Taker::Taint, "DeletionByTaintManager", Some(3)),
             (Taker::LostNode, "DeletionByPodGC", Some(3)),
+            (Taker::CutOffNode, "DeletionByPodGC", Some(3)),
             (Taker::Preemption("s"), "PreemptionByScheduler", Some(3)),
         ] {
             let condition = disruption_target(taker, &pod, Time::from_seconds(0));

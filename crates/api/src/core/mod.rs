@@ -7,6 +7,7 @@ pub mod disruption_target;
 pub mod endpoints;
 pub mod event;
 pub mod host_ports;
+pub mod leash;
 pub mod limit_range;
 pub mod namespace;
 pub mod node;

@@ -8,7 +8,7 @@ use meta::{At, Change, Column, Errors, Object, Prepare, Quantity, Rules, Status,
 
 use super::pod_facts::PodFacts;
 use super::pod_spec::{self, Context, defaults};
-use super::{pod_cells, pod_facts, pod_update};
+use super::{leash, pod_cells, pod_facts, pod_update};
 use crate::columns::column;
 
 pub struct Pod {
@@ -38,8 +38,8 @@ impl Default for Pod {
     }
 }
 
-/// Grace of a pod that does not say.
-const GRACE_SECONDS: i64 = 30;
+/// Seconds that a pod has to end where it does not say.
+pub const GRACE_SECONDS: i64 = 30;
 
 impl Rules for Pod {
     fn defaults(&self, object: &mut Value) {
@@ -96,6 +96,7 @@ impl Rules for Pod {
         let spec = at.field("spec");
         let meta = at.field("metadata");
         let name = meta.field("name");
+        leash::check(meta.value, &meta.path, change.old, errors);
         match (change.old, change.subresource) {
             (_, "status") => pod_update::check_status(at, errors),
             (_, "binding") => {}

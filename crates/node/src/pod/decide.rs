@@ -1,5 +1,6 @@
 //! What to do next for a pod.
 
+use api::core::pod::GRACE_SECONDS;
 use base::Time;
 use meta::{Str, Value};
 
@@ -10,8 +11,6 @@ use super::{
 
 /// Pause before the object of a pod that has ended is let go once more.
 const FAREWELL_MS: u64 = 5_000;
-/// Seconds a pod has to end when its spec does not say.
-const GRACE_SECONDS: i64 = 30;
 
 /// The commands that bring the pod closer to what it shall be. `memory.wake` says when to ask again.
 pub fn decide(pod: &Value, observed: &Observed, memory: &mut Memory, now: Time) -> Vec<Command> {
@@ -73,7 +72,7 @@ fn count_ends(pod: &Value, observed: &Observed, memory: &mut Memory) {
 fn deadline(pod: &Value, memory: &mut Memory, now: Time) {
     let Some(seconds) = pod.at(&["spec", "activeDeadlineSeconds"]).as_int() else { return };
     let start = Time::parse(pod.at(&["status", "startTime"]).text()).or(memory.started).unwrap_or(now);
-    let end = start.plus_ms(u64::try_from(seconds).unwrap_or(0) * 1000);
+    let end = start.plus_ms(u64::try_from(seconds).unwrap_or(0).saturating_mul(1000));
     if now >= end {
         let message = "Pod was active on the node longer than the specified deadline".to_owned();
         memory.doom.get_or_insert(("DeadlineExceeded".into(), message));
@@ -107,8 +106,8 @@ fn wind_down(
         .max(0);
     // The deletion's timestamp is when the grace ends.
     let grace_ms = match Time::parse(pod.at(&["metadata", "deletionTimestamp"]).text()) {
-        Some(until) if deleting => until.ms_since(now).min(grace_seconds.unsigned_abs() * 1000),
-        _ => memory.doom_grace_ms.unwrap_or(grace_seconds.unsigned_abs() * 1000),
+        Some(until) if deleting => until.ms_since(now).min(grace_seconds.unsigned_abs().saturating_mul(1000)),
+        _ => memory.doom_grace_ms.unwrap_or(grace_seconds.unsigned_abs().saturating_mul(1000)),
     };
     let running: Vec<(&Str, &Seen)> = observed.containers.iter().filter(|(_, seen)| is_running(Some(seen))).collect();
     // Sidecars go after the main containers, the last started first.
@@ -347,7 +346,7 @@ fn probe_grace_ms(container: &Value) -> u64 {
     let own = ["livenessProbe", "startupProbe"]
         .iter()
         .find_map(|key| container[*key]["terminationGracePeriodSeconds"].as_int());
-    u64::try_from(own.unwrap_or(GRACE_SECONDS)).unwrap_or(0) * 1000
+    u64::try_from(own.unwrap_or(GRACE_SECONDS)).unwrap_or(0).saturating_mul(1000)
 }
 
 /// Asks the probes of these kinds whose time has come.

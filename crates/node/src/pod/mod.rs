@@ -7,6 +7,7 @@
 pub mod admit;
 pub mod decide;
 pub mod probes;
+pub mod standing;
 pub mod status;
 pub mod worker;
 
@@ -17,6 +18,7 @@ use meta::{Str, Value};
 use runtime::Resources;
 
 pub use decide::decide;
+pub use standing::Standing;
 pub use status::status;
 pub use worker::{Note, Outcome, Worker};
 

@@ -378,6 +378,53 @@ fn a_pod_that_was_told_to_have_ended_does_not_begin_again() {
 }
 
 #[test]
+fn a_pod_on_a_leash_ends_when_its_node_has_not_renewed_its_lease_for_too_long() {
+    let mut value = pod(json!({"terminationGracePeriodSeconds": 5i64, "containers": [{"name": "a"}]}));
+    value.set(&["metadata", "annotations", api::core::leash::STOP_AFTER], "30");
+    let object = Object::new(Facts::of(Resource("pods"), &value), value.to_json());
+    let (mut worker, now) = (Worker::new(&object), Time::from_seconds(120));
+    let mut observed = Observed { sandbox: true, sandbox_ready: true, ..Observed::default() };
+    observed.containers.insert("a".into(), seen("a0", 0, SeenState::Running, 0));
+    let unknown = Standing::unknown(1_000);
+    assert_eq!(worker.stand(&unknown, 1_000, true), None, "an earlier agent has said until when it is held");
+    let renewed = Standing::renewed(5_000);
+    assert_eq!(worker.stand(&renewed, 6_000, true), Some(40_000));
+    worker.held(40_000, true);
+    assert_eq!((worker.stand(&renewed, 34_999, true), worker.ends_ms(&renewed)), (None, Some(35_000)));
+    assert_eq!(worker.decide(&observed, now), Some(Vec::new()));
+    worker.stand(&renewed, 35_000, true);
+    assert_eq!(worker.ends_ms(&renewed), None);
+    let stop = Command::Stop { container: "a".into(), id: "a0".into(), grace_ms: 5_000 };
+    assert_eq!(worker.decide(&observed, now), Some(vec![stop]));
+    // What has begun to end does not come back.
+    worker.stand(&Standing::renewed(36_000), 36_500, true);
+    observed.containers.insert("a".into(), seen("a0", 0, SeenState::Exited, 143));
+    let status = worker.status(&observed, &[], now).unwrap();
+    assert_eq!((status["phase"].text(), status["reason"].text()), ("Failed", "NodeCutOff"));
+    // Others may have given it up: while this agent stood still, while its sandbox was let go, while it was not there.
+    let is_given_up = |worker: &mut Worker| {
+        let sandbox = Observed { sandbox: true, sandbox_ready: true, ..Observed::default() };
+        worker.decide(&sandbox, now) == Some(vec![Command::End])
+    };
+    let mut stood_still = Worker::new(&object);
+    stood_still.stand(&renewed, 6_000, true);
+    stood_still.stand(&Standing::renewed(35_000), 35_500, true);
+    assert!(is_given_up(&mut stood_still));
+    let mut let_go = Worker::new(&object);
+    let_go.held(40_000, false);
+    assert!(is_given_up(&mut let_go));
+    for (began, ready) in [(true, false), (true, true), (false, false)] {
+        let mut value = value.clone();
+        if began {
+            value.set(&["status", "startTime"], now.rfc3339());
+        }
+        let mut next = Worker::new(&Object::new(Facts::of(Resource("pods"), &value), value.to_json()));
+        next.stand(&unknown, 1_000, ready);
+        assert_eq!(is_given_up(&mut next), began && !ready);
+    }
+}
+
+#[test]
 fn an_evicted_pod_ends_soon_and_says_why() {
     let spec = json!({
         "restartPolicy": "Always", "terminationGracePeriodSeconds": 600i64, "containers": [{"name": "a"}],

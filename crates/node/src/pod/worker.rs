@@ -1,12 +1,13 @@
 //! What becomes of one pod, look by look: the machine with its memory, and the words for the API. No IO: whoever drives
 //! it observes, carries commands out and sends requests.
 
+use api::core::leash::Leash;
 use base::{Revision, Time};
 use client::{PatchType, Request};
 use meta::{Object, Reason, Resource, Status, Value, json};
 
 use super::decide::all_containers;
-use super::{Command, Memory, Observed, ProbeKind, StartFailure, decide, status};
+use super::{Command, Memory, Observed, ProbeKind, Standing, StartFailure, decide, status};
 
 const PODS: Resource = Resource("pods");
 /// Why a pod could not be prepared: its volumes, or its sandbox.
@@ -16,6 +17,8 @@ pub const FAILED_SANDBOX: &str = "FailedCreatePodSandBox";
 /// Why a pod ends that its node does not bear any longer, and how long it has for that.
 pub const EVICTED: &str = "Evicted";
 const EVICTED_GRACE_MS: u64 = 1_000;
+/// Why a pod ends that is not to run where its node cannot be asked.
+const CUT_OFF: &str = "NodeCutOff";
 
 /// How long a step towards running may take before it is told that it is under way: a pod that starts at once is told of
 /// once, and not after every step.
@@ -41,6 +44,11 @@ pub struct Note {
 /// One pod on its node.
 pub struct Worker {
     memory: Memory,
+    /// How long it may run on while its node does not renew its lease; for ever without.
+    leash: Option<Leash>,
+    /// Until when its sandbox is held to run, and how the node stood at the last look.
+    held_until_ms: Option<u64>,
+    stood: Option<Standing>,
     /// The pod as it was last, for when its object goes without waiting.
     pod: Value,
     /// The revision of what was seen last; `None` when it is gone.
@@ -69,8 +77,9 @@ impl Worker {
     pub fn new(object: &Object) -> Worker {
         let (value, seen) = (object.value(), Some(object.revision()));
         let (pod, memory) = (admitted(&value), Memory { resize_pending: pending_of(&value), ..Memory::default() });
-        let (gone, is_turned, told) = (false, false, Value::Null);
-        Worker { memory, pod, seen, gone, is_turned, told, nothing_new: None, quiet: false }
+        let (gone, is_turned, told, leash) = (false, false, Value::Null, Leash::of(&value));
+        let (held_until_ms, stood, nothing_new) = (None, None, None);
+        Worker { memory, leash, held_until_ms, stood, pod, seen, gone, is_turned, told, nothing_new, quiet: false }
     }
 
     /// Takes in whether the node has room for what the pod asks for by now, before its object is taken: as long as it has
@@ -106,6 +115,40 @@ impl Worker {
     pub fn evict(&mut self, message: String) {
         self.memory.doom.get_or_insert((EVICTED.into(), message));
         self.memory.doom_grace_ms = Some(EVICTED_GRACE_MS);
+    }
+
+    /// Takes in how the node stands: where it has not renewed its lease for as long as the pod bears, now or before it did, the
+    /// pod ends. So does one that an earlier agent began and of which nothing is there (`ready`: its sandbox is): whether it
+    /// was given up meanwhile, nobody knows. Says until when its sandbox is to be held now, if that is another time than before
+    /// ([`Worker::held`]).
+    pub fn stand(&mut self, standing: &Standing, now_ms: u64, ready: bool) -> Option<u64> {
+        let leash = self.leash?;
+        let known = self.stood.replace(*standing);
+        let missed = known.is_some_and(|known| known.ends_ms(&leash) <= standing.since_ms);
+        if missed || standing.ends_ms(&leash) <= now_ms {
+            self.cut_off(format!("The node did not renew its lease for {} s.", leash.stop_ms / 1000));
+        } else if known.is_none() && !ready && !self.pod.at(&["status", "startTime"]).is_null() {
+            self.cut_off("The node lost the pod while nobody held it.".to_owned());
+        }
+        let until_ms = standing.holds_until_ms(&leash).ok()?;
+        (self.held_until_ms != Some(until_ms)).then_some(until_ms)
+    }
+
+    /// Takes the answer to holding its sandbox until then: it is, or it had been let go before.
+    pub fn held(&mut self, until_ms: u64, is_held: bool) {
+        self.held_until_ms = Some(until_ms);
+        if !is_held {
+            self.cut_off("The node did not hold the pod any more.".to_owned());
+        }
+    }
+
+    fn cut_off(&mut self, message: String) {
+        self.memory.doom.get_or_insert((CUT_OFF.into(), message));
+    }
+
+    /// When the pod ends if its node stands as it does by then; nothing where that does not matter, or no more.
+    pub fn ends_ms(&self, standing: &Standing) -> Option<u64> {
+        self.leash.filter(|_| self.memory.doom.is_none()).map(|leash| standing.ends_ms(&leash))
     }
 
     pub fn pod(&self) -> &Value {

@@ -28,6 +28,7 @@ use rustix::fs::CWD;
 
 pub use self::pods::disk_usage;
 use crate::image::{Images, RegistryConfig, Role};
+use crate::plan::{Reply, Request};
 use crate::seam::*;
 use crate::shim::seed::Seed;
 use crate::{Cgroups, Error};
@@ -245,6 +246,17 @@ impl Runtime for Embedded {
 
     fn sandboxes(&self) -> Answer<'_, Vec<SandboxStatus>> {
         async { Ok(self.inner.model(|m| m.pods.iter().map(|(id, p)| p.status(id)).collect())) }.boxed()
+    }
+
+    fn hold<'a>(&'a self, id: &'a str, until_ms: u64) -> Answer<'a, bool> {
+        async move {
+            match self.inner.link(id)?.ask(Request::Hold { until_ms }).await? {
+                Reply::Done => Ok(true),
+                Reply::LetGo => Ok(false),
+                other => Err(link::unexpected("hold a sandbox", other)),
+            }
+        }
+        .boxed()
     }
 
     fn create(&self, spec: ContainerSpec) -> Answer<'_, String> {

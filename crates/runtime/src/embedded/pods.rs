@@ -409,6 +409,7 @@ impl Inner {
             share_processes: spec.share_processes,
             sysctls: spec.sysctls.clone().into_iter().collect(),
             shm_bytes: spec.shm_bytes,
+            held_until_ms: spec.held_until_ms,
         };
         write_whole(&dir.join(PLAN_FILE), &plan)?;
         self.cgroups.create(&spec.cgroup_parent)?;

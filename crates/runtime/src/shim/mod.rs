@@ -69,6 +69,8 @@ struct Pod {
     reaper: Option<OwnedFd>,
     /// The mount namespace that containers begin with; see [`root::nothing`].
     nothing: OwnedFd,
+    /// From when on, by [`crate::boot_ms`], nothing runs; `None`: for as long as it likes.
+    held_until_ms: Option<u64>,
 }
 
 fn begin(dir: &Path) -> Result<(), String> {
@@ -141,5 +143,5 @@ fn set_up(plan: &SandboxPlan, nothing: OwnedFd) -> Result<Pod, String> {
         true => Some(spawn::reaper().map_err(failed("start the pod's first process"))?.1),
         false => None,
     };
-    Ok(Pod { reaper, nothing })
+    Ok(Pod { reaper, nothing, held_until_ms: plan.held_until_ms })
 }

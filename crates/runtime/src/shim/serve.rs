@@ -17,12 +17,16 @@ use super::log::{LogWriter, now};
 use super::spawn::{self, Spawned};
 use super::{Pod, SOCKET_FILE};
 use crate::plan::{ContainerPlan, Envelope, PROTOCOL, ProcessPlan, Record, Reply, Request, frame};
-use crate::seam::PidNamespace;
+use crate::seam::{PidNamespace, boot_ms};
 
 /// Bytes waiting for one connection before its process is no longer read from, and the other way round.
 const BUFFER_BYTES: usize = 256 << 10;
 /// How long a full connection may take nothing.
 const STUCK_MS: u128 = 10_000;
+/// How often it is looked at the clock while the time that a pod is held for goes by.
+const HOLD_LOOK_MS: u64 = 1_000;
+/// How soon what was killed and has not ended is killed again.
+const KILL_AGAIN_MS: u64 = 20;
 /// Connections at a time.
 const CONNECTIONS_MAX: usize = 256;
 const READ_BYTES: usize = 32 << 10;
@@ -98,12 +102,14 @@ enum Slot {
 
 pub(super) fn run(pod: Pod, listener: UnixListener) {
     let _ = listener.set_nonblocking(true);
-    let mut shim = Shim { pod, listener, connections: Vec::new(), tasks: Vec::new(), next_key: 1, quitting: false };
+    let (connections, tasks) = (Vec::new(), Vec::new());
+    let mut shim = Shim { pod, listener, connections, tasks, next_key: 1, quitting: false };
     let mut buffer = vec![0; READ_BYTES];
     while !(shim.quitting && shim.connections.iter().all(|c| c.output.is_empty())) {
         for (slot, events) in shim.wait() {
             shim.handle(slot, events, &mut buffer);
         }
+        shim.let_go();
         shim.sweep();
     }
     let _ = std::fs::remove_file(SOCKET_FILE);
@@ -161,11 +167,34 @@ impl Shim {
                 fds.push(PollFd::new(stdin, PollFlags::OUT));
             }
         }
+        // The time of a poll stands still while the machine sleeps, so that it may be late, but not for long.
+        if let Some(until_ms) = self.pod.held_until_ms.filter(|_| self.tasks.iter().any(|t| !t.ended)) {
+            let ms = until_ms.saturating_sub(boot_ms()).clamp(KILL_AGAIN_MS, HOLD_LOOK_MS);
+            timeout =
+                Some(Timespec { tv_sec: (ms / 1000).cast_signed(), tv_nsec: (ms % 1000 * 1_000_000).cast_signed() });
+        }
         if poll(&mut fds, timeout.as_ref()).is_err() {
             return Vec::new();
         }
         let ready = slots.into_iter().zip(fds.iter().map(PollFd::revents));
         ready.filter(|(_, events)| !events.is_empty()).collect()
+    }
+
+    fn is_let_go(&self) -> bool {
+        self.pod.held_until_ms.is_some_and(|until_ms| until_ms <= boot_ms())
+    }
+
+    /// Kills everything once nobody may hold on to it any longer, over and over for as long as something is left.
+    fn let_go(&mut self) {
+        if !self.is_let_go() {
+            return;
+        }
+        for task in self.tasks.iter().filter(|t| !t.ended) {
+            if let Some(first) = &task.first {
+                kill_cgroup(first);
+            }
+            let _ = rustix::process::pidfd_send_signal(&task.pidfd, Signal::KILL);
+        }
     }
 
     fn takes_input(&self, connection: &Connection) -> bool {
@@ -294,6 +323,14 @@ impl Shim {
                 let first = self.tasks.iter().filter(|t| t.first.is_some());
                 let records = first.map(|t| t.record.clone()).collect();
                 return Reply::Hello { protocol: PROTOCOL, pid: std::process::id().cast_signed(), records };
+            }
+            Request::Start(_) | Request::Exec { .. } if self.is_let_go() => {
+                Err("the node is cut off, and the pod asks not to run then".to_owned())
+            }
+            Request::Hold { .. } if self.is_let_go() => return Reply::LetGo,
+            Request::Hold { until_ms } => {
+                self.pod.held_until_ms = Some(until_ms);
+                Ok(())
             }
             Request::Start(plan) => return self.start(&plan),
             Request::Exec { container, process } => return self.exec(key, &container, &process),

@@ -231,6 +231,28 @@ async fn networks_are_made_joined_or_the_hosts() {
 
 /// Runs this binary's `agent_to_be_killed` in a process of its own, kills it, and finds what it had started.
 #[tokio::test]
+async fn what_nobody_holds_any_more_is_killed_and_does_not_start_again() {
+    let lab = Lab::new().await;
+    let mut spec = lab.sandbox_spec("held");
+    spec.held_until_ms = Some(runtime::boot_ms() + 3_600_000);
+    let sandbox = lab.runtime.run_sandbox(spec).await.unwrap();
+    let stubborn = "trap '' TERM; sleep 100 & while :; do sleep 1; done";
+    let (one, two) =
+        (lab.run(lab.shell(&sandbox.id, stubborn)).await, lab.run(lab.shell(&sandbox.id, "sleep 99")).await);
+    let until_ms = runtime::boot_ms() + 300;
+    assert!(lab.runtime.hold(&sandbox.id, until_ms).await.unwrap());
+    for id in [&one, &two] {
+        assert_eq!(lab.ended(id).await.signal, 9);
+    }
+    assert!(runtime::boot_ms() >= until_ms);
+    let id = lab.runtime.create(lab.shell(&sandbox.id, "true")).await.unwrap();
+    let refused = lab.runtime.start(&id).await.unwrap_err().to_string();
+    assert!(refused.contains("cut off"), "{refused}");
+    assert!(!lab.runtime.hold(&sandbox.id, runtime::boot_ms() + 3_600_000).await.unwrap(), "it is too late");
+    lab.close().await;
+}
+
+#[tokio::test]
 async fn a_killed_agent_stops_no_container() {
     let lab = Lab::new().await;
     let mut agent = std::process::Command::new(std::env::current_exe().unwrap())

@@ -151,7 +151,7 @@ async fn attempt(
         _ => !waiting,
     };
     if shortens {
-        let until = call.now.plus_ms(u64::try_from(grace).unwrap_or(0) * 1000);
+        let until = call.now.plus_ms(u64::try_from(grace).unwrap_or(0).saturating_mul(1000));
         value.set(&["metadata", "deletionTimestamp"], until.rfc3339());
         // What holds itself back (a namespace) was not given a period of grace.
         if grace > 0 || !holds {

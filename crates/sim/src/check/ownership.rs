@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use api::core::leash::Leash;
 use base::Revision;
 use cache::View;
 use meta::{Object, Str};
@@ -61,10 +62,11 @@ impl Ownership {
     }
 }
 
-/// The collector of pods takes those whose node is gone, and unbound ones that are going.
+/// The collector of pods takes those whose node is gone, unbound ones that are going, and those that a node ends which is cut
+/// off. Whether it has by then is judged where they run again.
 fn pod_collected(pod: &Object, before: &View) -> Result<(), String> {
     let node = facts(pod).node;
-    if node.is_empty() || before.one(NODES, "", &node).is_none() {
+    if node.is_empty() || before.one(NODES, "", &node).is_none() || Leash::of(&pod.value()).is_some() {
         return Ok(());
     }
     Err(format!("pod {}/{} was collected, though its node {node} is there", pod.namespace(), pod.name()))

@@ -16,6 +16,7 @@ use std::collections::BTreeSet;
 
 use meta::{At, Errors, Str, Value, names};
 
+use super::leash;
 use crate::check;
 
 /// The lists of a pod's spec that hold containers.
@@ -75,6 +76,7 @@ pub fn check_template_meta(template: &At<'_>, errors: &mut Errors) {
     let meta = &template.value["metadata"];
     check::labels(&At { value: &meta["labels"], path: template.path.field("labels") }, errors);
     check::annotations(&At { value: &meta["annotations"], path: template.path.field("annotations") }, errors);
+    leash::check(meta, &template.path, None, errors);
 }
 
 /// A pod's spec.
