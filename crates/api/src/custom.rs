@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use base::Time;
 use meta::field::Fault;
-use meta::kind::{Change, Prepare};
+use meta::kind::{Change, Conversion, Prepare};
 use meta::schema::{self, Clause, NodeId, Schema, TypeRef};
 use meta::{At, Column, Errors, Head, Kind, Names, Path, Resource, Rules, Status, Str, Subresource, Value, Verb};
 
@@ -44,6 +44,8 @@ pub struct Custom {
     /// `group/version` of this version and of the stored one.
     api_version: String,
     stored_version: String,
+    /// Who converts between versions; null where they differ in their name only.
+    webhook: Value,
     openapi: Value,
     validations: Option<validations::Node>,
     /// Its definition is not the first: what is stored may come from an older schema.
@@ -157,6 +159,10 @@ fn kind(definition: &Value, version: &Value, stored_name: &str) -> Kind {
         has_status: subresources.get("status").is_some(),
         api_version: format!("{group}/{}", version["name"].text()),
         stored_version: format!("{group}/{stored_name}"),
+        webhook: match definition.at(&["spec", "conversion", "strategy"]).text() {
+            "Webhook" => definition.at(&["spec", "conversion", "webhook"]).clone(),
+            _ => Value::Null,
+        },
         openapi: openapi.clone(),
         validations: if preserves { None } else { validations::compile(openapi) },
     };
@@ -300,6 +306,10 @@ impl Rules for Custom {
             let _ = meta::normalise::normalise(object, self.of(), &mut Vec::new());
             schema::defaults(object, self.of());
         }
+    }
+
+    fn conversion(&self) -> Option<Conversion<'_>> {
+        (!self.webhook.is_null()).then_some(Conversion { webhook: &self.webhook, stored: &self.stored_version })
     }
 
     fn shows_as_stored(&self) -> bool {

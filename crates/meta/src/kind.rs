@@ -200,6 +200,14 @@ impl Kind {
     }
 }
 
+/// A program that says what objects of one version are in another, and the version that is stored (`group/version`).
+#[derive(Clone, Copy, Debug)]
+pub struct Conversion<'a> {
+    /// `spec.conversion.webhook` of the definition.
+    pub webhook: &'a Value,
+    pub stored: &'a str,
+}
+
 /// How a kind behaves. One implementation per kind, one file each. All methods are pure; every one has the answer that
 /// fits most kinds.
 pub trait Rules: Send + Sync {
@@ -301,6 +309,11 @@ pub trait Rules: Send + Sync {
 
     /// From the stored version to this one.
     fn present(&self, _object: &mut Value) {}
+
+    /// Who says what an object is in another version, where versions differ in more than their name.
+    fn conversion(&self) -> Option<Conversion<'_>> {
+        None
+    }
 
     /// Whether what is stored in this version is what is shown. A kind whose schema has changed shows what it stores
     /// with the fields and defaults that it has now ([`Rules::present`]).

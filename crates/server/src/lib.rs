@@ -14,6 +14,7 @@ pub mod ca;
 pub mod callee;
 pub mod codec;
 pub mod components;
+pub mod conversion;
 pub mod definitions;
 pub mod discovery;
 pub mod dispatch;

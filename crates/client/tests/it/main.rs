@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests stop the test, as tests do")]
 
+mod conversion;
 mod last_words;
 mod policies;
 mod webhooks;
@@ -44,10 +45,14 @@ impl Lab {
     }
 
     fn api(&self) -> Arc<HttpApi> {
+        self.api_of(paths())
+    }
+
+    fn api_of(&self, paths: Paths) -> Arc<HttpApi> {
         let ca = self.server.ca.issue("tester", &["system:masters"], &[], Usage::Client, 1).unwrap();
         let identity = Identity::Certificate { cert_pem: ca.cert_pem, key_pem: ca.key_pem };
         let server = format!("https://{}", self.address);
-        Arc::new(HttpApi::new(&server, self.server.ca.pem(), identity, paths()).unwrap())
+        Arc::new(HttpApi::new(&server, self.server.ca.pem(), identity, paths).unwrap())
     }
 }
 

@@ -15,14 +15,14 @@ const MUTATING: Resource = Resource("mutatingwebhookconfigurations.admissionregi
 const VALIDATING: Resource = Resource("validatingwebhookconfigurations.admissionregistration.k8s.io");
 
 /// A program that answers what `judge` makes of a request, and remembers what it was asked.
-struct Hook {
-    address: String,
-    asked: Arc<Mutex<Vec<Value>>>,
-    task: tokio::task::JoinHandle<()>,
+pub struct Hook {
+    pub address: String,
+    pub asked: Arc<Mutex<Vec<Value>>>,
+    pub task: tokio::task::JoinHandle<()>,
 }
 
 impl Hook {
-    async fn open(lab: &Lab, judge: fn(&Value) -> Value) -> Hook {
+    pub async fn open(lab: &Lab, judge: fn(&Value) -> Value) -> Hook {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let identity = lab.server.ca.issue("hook", &[], &["127.0.0.1".to_owned()], Usage::Server, 1).unwrap();
@@ -37,8 +37,8 @@ impl Hook {
                 heard.lock().unwrap().push(review["request"].clone());
                 let mut response = judge(&review["request"]);
                 response.set(&["uid"], review["request"]["uid"].clone());
-                let answer =
-                    json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response});
+                let (version, kind) = (review["apiVersion"].clone(), review["kind"].clone());
+                let answer = json!({"apiVersion": version, "kind": kind, "response": response});
                 server::http::body::answer(200, "application/json", answer.to_json())
             }
         };
@@ -46,11 +46,15 @@ impl Hook {
         Hook { address, asked, task }
     }
 
+    /// Where it is, as definitions and configurations say it.
+    pub fn client_config(&self, lab: &Lab) -> Value {
+        json!({"url": (format!("https://{}/judge", self.address)), "caBundle": (STANDARD.encode(lab.server.ca.pem()))})
+    }
+
     /// The configuration by which the hook is asked about config maps of labelled namespaces.
     fn configuration(&self, lab: &Lab, name: &str, more: Value) -> Value {
-        let client = json!({"url": (format!("https://{}/judge", self.address)), "caBundle": (STANDARD.encode(lab.server.ca.pem()))});
         let mut hook = json!({
-            "name": (format!("{name}.example.com")), "clientConfig": client, "sideEffects": "None",
+            "name": (format!("{name}.example.com")), "clientConfig": (self.client_config(lab)), "sideEffects": "None",
             "admissionReviewVersions": ["v1"], "namespaceSelector": {"matchLabels": {"judged": "yes"}},
             "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "resources": ["configmaps"], "operations": ["CREATE", "DELETE"]}],
         });

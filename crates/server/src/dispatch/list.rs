@@ -11,6 +11,7 @@ use meta::{Kind, Object, Status, Value, json};
 use crate::Server;
 use crate::authz::Authorized;
 use crate::codec;
+use crate::conversion;
 use crate::http::negotiate::{Shape, content_type};
 use crate::http::{Body, Response, body};
 use crate::table;
@@ -41,6 +42,9 @@ pub(super) async fn list(
     }
     let Page { revision, objects, next, remaining } =
         page(kind, &auth.info.namespace, &filter, query, &view, &server.snapshots)?;
+    // Whoever holds a view while it waits makes the next commit copy what it changes.
+    drop(view);
+    let objects = conversion::shown(server, kind, objects).await?;
     let mut metadata = json!({"resourceVersion": (revision.to_string())});
     if !next.is_empty() {
         metadata.set(&["continue"], next);

@@ -19,6 +19,7 @@ use crate::audit::{Answered, Asked};
 use crate::authn::Peer;
 use crate::authz::{Attributes, Authorized, authorize, decide, refusal};
 use crate::codec;
+use crate::conversion;
 use crate::flow;
 use crate::http::negotiate::{Accept, Shape, accept, content, content_type};
 use crate::http::sending::{Cut, Sending};
@@ -322,7 +323,7 @@ async fn handle(server: &Arc<Server>, auth: &Authorized, incomer: Incomer) -> Re
     }
     // In boxes: the future of a request, which is moved into a task, stays as small as a read needs it.
     match verb {
-        Verb::Get => get(server, auth, &kind, &incomer),
+        Verb::Get => get(server, auth, &kind, &incomer).await,
         Verb::List => Box::pin(list(server, auth, &kind, &incomer)).await,
         Verb::Watch => Box::pin(watch(server, auth, &kind, &incomer)).await,
         _ => Box::pin(write(server, auth, &kind, verb, incomer)).await,
@@ -337,7 +338,7 @@ pub fn not_allowed() -> Status {
     Status::new(Reason::MethodNotAllowed, "the server does not allow this method on the requested resource")
 }
 
-fn get(server: &Server, auth: &Authorized, kind: &Kind, incomer: &Incomer) -> Result<Response, Status> {
+async fn get(server: &Server, auth: &Authorized, kind: &Kind, incomer: &Incomer) -> Result<Response, Status> {
     let accept = accept_of(incomer, true, false)?;
     if let Wanted::AtLeast(revision) | Wanted::Exactly(revision) = Wanted::of(&incomer.query)? {
         let current = server.storage.mirror().revision();
@@ -349,6 +350,7 @@ fn get(server: &Server, auth: &Authorized, kind: &Kind, incomer: &Incomer) -> Re
     let object = server
         .one(kind.resource, namespace, &auth.info.name)
         .ok_or_else(|| Status::not_found(&kind.names.group, &kind.names.plural, &auth.info.name))?;
+    let object = conversion::shown_one(server, kind, &object).await?;
     Ok(body::answer(200, content_type(accept.media), show(server, kind, accept, &object)))
 }
 

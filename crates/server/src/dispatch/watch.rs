@@ -12,12 +12,13 @@ use meta::{Kind, Reason, Status, Value};
 use crate::Server;
 use crate::authz::Authorized;
 use crate::codec;
+use crate::conversion;
 use crate::http::negotiate::{Accept, Shape, stream_type};
 use crate::http::{Body, Response, body};
 use crate::request::Query;
 use crate::table;
 use crate::verbs::list::Filter;
-use crate::verbs::watch::{Wish, frames, json_frame};
+use crate::verbs::watch::{Convert, Wish, frames, json_frame};
 
 use super::{Incomer, accept_of, show, wait_for};
 
@@ -74,6 +75,7 @@ pub(super) async fn watch(
         timeout: Duration::from_secs(seconds.filter(|seconds| *seconds > 0).unwrap_or(WATCH_SECONDS)),
         over: server.storage.over(),
         show: shower(server, kind, accept),
+        convert: converter(server, kind),
         frame: if accept.media == Media::Protobuf { crate::http::negotiate::protobuf_frame } else { json_frame },
         kind: kind.clone(),
         filter,
@@ -96,6 +98,16 @@ fn check_initial(query: &Query, bookmarks: bool) -> Result<(), Status> {
         errors.forbidden(&path.field("sendInitialEvents"), "sendInitialEvents requires allowWatchBookmarks");
     }
     if errors.is_empty() { Ok(()) } else { Err(Status::invalid("meta.k8s.io", "ListOptions", "", &errors)) }
+}
+
+/// How a watch has its objects converted, where that takes somebody to ask.
+fn converter(server: &Arc<Server>, kind: &Arc<Kind>) -> Option<Convert> {
+    kind.rules.conversion()?;
+    let (server, kind) = (server.clone(), kind.clone());
+    Some(Arc::new(move |objects| {
+        let (server, kind) = (server.clone(), kind.clone());
+        Box::pin(async move { conversion::shown(&server, &kind, objects).await })
+    }))
 }
 
 /// How a watch shows its objects.

@@ -11,6 +11,7 @@ use meta::{Errors, Kind, Labels, Object, Selector, Status, Str, Value, Verb, jso
 use crate::Server;
 use crate::authz::Authorized;
 use crate::codec;
+use crate::conversion;
 use crate::dispatch::{Incomer, accept_of, no_such_resource};
 use crate::http::negotiate::{content, content_type};
 use crate::http::{Response, body};
@@ -142,6 +143,7 @@ pub async fn handle(
         let object: Object = server
             .one(kind.resource, &auth.info.namespace, &auth.info.name)
             .ok_or_else(|| Status::not_found(&kind.names.group, &kind.names.plural, &auth.info.name))?;
+        let object = conversion::shown_one(server, kind, &object).await?;
         return Ok(respond(&scale_of(kind, &object.value())));
     }
     let (body, options) = if verb == Verb::Patch {

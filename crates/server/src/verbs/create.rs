@@ -7,6 +7,7 @@ use meta::{At, Errors, Object, Reason, Status, Value};
 use super::{Call, Outcome, metadata};
 use crate::Server;
 use crate::admission::{self, Mutated, Review, Written};
+use crate::conversion;
 use crate::ownership::Created;
 use crate::storage::{Write, WriteError};
 
@@ -116,7 +117,7 @@ async fn attempt(server: &Server, call: &Call<'_>, mut value: Value, applied: bo
     Object::share(kind.resource, &mut value);
     server.creations.note(created, &value);
     let mut stored = value.clone();
-    kind.rules.to_stored(&mut stored);
+    conversion::to_stored(server, kind, &mut stored).await?;
     let lease = match kind.rules.ttl_seconds() {
         Some(seconds) => Some(server.ttl_lease(seconds).await?),
         None => None,
@@ -128,7 +129,10 @@ async fn attempt(server: &Server, call: &Call<'_>, mut value: Value, applied: bo
     match server.storage.commit(writes).await {
         Ok(revision) => {
             value.set(&["metadata", "resourceVersion"], revision.to_string());
-            let object = server.storage.mirror().one(kind.resource, call.namespace(), &name);
+            let object = match kind.rules.conversion() {
+                None => server.storage.mirror().one(kind.resource, call.namespace(), &name),
+                Some(_) => None,
+            };
             Ok(Outcome { code: 201, value, stored: object, warnings })
         }
         Err(WriteError::Stale { resource, .. }) if resource == Some(kind.resource) => {

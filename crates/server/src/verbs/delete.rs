@@ -8,6 +8,7 @@ use super::update::CompanionWrite;
 use super::{Call, Outcome};
 use crate::Server;
 use crate::admission::{self, Review, Written};
+use crate::conversion;
 use crate::storage::{Write, WriteError};
 
 const TRIES: usize = 64;
@@ -94,11 +95,12 @@ async fn attempt(
 ) -> Result<Option<Deleted>, Status> {
     let kind = call.kind;
     let old = current.value();
+    let seen = conversion::shown_one(server, kind, current).await?.value();
     let view = server.storage.mirror().view();
-    let mut review = Review::new(server, call, &view, Some(&old), Value::Null);
+    let mut review = Review::new(server, call, &view, Some(&seen), Value::Null);
     admission::validate(&mut review)?;
     let companions = review.companions;
-    Written { server, call, old: Some(&old) }.ask(view, &Value::Null).await?;
+    Written { server, call, old: Some(&seen) }.ask(view, &Value::Null).await?;
 
     let mut value = old.clone();
     let finalizers = finalizers_after(call, &old, options);
@@ -123,7 +125,7 @@ async fn attempt(
             }
             gone.set(&["metadata", "deletionGracePeriodSeconds"], 0i64);
         }
-        kind.rules.present(&mut gone);
+        conversion::present(server, kind, &mut gone).await?;
         if options.dry_run {
             return Ok(Some(Deleted::Gone(gone)));
         }
@@ -165,7 +167,7 @@ async fn attempt(
     }
     let unchanged = value == old;
     let mut shown = value.clone();
-    kind.rules.present(&mut shown);
+    conversion::present(server, kind, &mut shown).await?;
     if unchanged || options.dry_run {
         return Ok(Some(Deleted::Waits(shown)));
     }

@@ -7,6 +7,7 @@ use meta::{At, Errors, Object, Resource, Status, Str, Value};
 use super::{Call, Outcome, metadata};
 use crate::Server;
 use crate::admission::{self, Mutated, Review, Written};
+use crate::conversion;
 use crate::ownership;
 use crate::storage::{Write, WriteError};
 
@@ -89,16 +90,15 @@ pub struct Replace {
     pub warnings: Vec<String>,
 }
 
-/// The object that the call names as it is now, in the version asked for; null when there is none.
+/// The object that the call names as it is now, with the name of the version asked for, so that a body that replaces it is
+/// read with it at hand; null when there is none.
 pub fn standing(server: &Server, call: &Call<'_>) -> Value {
     let found = server.storage.mirror().one(call.kind.resource, call.namespace(), &call.auth.info.name);
-    found.map_or(Value::Null, |object| presented(call, &object))
-}
-
-fn presented(call: &Call<'_>, object: &Object) -> Value {
-    let mut value = object.value();
-    call.kind.rules.present(&mut value);
-    value
+    found.map_or(Value::Null, |object| {
+        let mut value = object.value();
+        call.kind.rules.present(&mut value);
+        value
+    })
 }
 
 impl Edit for Replace {
@@ -135,7 +135,8 @@ async fn attempt(
     current: &Object,
 ) -> Result<Option<Outcome>, Status> {
     let kind = call.kind;
-    let old = presented(call, current);
+    let mut old = current.value();
+    conversion::present(server, kind, &mut old).await?;
     let Edited { mut value, mut warnings, owned } = edit.apply(server, call, &old)?;
     check_same(call, &value, &old, current)?;
     metadata::keep_owned(&mut value, &old);
@@ -191,7 +192,8 @@ async fn attempt(
     ownership::settle(&old, &mut value);
     let done = Outcome { code: 200, value, stored: None, warnings };
     if done.value == old && companions.is_empty() && is_stored_so(kind, &old, current) {
-        return Ok(Some(Outcome { stored: Some(current.clone()), ..done }));
+        let stored = kind.rules.conversion().is_none().then(|| current.clone());
+        return Ok(Some(Outcome { stored, ..done }));
     }
     if call.options.dry_run {
         return Ok(Some(done));
@@ -220,7 +222,7 @@ async fn commit(
 ) -> Result<Option<Outcome>, Status> {
     let kind = call.kind;
     let mut stored = done.value.clone();
-    kind.rules.to_stored(&mut stored);
+    conversion::to_stored(server, kind, &mut stored).await?;
     let resource = kind.resource;
     let (namespace, name) = (current.facts().namespace.clone(), current.facts().name.clone());
     let expect = current.revision();
@@ -249,7 +251,9 @@ async fn commit(
     match server.storage.commit(writes).await {
         Ok(revision) => {
             done.value.set(&["metadata", "resourceVersion"], revision.to_string());
-            done.stored = server.storage.mirror().one(resource, &namespace, &name);
+            if kind.rules.conversion().is_none() {
+                done.stored = server.storage.mirror().one(resource, &namespace, &name);
+            }
             Ok(Some(done))
         }
         Err(WriteError::Stale { .. }) => Ok(None),

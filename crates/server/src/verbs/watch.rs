@@ -14,6 +14,7 @@ use bytes::Bytes;
 use cache::{Compacted, Event, Part, View};
 use client::{Interest, Listener, Mirror};
 use futures_util::Stream;
+use futures_util::future::BoxFuture;
 use meta::{Kind, Object, Reason, Status, Value, json};
 
 use super::list::{Filter, matching, part_of};
@@ -34,6 +35,8 @@ const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 
 /// How an object is shown in this watch: gives its text to the second argument.
 pub type Show = Arc<dyn Fn(&Object, &mut dyn FnMut(&[u8])) + Send + Sync>;
+/// Objects in the version that is watched, asked of somebody.
+pub type Convert = Arc<dyn Fn(Vec<Object>) -> BoxFuture<'static, Result<Vec<Object>, Status>> + Send + Sync>;
 /// Wraps one event: its type and the object's text, into the bytes of one frame.
 pub type Frame = fn(&str, &[u8], &mut Vec<u8>);
 
@@ -52,6 +55,8 @@ pub struct Wish {
     /// Becomes true when the server has nothing more to show.
     pub over: tokio::sync::watch::Receiver<bool>,
     pub show: Show,
+    /// Of kinds whose versions differ in more than their name.
+    pub convert: Option<Convert>,
     pub frame: Frame,
 }
 
@@ -93,6 +98,8 @@ struct Watch {
     next_bookmark: tokio::time::Instant,
     initial: VecDeque<Object>,
     initial_bookmark: bool,
+    /// The initial objects are in the version that is watched.
+    converted: bool,
     ended: bool,
     /// When events were sent last, and when the next may be.
     sent: tokio::time::Instant,
@@ -115,6 +122,7 @@ pub fn frames(wish: Wish, mirror: Arc<Mirror>) -> impl Stream<Item = Bytes> + Se
         next_bookmark: now + BOOKMARK_EVERY,
         initial,
         initial_bookmark: wish.marks_initial,
+        converted: wish.convert.is_none(),
         ended: false,
         sent: now,
         not_before: None,
@@ -130,6 +138,14 @@ impl Watch {
             return None;
         }
         let mut out = Vec::new();
+        if !std::mem::replace(&mut self.converted, true)
+            && let Some(convert) = self.wish.convert.clone()
+        {
+            match convert(std::mem::take(&mut self.initial).into()).await {
+                Ok(objects) => self.initial = objects.into(),
+                Err(status) => return Some(self.fail(&status)),
+            }
+        }
         while let Some(object) = self.initial.pop_front() {
             self.put("ADDED", &object, &mut out);
             if out.len() >= WRITE_MAX_BYTES {
@@ -152,11 +168,16 @@ impl Watch {
             // Noted before the pull, so that a change right after it wakes us again.
             let at = self.mirror.revision();
             match self.mirror.since_in(self.wish.kind.resource, &self.part, self.cursor, PULL_MAX) {
-                Err(Compacted { .. }) => {
-                    self.ended = true;
-                    let status = too_old(self.cursor);
-                    (self.wish.frame)("ERROR", &status.to_value().to_json(), &mut out);
-                    return Some(out.into());
+                Err(Compacted { .. }) => return Some(self.fail(&too_old(self.cursor))),
+                Ok(events) if self.wish.convert.is_some() && !events.is_empty() => {
+                    if let Err(status) = self.put_converted(&events, &mut out).await {
+                        return Some(self.fail(&status));
+                    }
+                    self.cursor = events.last().map_or(self.cursor, |event| event.revision);
+                    if !out.is_empty() {
+                        return Some(out.into());
+                    }
+                    continue;
                 }
                 Ok(events) => {
                     out.reserve(events.iter().map(shown_bytes).sum::<usize>().min(2 * WRITE_MAX_BYTES));
@@ -204,6 +225,28 @@ impl Watch {
             self.bookmark(false, &mut out);
         }
         (!out.is_empty()).then(|| out.into())
+    }
+
+    /// The last frame: why the watch ends.
+    fn fail(&mut self, status: &Status) -> Bytes {
+        self.ended = true;
+        let mut out = Vec::new();
+        (self.wish.frame)("ERROR", &status.to_value().to_json(), &mut out);
+        out.into()
+    }
+
+    /// Events of a kind whose objects are asked for in another version, all by one question.
+    async fn put_converted(&self, events: &[Event], out: &mut Vec<u8>) -> Result<(), Status> {
+        let Some(convert) = &self.wish.convert else { return Ok(()) };
+        let (mut types, mut objects) = (Vec::new(), Vec::new());
+        for event in events {
+            let Some((of_type, object)) = seen(&self.wish, event) else { continue };
+            types.push(of_type);
+            objects.push(if of_type == "DELETED" { deleted(object, event.revision) } else { object.clone() });
+        }
+        let objects = convert(objects).await?;
+        types.iter().zip(&objects).for_each(|(of_type, object)| self.put(of_type, object, out));
+        Ok(())
     }
 
     fn put(&self, of_type: &str, object: &Object, out: &mut Vec<u8>) {
