@@ -124,20 +124,20 @@ pub fn controlled_by(object: &Object, uid: &str) -> bool {
 /// Owners that leave orphans alone that have ended (`replica_set.go`, `syncReplicaSet`).
 const COUNTING: [&str; 2] = ["ReplicaSet", "ReplicationController"];
 
-/// What is the owner's: dependents of `resource` it controls that fit its selector. Those that no longer fit are let
-/// go, orphans that fit are taken; both show in a later view.
+/// What is the owner's: dependents of `resource` it controls that fit (its selector, mostly). Those that no longer fit are
+/// let go, orphans that fit are taken; both show in a later view.
 pub fn claim(
     view: &View,
     resource: Resource,
     owner: &Object,
     of: Gvk,
-    selector: &Selector,
+    fits: &dyn Fn(&Object) -> bool,
     cx: &mut Context,
 ) -> Vec<Object> {
     let mut mine = Vec::new();
     let owner_deleting = is_deleting(owner);
     for object in view.owned(resource, owner.uid()).filter(|object| controlled_by(object, owner.uid())) {
-        if selector.matches(object.labels()) {
+        if fits(object) {
             mine.push(object.clone());
         } else if !owner_deleting && !is_deleting(object) {
             let kept = object
@@ -161,7 +161,7 @@ pub fn claim(
         view.list(resource, owner.namespace()).filter(|object| object.facts().controller().is_none()).cloned().collect()
     };
     for object in orphans {
-        if !selector.matches(object.labels()) || is_deleting(&object) || object.namespace() != owner.namespace() {
+        if !fits(&object) || is_deleting(&object) || object.namespace() != owner.namespace() {
             continue;
         }
         // Those that count their pods have no use for one that ended; those that name them need the name.

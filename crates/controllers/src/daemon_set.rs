@@ -102,8 +102,8 @@ impl Reconciler for DaemonSets {
         if selector.is_everything() {
             return Outcome::Settled;
         }
-        let revisions = claim(view, REVISIONS, object, DAEMON_SET, &selector, cx);
-        let pods = claim(view, PODS, object, DAEMON_SET, &selector, cx);
+        let revisions = claim(view, REVISIONS, object, DAEMON_SET, &|one| selector.matches(one.labels()), cx);
+        let pods = claim(view, PODS, object, DAEMON_SET, &|one| selector.matches(one.labels()), cx);
         if !cx.effects.is_empty() {
             // Taken or let go: the next view shows whose they are.
             return Outcome::Settled;

@@ -116,7 +116,10 @@ impl Reconciler for Jobs {
             return Outcome::Settled;
         }
         let selector = Selector::of(&value["spec"]["selector"]);
-        let pods: Vec<JobPod> = claim(view, PODS, object, JOB, &selector, cx).into_iter().map(JobPod::of).collect();
+        let pods: Vec<JobPod> = claim(view, PODS, object, JOB, &|one| selector.matches(one.labels()), cx)
+            .into_iter()
+            .map(JobPod::of)
+            .collect();
         if !cx.effects.is_empty() {
             // Taken or let go: the next view shows whose they are.
             return Outcome::Settled;

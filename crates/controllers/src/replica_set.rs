@@ -92,7 +92,7 @@ impl Reconciler for ReplicaSets {
             return Outcome::Settled;
         }
         let refused = cx.refused.first().map(|refusal| refusal.why.clone());
-        let mine = claim(view, PODS, set, self.of, &selector, cx);
+        let mine = claim(view, PODS, set, self.of, &|one| selector.matches(one.labels()), cx);
         if !cx.effects.is_empty() {
             // Taken or let go: the next view shows whose they are.
             return Outcome::Settled;

@@ -84,8 +84,10 @@ impl Reconciler for StatefulSets {
         if selector.is_everything() {
             return Outcome::Settled;
         }
-        let revisions = claim(view, REVISIONS, object, STATEFUL_SET, &selector, cx);
-        let pods = claim(view, PODS, object, STATEFUL_SET, &selector, cx);
+        let revisions = claim(view, REVISIONS, object, STATEFUL_SET, &|one| selector.matches(one.labels()), cx);
+        // A pod of another name is none of its own, whatever its labels say (`stateful_set.go`, `isMemberOf`).
+        let is_own = |pod: &Object| selector.matches(pod.labels()) && ordinal_of(pod, name).is_some();
+        let pods = claim(view, PODS, object, STATEFUL_SET, &is_own, cx);
         if !cx.effects.is_empty() {
             // Taken or let go: the next view shows whose they are.
             return Outcome::Settled;
@@ -100,7 +102,7 @@ impl Reconciler for StatefulSets {
         let mut replicas: Vec<Replica> = pods
             .into_iter()
             .filter_map(|pod| {
-                let ordinal = pod.name().strip_prefix(name)?.strip_prefix('-')?.parse().ok()?;
+                let ordinal = ordinal_of(&pod, name)?;
                 let facts = pod_facts(&pod);
                 let available = is_available(&facts, min_ready, cx.now, &mut again);
                 Some(Replica { ordinal, pod, facts, available })
@@ -131,6 +133,11 @@ impl Reconciler for StatefulSets {
         write_status(cx, object, &value, status);
         outcome(again)
     }
+}
+
+/// Which of the set's pods it is, by its name.
+fn ordinal_of(pod: &Object, set: &str) -> Option<i64> {
+    pod.name().strip_prefix(set)?.strip_prefix('-')?.parse().ok()
 }
 
 impl Look<'_> {

@@ -705,6 +705,17 @@ fn a_pod_on_a_leash_is_given_up_when_its_node_has_ended_it_and_not_before() {
 }
 
 #[test]
+fn a_stateful_set_takes_only_pods_of_its_names() {
+    let mut world = world();
+    let meta = json!({"name": "stranger", "namespace": "ns", "labels": {"app": "x"}});
+    world.create(PODS, json!({"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": {"nodeName": "node-a"}}));
+    world.create(STATEFUL_SETS, workload("StatefulSet", 1));
+    world.settle();
+    assert!(world.get(PODS, "ns", "stranger").at(&["metadata", "ownerReferences"]).is_null());
+    assert!(!world.get(PODS, "ns", "w-0").at(&["metadata", "ownerReferences"]).is_null());
+}
+
+#[test]
 fn an_orphan_that_ended_gives_its_name_to_a_stateful_set() {
     let mut world = world();
     world.create(

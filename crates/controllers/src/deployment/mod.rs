@@ -133,7 +133,10 @@ impl Reconciler for Deployments {
             return Outcome::Settled;
         }
         let mut sets: Vec<Set> =
-            claim(view, REPLICA_SETS, object, DEPLOYMENT, &selector, cx).into_iter().map(Set::of).collect();
+            claim(view, REPLICA_SETS, object, DEPLOYMENT, &|one| selector.matches(one.labels()), cx)
+                .into_iter()
+                .map(Set::of)
+                .collect();
         if !cx.effects.is_empty() {
             // Taken or let go: the next view shows whose they are.
             return Outcome::Settled;
