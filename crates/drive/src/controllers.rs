@@ -9,9 +9,10 @@ use meta::{Reason, Status, Str, Value, json};
 use reconcile::{Done, Driver, Effect, EventRecord, Lists, Reconciler, Refusal};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
+use crate::Shell;
 use crate::cursor::{Cursor, interest_in};
 use crate::events::Recorder;
-use crate::{Shell, fate};
+use crate::fate::{self, Written};
 
 /// Calls under way at once for one controller.
 const CALLS_MAX: usize = 64;
@@ -135,10 +136,14 @@ async fn carry_out(effects: Vec<Effect>, decided_on: Revision, hands: &Arc<Hands
             let permit = own.calls.acquire().await;
             let result = perform(effect, decided_on, &own).await;
             drop(permit);
-            let refusal = result.as_ref().err().map(|status| status.to_string());
+            let ended = match &result {
+                Ok(written) if written.by_others => Ended::ByOthers,
+                Ok(_) => Ended::Well,
+                Err(status) => Ended::Refused(status.to_string()),
+            };
             // Whoever asked may have ended.
-            let _ = tell.send(result);
-            announce(records, refusal, &own.recorder).await;
+            let _ = tell.send(result.map(|written| written.revision));
+            announce(records, &ended, &own.recorder).await;
         }));
         writes.push(heard);
     }
@@ -162,23 +167,35 @@ async fn carry_out(effects: Vec<Effect>, decided_on: Revision, hands: &Arc<Hands
     (if failed { Done::Failed(latest) } else { Done::Written(latest) }, refused)
 }
 
-/// Stores the records of one write: as they are when it went well, as failures when it was refused.
-async fn announce(records: Vec<EventRecord>, refusal: Option<String>, recorder: &Recorder) {
+/// How a write ended, for those who are told of it.
+enum Ended {
+    Well,
+    /// There was nothing left to do.
+    ByOthers,
+    Refused(String),
+}
+
+/// Stores the records of one write: as they are when it went well, as failures when it was refused. What others did is no
+/// success of ours.
+async fn announce(records: Vec<EventRecord>, ended: &Ended, recorder: &Recorder) {
     for mut record in records {
-        if let Some(why) = &refusal {
-            let Some(what) = record.reason.strip_prefix("Successful") else { continue };
-            let doing = if what == "Delete" { "deleting" } else { "creating" };
-            record.message = format!("Error {doing}: {why}");
-            record.reason = format!("Failed{what}").into();
-            record.of_type = "Warning";
+        match (ended, record.reason.strip_prefix("Successful")) {
+            (Ended::Well, _) | (Ended::ByOthers, None) => {}
+            (Ended::ByOthers, Some(_)) | (Ended::Refused(_), None) => continue,
+            (Ended::Refused(why), Some(what)) => {
+                let doing = if what == "Delete" { "deleting" } else { "creating" };
+                record.message = format!("Error {doing}: {why}");
+                record.reason = format!("Failed{what}").into();
+                record.of_type = "Warning";
+            }
         }
         recorder.record(record).await;
     }
 }
 
-async fn perform(effect: Effect, decided_on: Revision, hands: &Hands) -> Result<Revision, Status> {
+async fn perform(effect: Effect, decided_on: Revision, hands: &Hands) -> Result<Written, Status> {
     let (request, tolerated) = request_of(effect);
-    let Some(request) = request else { return Ok(Revision::ZERO) };
+    let Some(request) = request else { return Ok(Written { revision: Revision::ZERO, by_others: false }) };
     let request = request.with(|options| {
         options.manager = hands.manager.clone();
         options.decided_on = decided_on;

@@ -37,7 +37,16 @@ pub async fn settle(request: Request, api: &dyn Api, shell: &dyn Shell) -> Resul
     }
 }
 
-/// Writes, and says at which revision a view shows it; `tolerated` is a refusal that counts as done.
+/// How a write went that counts as done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// A view at this revision shows it.
+    pub revision: Revision,
+    /// It was done before by somebody else, for all that anybody knows.
+    pub by_others: bool,
+}
+
+/// Writes; `tolerated` is a refusal that counts as done.
 ///
 /// # Errors
 /// Any other refusal.
@@ -46,17 +55,18 @@ pub async fn write(
     tolerated: Option<Reason>,
     api: &dyn Api,
     shell: &dyn Shell,
-) -> Result<Revision, Status> {
+) -> Result<Written, Status> {
+    let by_others = |revision| Ok(Written { revision, by_others: true });
     match settle(request.clone(), api, shell).await {
-        Ok(answer) => Ok(answer.revision),
+        Ok(answer) => Ok(Written { revision: answer.revision, by_others: false }),
         Err(status) if Some(status.reason()) == tolerated => match existing(&request) {
             // Whoever made it: a view that lacks it must not be decided on.
             Some(look) => match settle(look, api, shell).await {
-                Ok(answer) => Ok(answer.revision),
-                Err(status) if status.reason() == Reason::NotFound => Ok(Revision::ZERO),
+                Ok(answer) => by_others(answer.revision),
+                Err(status) if status.reason() == Reason::NotFound => by_others(Revision::ZERO),
                 Err(status) => Err(status),
             },
-            None => Ok(Revision::ZERO),
+            None => by_others(Revision::ZERO),
         },
         Err(status) => Err(status),
     }

@@ -46,7 +46,8 @@ pub enum Effect {
     },
     /// Tells the user something. Never waited for; repeated records are counted, not stored again. Directly after a
     /// write it tells of that write: it is stored once the write went well. When the write was refused, a record
-    /// `SuccessfulX` becomes a warning `FailedX`, and any other is dropped.
+    /// `SuccessfulX` becomes a warning `FailedX`, and any other is dropped; when others had done it before, a record
+    /// `SuccessfulX` is dropped.
     Record(EventRecord),
 }
 
