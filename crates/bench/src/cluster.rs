@@ -21,6 +21,7 @@ use crate::error::Error;
 use crate::frame::now;
 use crate::load::{self, Maker, Until};
 use crate::pieces::Pieces;
+use crate::pipe::Pipe;
 use crate::shapes;
 
 /// How often a kubelet renews its lease.
@@ -141,10 +142,11 @@ impl Nodes {
                 Ask::post(LEASES, &shapes::lease(&shapes::node_name(number - count), now()))
             }
         });
-        let lines = load::lines(&server.door, outstanding, true).await?;
-        load::closed(server.process(), lines, make, Until::Requests(2 * count)).await?;
-        let (line, dead) = (server.door.two().await?, Arc::<Mutex<HashSet<usize>>>::default());
-        let renewing = Task::spawn(renew(line, count, dead.clone()));
+        load::piped(server.process(), &server.door, outstanding, make, Until::Requests(2 * count)).await?;
+        let dead = Arc::<Mutex<HashSet<usize>>>::default();
+        // A renewal that failed is made up for by the next one.
+        let pipe = Pipe::open(&server.door, |(), _| {}).await?;
+        let renewing = Task::spawn(renew(pipe, count, dead.clone()));
         let beating = Beating::start(server, count, dead.clone()).await?;
         let doubts = Arc::<AtomicUsize>::default();
         let retelling = retell(server, dead.clone(), doubts.clone()).await?;
@@ -186,19 +188,19 @@ async fn retell(server: &Server, dead: Arc<Mutex<HashSet<usize>>>, doubts: Arc<A
     watch(Some(server.door.two().await?), &format!("{}?watch=true", shapes::NODES), take).await
 }
 
-async fn renew(line: Line, count: usize, dead: Arc<Mutex<HashSet<usize>>>) {
+async fn renew(pipe: Pipe<()>, count: usize, dead: Arc<Mutex<HashSet<usize>>>) {
     let mut ticks = tokio::time::interval(LEASE_EVERY / u32::try_from(LEASE_SLICES).unwrap_or(1));
     for slice in (0..LEASE_SLICES).cycle() {
         ticks.tick().await;
         for number in (slice..count).step_by(LEASE_SLICES) {
-            let Some(mut line) = line.share() else { return };
             if lock(&dead).contains(&number) {
                 continue;
             }
             let name = shapes::node_name(number);
             let ask = Ask::put(&format!("{LEASES}/{name}"), &shapes::lease(&name, now()));
-            // A renewal that failed is made up for by the next one.
-            tokio::spawn(async move { line.pass(&ask).await.is_ok() });
+            if pipe.send(ask, ()).is_err() {
+                return;
+            }
         }
     }
 }

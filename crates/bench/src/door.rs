@@ -101,6 +101,14 @@ impl Ask {
     }
 }
 
+/// What a server says against a request.
+pub fn refusal(code: u16, said: &[u8]) -> Status {
+    match Value::parse(said) {
+        Ok(status) if status["kind"].text() == "Status" => Status::from_value(&status),
+        _ => Status::new(Reason::Unknown, format!("{code}: {}", String::from_utf8_lossy(said))),
+    }
+}
+
 /// Where a server is and how to speak to it.
 #[derive(Clone)]
 pub struct Door {
@@ -418,10 +426,7 @@ impl Line {
         if parts.status.is_success() {
             return Ok(Ok(body));
         }
-        Ok(Err(match Value::parse(&body) {
-            Ok(status) if status["kind"].text() == "Status" => Status::from_value(&status),
-            _ => Status::new(Reason::Unknown, format!("{}: {}", parts.status, String::from_utf8_lossy(&body))),
-        }))
+        Ok(Err(refusal(parts.status.as_u16(), &body)))
     }
 
     /// Sends and reads the whole answer.

@@ -4,7 +4,7 @@
 //! - [`cluster`]: nodes without machines; [`simnodes`]: their agents; [`real`]: a real one.
 //! - [`frame`]: options in, one JSON object out. [`machine`]: processor time, memory, pinning, what else was running.
 //! - [`child`]: the system under test, always a process of its own. [`door`]: a lean client of the public API;
-//!   [`load`] drives it; [`asker`] asks for names. [`shapes`]: nodes and pods as users have them.
+//!   [`pipe`]: a leaner one, for whoever reads no answers. [`load`] drives them; [`asker`] asks for names. [`shapes`]: nodes and pods as users have them.
 //! - `torture`: no figures of speed, but whether promises hold while everything is killed.
 //! - [`report`]: results on paper, and the comparison with stored ones.
 //!
@@ -25,6 +25,7 @@ pub mod load;
 pub mod machine;
 pub mod numbers;
 pub mod pieces;
+pub mod pipe;
 pub mod real;
 pub mod report;
 pub mod shapes;

@@ -4,10 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use meta::Status;
+
 use crate::door::{Ask, Door, Line};
 use crate::error::Error;
 use crate::machine::Process;
 use crate::numbers::percentile;
+use crate::pipe::{Answer, Pipe};
 
 /// What came of a load.
 #[derive(Debug, Default)]
@@ -56,8 +59,6 @@ pub type Maker = Arc<dyn Fn(usize) -> Ask + Send + Sync>;
 /// # Errors
 /// A connection cannot be had.
 pub async fn lines(door: &Door, outstanding: usize, http_two: bool) -> Result<Vec<Line>, Error> {
-    /// Requests that share an HTTP/2 connection.
-    const SHARED: usize = 32;
     let mut lines = Vec::with_capacity(outstanding);
     while lines.len() < outstanding {
         if !http_two {
@@ -70,6 +71,56 @@ pub async fn lines(door: &Door, outstanding: usize, http_two: bool) -> Result<Ve
         lines.push(first);
     }
     Ok(lines)
+}
+
+/// Requests that share an HTTP/2 connection.
+const SHARED: usize = 32;
+
+/// Keeps `outstanding` requests under way over HTTP/2: those that `make` makes.
+///
+/// # Errors
+/// A request that failed or was refused.
+pub async fn piped(server: Process, door: &Door, outstanding: usize, make: Maker, until: Until) -> Result<Load, Error> {
+    let (sender, mut answers) = tokio::sync::mpsc::unbounded_channel();
+    let mut pipes = Vec::new();
+    for _ in 0..outstanding.div_ceil(SHARED) {
+        let sender = sender.clone();
+        let take = move |(pipe, sent): (usize, Instant), answer: Answer| {
+            // Nobody hears it after a failure.
+            let _ = sender.send((pipe, sent.elapsed(), answer));
+        };
+        pipes.push(Pipe::open(door, take).await?);
+    }
+    let limit = if let Until::Requests(count) = until { count } else { usize::MAX };
+    let time = if let Until::Seconds(seconds) = until { Duration::from_secs_f64(seconds) } else { Duration::MAX };
+    let (server_before, client_before) = (server.cpu_us(), Process::own().cpu_us());
+    let (began, mut sent) = (Instant::now(), 0);
+    let mut send = |pipe: usize| {
+        if sent >= limit || began.elapsed() >= time {
+            return Ok(false);
+        }
+        sent += 1;
+        pipes[pipe].send(make(sent - 1), (pipe, Instant::now())).map(|()| true)
+    };
+    let mut under_way = 0;
+    for number in 0..outstanding {
+        under_way += usize::from(send(number % pipes.len())?);
+    }
+    let (mut load, mut taken) = (Load::default(), Vec::new());
+    while under_way > 0 {
+        answers.recv_many(&mut taken, outstanding).await;
+        for (pipe, time, answer) in taken.drain(..) {
+            let refused =
+                |status: Status| Error::doing("drive the server", format!("{} {}", status.code(), status.message()));
+            answer.map_err(refused)?;
+            load.latencies_us.push(micros(time));
+            under_way -= usize::from(!send(pipe)?);
+        }
+    }
+    load.seconds = began.elapsed().as_secs_f64();
+    load.server_us = server.cpu_us() - server_before;
+    load.client_us = Process::own().cpu_us() - client_before;
+    Ok(load)
 }
 
 /// Keeps every line busy with the requests that `make` makes.

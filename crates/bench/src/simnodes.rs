@@ -11,15 +11,16 @@ use std::time::{Duration, Instant};
 use base::Time;
 use bytes::Bytes;
 use memchr::memmem::Finder;
-use meta::{Facts, Object, Reason, Resource, Status, Str, Value};
+use meta::{Facts, Object, Reason, Resource, Str, Value};
 use node::pod::{Command, Observed, Outcome, Seen, SeenState, Worker, decide::all_containers, worker};
 use tokio::sync::mpsc;
 
 use crate::cluster::{Task, lock, watch};
-use crate::door::{Ask, Door, Line};
+use crate::door::{Ask, Door};
 use crate::error::Error;
 use crate::frame::now;
 use crate::numbers::percentile;
+use crate::pipe::{Answer, Pipe};
 
 const PODS: Resource = Resource("pods");
 /// Looks at one pod in a row; more would be a circle.
@@ -94,8 +95,8 @@ pub struct SimNodes {
 /// What the thread hears.
 enum Word {
     Line(Bytes),
-    Told(Str, Value, Result<(), Status>, u32),
-    Deleted(Str, Command, Result<(), Status>),
+    Told(Str, Value, Answer, u32),
+    Deleted(Str, Command, Answer),
     Silence(std::sync::mpsc::Sender<()>),
     Stop,
 }
@@ -237,10 +238,9 @@ impl Pod {
 struct Agents {
     pods: HashMap<Str, Pod>,
     wakes: BTreeSet<(Time, Str)>,
-    lines: Vec<Line>,
+    pipes: Vec<Pipe<Asked>>,
     turn: usize,
     addresses: u64,
-    words: mpsc::UnboundedSender<Word>,
     counts: Arc<Counts>,
     dead: Arc<Mutex<HashSet<usize>>>,
     /// The pod that was read last.
@@ -255,11 +255,12 @@ impl Agents {
         words: mpsc::UnboundedSender<Word>,
         dead: Arc<Mutex<HashSet<usize>>>,
     ) -> Result<Agents, Error> {
-        let mut lines = Vec::new();
+        let mut pipes = Vec::new();
         for _ in 0..CONNECTIONS {
-            lines.push(door.two().await?);
+            let words = words.clone();
+            pipes.push(Pipe::open(door, move |asked, answer| hear(&words, asked, answer)).await?);
         }
-        let (sender, node) = (words.clone(), Finder::new(br#""nodeName":""#));
+        let (sender, node) = (words, Finder::new(br#""nodeName":""#));
         let take = move |line: &[u8]| {
             if node.find(line).is_some() {
                 // The receiver ends with the whole thread.
@@ -269,7 +270,7 @@ impl Agents {
         let watch = watch(Some(door.two().await?), "/api/v1/pods?watch=true", take).await?;
         let (pods, wakes) = (HashMap::new(), BTreeSet::new());
         let like = Value::Null;
-        Ok(Agents { pods, wakes, lines, turn: 0, addresses: 0, words, counts, dead, like, _watch: watch })
+        Ok(Agents { pods, wakes, pipes, turn: 0, addresses: 0, counts, dead, like, _watch: watch })
     }
 
     async fn run(mut self, mut words: mpsc::UnboundedReceiver<Word>) {
@@ -400,40 +401,24 @@ impl Agents {
             self.wakes.insert((wake, uid.clone()));
         }
         if let Some((request, status)) = telling {
-            self.tell(uid, &request, status);
+            self.send(&request, Asked::Status(uid.clone(), status, Instant::now()));
         }
         for command in calls {
-            if let (Some(request), Some(mut line)) = (&farewell, self.line())
-                && let Ok(ask) = Ask::of(request)
-            {
-                let (words, uid) = (self.words.clone(), uid.clone());
-                tokio::spawn(async move {
-                    let answer = answered(&mut line, &ask).await;
-                    let _ = words.send(Word::Deleted(uid, command, answer));
-                });
+            if let Some(request) = &farewell {
+                self.send(request, Asked::Deletion(uid.clone(), command));
             }
         }
     }
 
-    fn line(&mut self) -> Option<Line> {
+    fn send(&mut self, request: &client::Request, asked: Asked) {
         self.turn += 1;
-        self.lines[self.turn % CONNECTIONS].share()
+        let pipe = &self.pipes[self.turn % CONNECTIONS];
+        // What cannot be sent is not answered: the pod waits for it.
+        let sent = Ask::of(request).and_then(|ask| pipe.send(ask, asked));
+        debug_assert!(sent.is_ok(), "{sent:?}");
     }
 
-    fn tell(&mut self, uid: &Str, request: &client::Request, status: Value) {
-        let (Some(mut line), Ok(ask)) = (self.line(), Ask::of(request)) else { return };
-        let (words, uid) = (self.words.clone(), uid.clone());
-        tokio::spawn(async move {
-            let sent = Instant::now();
-            let answer = answered(&mut line, &ask).await;
-            if answer.is_err() {
-                tokio::time::sleep(Duration::from_millis(RETRY_MS)).await;
-            }
-            let _ = words.send(Word::Told(uid, status, answer, crate::load::micros(sent.elapsed())));
-        });
-    }
-
-    fn told(&mut self, uid: &Str, status: Value, answer: &Result<(), Status>, us: u32) {
+    fn told(&mut self, uid: &Str, status: Value, answer: &Answer, us: u32) {
         self.counts.statuses.fetch_add(1, Ordering::Relaxed);
         lock(&self.counts.latencies_us).push(us);
         if answer.is_err() {
@@ -479,10 +464,27 @@ fn number_of(pod: &Value) -> Option<usize> {
     pod["spec"]["nodeName"].text().strip_prefix("node-")?.parse().ok()
 }
 
-/// Sends; a connection that broke is a refusal like others.
-async fn answered(line: &mut Line, ask: &Ask) -> Result<(), Status> {
-    match line.exchange(ask).await {
-        Ok(answer) => answer.map(|_| ()),
-        Err(error) => Err(Status::new(Reason::ServiceUnavailable, error.to_string())),
+/// What a write was about, until it is answered.
+enum Asked {
+    /// Of a pod, with the moment in which it was sent.
+    Status(Str, Value, Instant),
+    Deletion(Str, Command),
+}
+
+/// Passes an answer on; what was refused, some time later.
+fn hear(words: &mpsc::UnboundedSender<Word>, asked: Asked, answer: Answer) {
+    let word = match asked {
+        Asked::Status(uid, status, sent) => Word::Told(uid, status, answer, crate::load::micros(sent.elapsed())),
+        Asked::Deletion(uid, command) => Word::Deleted(uid, command, answer),
+    };
+    // The receiver ends with the whole thread.
+    if !matches!(word, Word::Told(_, _, Err(_), _)) {
+        let _ = words.send(word);
+        return;
     }
+    let words = words.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(RETRY_MS)).await;
+        let _ = words.send(word);
+    });
 }

@@ -23,6 +23,7 @@ use crate::frame::{Bench, Run, Want, figure, option};
 use crate::load::{self, Maker, Until, micros};
 use crate::machine::Process;
 use crate::numbers::percentile;
+use crate::pipe::{Answer, Pipe};
 use crate::real::Up;
 use crate::shapes::{MERGE, NAMESPACE, base_pod, deployment, pod_name, pods_path};
 use crate::simnodes::SimNodes;
@@ -36,6 +37,8 @@ const LOOK: Duration = Duration::from_millis(20);
 const LIFE_S: usize = 5;
 /// Changes of which one is a creation, and one a deletion.
 const PAIR: usize = 2;
+/// Connections of the client.
+const CONNECTIONS: usize = 8;
 /// Questions a second that are timed one by one.
 const PROBES_PER_S: u64 = 100;
 
@@ -84,16 +87,16 @@ async fn measure(run: &mut Run) -> Result<(), Error> {
     server.door.two().await?.ask(&Ask::patch("/api/v1/nodes/node-1", MERGE, &cordon)).await?;
     let agents = SimNodes::start(&server.door, cluster.dead()).await?;
     let make: Maker = Arc::new(|number| dns::creation(&service_name(number)));
-    load::closed(server.process(), load::lines(&server.door, 32, true).await?, make, Until::Requests(services)).await?;
+    load::piped(server.process(), &server.door, 32, make, Until::Requests(services)).await?;
     let make: Maker = Arc::new(move |number| {
         let wanted = deployment(NAMESPACE, &format!("web-{number}"), 1_000.min(pods - number * 1_000));
         Ask::post(&format!("/apis/apps/v1/namespaces/{NAMESPACE}/deployments"), &wanted)
     });
     let sets = pods.div_ceil(1_000);
-    load::closed(server.process(), load::lines(&server.door, 8, true).await?, make, Until::Requests(sets)).await?;
+    load::piped(server.process(), &server.door, 8, make, Until::Requests(sets)).await?;
     let alive = LIFE_S * run.count("churn")? / PAIR;
     let make: Maker = Arc::new(|number| Ask::post(&pods_path(NAMESPACE), &base_pod(&pod_name("m", number))));
-    load::closed(server.process(), load::lines(&server.door, 8, true).await?, make, Until::Requests(alive)).await?;
+    load::piped(server.process(), &server.door, 8, make, Until::Requests(alive)).await?;
     agents.counts.await_running(pods + alive, PATIENCE).await?;
     run.figure("rss_mb", server.process().rss_mb());
 
@@ -168,6 +171,8 @@ struct Api {
     sent: usize,
     /// Why, of the others.
     failed: Arc<Mutex<Vec<String>>>,
+    /// Over which answers come still.
+    _pipes: Vec<Pipe<Instant>>,
 }
 
 impl Api {
@@ -181,25 +186,26 @@ impl Api {
 async fn offered(run: &Run, up: &Up, alive: usize, seconds: f64) -> Result<(Api, Vec<Instant>), Error> {
     let door = &up.server.door;
     let (requests, churn, services) = (run.number("requests")?, run.count("churn")?, run.count("services")?.max(1));
-    let mut lines = Vec::new();
-    for _ in 0..8 {
-        lines.push(door.two().await?);
-    }
     let (latencies, failed) = (Arc::<Mutex<Vec<u32>>>::default(), Arc::<Mutex<Vec<String>>>::default());
-    let (path, mut sent, mut asked, mut changes) = (pods_path(NAMESPACE), Vec::new(), 0_usize, 0_usize);
-    let send = |ask: Ask, turn: usize| {
-        let Some(mut line) = lines[turn % lines.len()].share() else { return };
+    let mut pipes = Vec::new();
+    for _ in 0..CONNECTIONS {
         let (latencies, failed) = (latencies.clone(), failed.clone());
-        tokio::spawn(async move {
-            let sent = Instant::now();
-            match line.pass(&ask).await {
-                Ok(_) => lock(&latencies).push(micros(sent.elapsed())),
-                Err(error) => lock(&failed).push(error.to_string()),
-            }
-        });
-    };
+        let take = move |sent: Instant, answer: Answer| match answer {
+            Ok(()) => lock(&latencies).push(micros(sent.elapsed())),
+            Err(status) => lock(&failed).push(format!("{} {}", status.code(), status.message())),
+        };
+        pipes.push(Pipe::open(door, take).await?);
+    }
+    let (path, mut sent, mut asked, mut changes) = (pods_path(NAMESPACE), Vec::new(), 0_usize, 0_usize);
+    let read = |service| Ask::get(&format!("/api/v1/namespaces/{NAMESPACE}/services/{}", service_name(service)));
+    let reads: Vec<Ask> = (0..services).map(read).collect();
     // Of each round of ticks so many are churn: rates are whole numbers of a second.
     let whole = requests + churn as u64;
+    let send = |ask: Ask, number: usize| {
+        if let Err(error) = pipes[number % CONNECTIONS].send(ask, Instant::now()) {
+            lock(&failed).push(error.to_string());
+        }
+    };
     load::paced(whole, seconds, |number| {
         let slot = number as u64 * churn as u64 % whole;
         let ask = if slot < churn as u64 {
@@ -212,14 +218,13 @@ async fn offered(run: &Run, up: &Up, alive: usize, seconds: f64) -> Result<(Api,
                 Ask::post(&path, &base_pod(&pod_name("m", alive + sent.len() - 1)))
             }
         } else {
-            let service = number % services;
-            Ask::get(&format!("/api/v1/namespaces/{NAMESPACE}/services/{}", service_name(service)))
+            reads[number % services].clone()
         };
         asked += 1;
         send(ask, asked);
     })
     .await;
-    Ok((Api { latencies_us: latencies, sent: asked, failed }, sent))
+    Ok((Api { latencies_us: latencies, sent: asked, failed, _pipes: pipes }, sent))
 }
 
 /// Questions one by one; microseconds of each.

@@ -65,8 +65,7 @@ async fn measure(run: &mut Run, server: &Server) -> Result<(), Error> {
         let path = path.clone();
         Arc::new(move |number| Ask::post(&path, &gated_pod(&pod_name("pod", number))))
     };
-    let lines = load::lines(&server.door, outstanding, true).await?;
-    load::closed(server.process(), lines, made, Until::Requests(pods)).await?;
+    load::piped(server.process(), &server.door, outstanding, made, Until::Requests(pods)).await?;
     let one = server.door.get(&format!("{path}/{}", pod_name("pod", 0))).await?;
     run.figure("pod_bytes", one.len() as f64);
 
@@ -101,6 +100,9 @@ fn tell(run: &mut Run, name: &str, mut load: Load) {
 }
 
 async fn drive(server: &Server, outstanding: usize, two: bool, seconds: f64, make: Maker) -> Result<Load, Error> {
+    if two {
+        return load::piped(server.process(), &server.door, outstanding, make, Until::Seconds(seconds)).await;
+    }
     let lines = load::lines(&server.door, outstanding, two).await?;
     load::closed(server.process(), lines, make, Until::Seconds(seconds)).await
 }

@@ -89,7 +89,7 @@ async fn measure(run: &mut Run, server: &Server) -> Result<(), Error> {
         }
         Ask::post(&deployments(namespace), &wanted)
     });
-    load::closed(server.process(), load::lines(&server.door, 8, true).await?, make, Until::Requests(count)).await?;
+    load::piped(server.process(), &server.door, 8, make, Until::Requests(count)).await?;
     agents.counts.await_running(pods, PATIENCE).await?;
     run.figure("rss_mb", server.process().rss_mb());
 

@@ -94,7 +94,7 @@ async fn measure(run: &mut Run, server: &Server) -> Result<(), Error> {
         Ask::post(&format!("/apis/apps/v1/namespaces/{NAMESPACE}/deployments"), &wanted)
     });
     let sets = pods.div_ceil(1_000);
-    load::closed(server.process(), load::lines(&server.door, 8, true).await?, make, Until::Requests(sets)).await?;
+    load::piped(server.process(), &server.door, 8, make, Until::Requests(sets)).await?;
     agents.counts.await_running(pods, PATIENCE).await?;
 
     let unready = Arc::new(Mutex::new(HashMap::<String, Instant>::new()));

@@ -64,8 +64,7 @@ async fn measure(run: &mut Run) -> Result<(), Error> {
     run.say(format!("{services} services"));
     let make: Maker = Arc::new(|number| creation(&format!("service-{number}")));
     let began = Instant::now();
-    let lines = load::lines(&up.server.door, 64, true).await?;
-    load::closed(up.server.process(), lines, make, Until::Requests(services)).await?;
+    load::piped(up.server.process(), &up.server.door, 64, make, Until::Requests(services)).await?;
     run.figure("services_made_per_s", services as f64 / began.elapsed().as_secs_f64());
     let server = server_of(&up).await?;
     let asking = Asking::inside(agent)?;

@@ -163,8 +163,7 @@ async fn fill(up: &Up, objects: usize) -> Result<(), Error> {
         let map = json!({"metadata": {"name": (format!("filler-{number}"))}, "data": {"text": ("x".repeat(2_000))}});
         Ask::post(&format!("/api/v1/namespaces/{NAMESPACE}/configmaps"), &map)
     });
-    let lines = load::lines(&up.server.door, 32, true).await?;
-    load::closed(up.server.process(), lines, make, Until::Requests(objects)).await?;
+    load::piped(up.server.process(), &up.server.door, 32, make, Until::Requests(objects)).await?;
     Ok(())
 }
 

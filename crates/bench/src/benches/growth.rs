@@ -173,8 +173,7 @@ async fn things(run: &mut Run, server: &Server, thing: &'static Thing) -> Result
         let (before_mb, began, count) = (server.process().rss_mb(), made, size - made);
         let cpu = server.process().cpu_us();
         let make: Maker = Arc::new(move |number| (thing.make)(began + number));
-        let lines = load::lines(&server.door, outstanding, true).await?;
-        load::closed(server.process(), lines, make, Until::Requests(count)).await?;
+        load::piped(server.process(), &server.door, outstanding, make, Until::Requests(count)).await?;
         rested(server).await;
         let cost = (server.process().cpu_us() - cpu) as f64 / count as f64;
         let bytes = (server.process().rss_mb() - before_mb) * 1e6 / count as f64;

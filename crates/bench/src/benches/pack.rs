@@ -125,8 +125,7 @@ async fn measure(run: &mut Run, server: &Server) -> Result<(), Error> {
         }
         Ask::post(&path, &pod)
     });
-    let lines = load::lines(&server.door, outstanding, true).await?;
-    load::closed(server.process(), lines, make, Until::Requests(wanted.len())).await?;
+    load::piped(server.process(), &server.door, outstanding, make, Until::Requests(wanted.len())).await?;
     let (mut known, mut since) = (0, Instant::now());
     while since.elapsed() < STILL {
         tokio::time::sleep(Duration::from_millis(50)).await;

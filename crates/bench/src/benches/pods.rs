@@ -74,8 +74,7 @@ async fn through_the_api(run: &mut Run) -> Result<(), Error> {
     let make: Maker = Arc::new(|number| creation(NAMESPACE, &format!("burst-{number}")));
     let cpu = (up.server.process().cpu_us(), agent.cpu_us());
     let began = Instant::now();
-    let lines = load::lines(&up.server.door, 16, true).await?;
-    load::closed(up.server.process(), lines, make, Until::Requests(count)).await?;
+    load::piped(up.server.process(), &up.server.door, 16, make, Until::Requests(count)).await?;
     pods.wait(&names, "ready", |seen| seen.ready.is_some()).await?;
     let mut waits: Vec<u32> = names
         .iter()
@@ -90,8 +89,7 @@ async fn through_the_api(run: &mut Run) -> Result<(), Error> {
     run.figure("shim_rss_mb", median(&shims));
     let began = Instant::now();
     let make: Maker = Arc::new(|number| deletion(NAMESPACE, &format!("burst-{number}")));
-    let lines = load::lines(&up.server.door, 16, true).await?;
-    load::closed(up.server.process(), lines, make, Until::Requests(count)).await?;
+    load::piped(up.server.process(), &up.server.door, 16, make, Until::Requests(count)).await?;
     pods.wait(&names, "gone", |seen| seen.gone).await?;
     run.figure("ends_per_s", count as f64 / began.elapsed().as_secs_f64());
     Ok(())

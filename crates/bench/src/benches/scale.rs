@@ -72,8 +72,7 @@ async fn measure(run: &mut Run, server: &Server) -> Result<(), Error> {
         Ask::post(&path, &deployment(NAMESPACE, &format!("web-{number:04}"), size))
     });
     let started = Instant::now();
-    let lines = load::lines(&server.door, outstanding.min(8), true).await?;
-    load::closed(server.process(), lines, make, Until::Requests(count)).await?;
+    load::piped(server.process(), &server.door, outstanding.min(8), make, Until::Requests(count)).await?;
     let waiting = agents.counts.await_running(pods, PATIENCE);
     let shown = async {
         loop {

@@ -86,8 +86,7 @@ async fn measure(run: &mut Run, server: &Server, shape: &'static Shape) -> Resul
     run.say(format!("{initial} pods that are there first"));
     pods.count("i-");
     let first = making(&path, "i", shape.first, initial);
-    let lines = load::lines(&server.door, outstanding, true).await?;
-    load::closed(server.process(), lines, first, Until::Requests(initial)).await?;
+    load::piped(server.process(), &server.door, outstanding, first, Until::Requests(initial)).await?;
     if shape.first_binds {
         pods.await_bound(initial, PATIENCE).await?;
     }
@@ -107,11 +106,11 @@ async fn measure(run: &mut Run, server: &Server, shape: &'static Shape) -> Resul
             ask
         })
     };
-    let lines = load::lines(&server.door, outstanding, true).await?;
     let (server_us, client_us) = (server.process().cpu_us(), Process::own().cpu_us());
     let threads = server.process().threads_us();
     let began_us = pods.now_us();
-    let mut creation = load::closed(server.process(), lines, then, Until::Requests(measured)).await?;
+    let mut creation =
+        load::piped(server.process(), &server.door, outstanding, then, Until::Requests(measured)).await?;
     pods.await_bound(measured, PATIENCE).await?;
 
     let each = |us: u64| us as f64 / measured as f64;

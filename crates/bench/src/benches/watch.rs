@@ -100,8 +100,7 @@ async fn measure(run: &mut Run, server: &Server) -> Result<(), Error> {
     let path = pods_path(NAMESPACE);
     let made = path.clone();
     let make: Maker = Arc::new(move |number| Ask::post(&made, &gated_pod(&pod_name("pod", number))));
-    load::closed(server.process(), load::lines(&server.door, outstanding, true).await?, make, Until::Requests(pods))
-        .await?;
+    load::piped(server.process(), &server.door, outstanding, make, Until::Requests(pods)).await?;
     let stored = Arc::new(stored_pods(&server.door, &path).await?);
     let lags_us = Mutex::default();
     let seen = Arc::new(Seen { began: Instant::now(), events: AtomicU64::new(0), bytes: AtomicU64::new(0), lags_us });
@@ -121,8 +120,7 @@ async fn measure(run: &mut Run, server: &Server) -> Result<(), Error> {
         lock(&seen.lags_us).clear();
         let make = writes(&path, stored.clone(), seen.clone());
         let (server_us, client_us, began) = (server.process().cpu_us(), Process::own().cpu_us(), Instant::now());
-        let lines = load::lines(&server.door, outstanding, true).await?;
-        let load = load::closed(server.process(), lines, make, Until::Seconds(seconds)).await?;
+        let load = load::piped(server.process(), &server.door, outstanding, make, Until::Seconds(seconds)).await?;
         let events = many(load.latencies_us.len());
         seen.drained(events).await?;
         run.figure("events_per_s", events as f64 / began.elapsed().as_secs_f64());
