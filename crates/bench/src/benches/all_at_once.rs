@@ -37,8 +37,9 @@ const LOOK: Duration = Duration::from_millis(20);
 const LIFE_S: usize = 5;
 /// Changes of which one is a creation, and one a deletion.
 const PAIR: usize = 2;
-/// Connections of the client.
+/// Connections of the client, and how often a second it sends what is due.
 const CONNECTIONS: usize = 8;
+const TICKS_PER_S: u64 = 1_000;
 /// Questions a second that are timed one by one.
 const PROBES_PER_S: u64 = 100;
 
@@ -201,8 +202,10 @@ async fn offered(run: &Run, up: &Up, alive: usize, seconds: f64) -> Result<(Api,
     let reads: Vec<Ask> = (0..services).map(read).collect();
     // Of each round of ticks so many are churn: rates are whole numbers of a second.
     let whole = requests + churn as u64;
+    // What is due in about one tick goes over one connection, as a client has it that asks for several things at once.
+    let together = usize::try_from(whole / TICKS_PER_S).unwrap_or(usize::MAX).max(1);
     let send = |ask: Ask, number: usize| {
-        if let Err(error) = pipes[number % CONNECTIONS].send(ask, Instant::now()) {
+        if let Err(error) = pipes[number / together % CONNECTIONS].send(ask, Instant::now()) {
             lock(&failed).push(error.to_string());
         }
     };
