@@ -163,7 +163,8 @@ impl Keys {
 
 /// The indexes that the server's cache keeps.
 pub fn indexes() -> Vec<Index> {
-    api::INDEXES.iter().map(|(resource, name, of)| Index { resource: *resource, name, of: *of }).collect()
+    let rows = api::INDEXES.iter().chain(authz::rbac::INDEXES);
+    rows.map(|(resource, name, of)| Index { resource: *resource, name, of: *of }).collect()
 }
 
 impl Server {

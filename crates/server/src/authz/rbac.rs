@@ -1,8 +1,10 @@
 //! Role-based access: the rules that a user's bindings give, and the check that nobody gives away what they lack.
 
-use api::rbac::{Ask, BindingFacts, PolicyRule, RoleFacts};
+use std::collections::BTreeMap;
+
+use api::rbac::{Ask, BindingFacts, PolicyRule, RoleFacts, Subject};
 use cache::View;
-use meta::{Object, Resource};
+use meta::{Object, Resource, Str};
 
 use super::{Attributes, Decision, groups};
 use crate::identity::{MASTERS, User};
@@ -11,6 +13,42 @@ pub const CLUSTER_ROLES: Resource = Resource("clusterroles.rbac.authorization.k8
 pub const CLUSTER_ROLE_BINDINGS: Resource = Resource("clusterrolebindings.rbac.authorization.k8s.io");
 pub const ROLES: Resource = Resource("roles.rbac.authorization.k8s.io");
 pub const ROLE_BINDINGS: Resource = Resource("rolebindings.rbac.authorization.k8s.io");
+
+/// The index of bindings by whom they bind.
+const BOUND: &str = "bound";
+/// What a view needs beside `api::INDEXES`, so that a request looks at the bindings of its user alone.
+pub const INDEXES: &[api::IndexRow] = &[(CLUSTER_ROLE_BINDINGS, BOUND, bound), (ROLE_BINDINGS, BOUND, bound)];
+
+fn user_key(namespace: &str, user: &str) -> String {
+    format!("{namespace}/user/{user}")
+}
+
+fn group_key(namespace: &str, group: &str) -> String {
+    format!("{namespace}/group/{group}")
+}
+
+/// The keys of whom a binding binds, in its namespace.
+fn bound(binding: &Object, keys: &mut Vec<Str>) {
+    let Some(facts) = binding.own::<BindingFacts>() else { return };
+    let namespace = binding.namespace();
+    for subject in &facts.subjects {
+        let key = match subject {
+            Subject::User(name) => user_key(namespace, name),
+            Subject::Group(name) => group_key(namespace, name),
+            Subject::ServiceAccount { namespace: of, name } => {
+                user_key(namespace, &format!("system:serviceaccount:{of}:{name}"))
+            }
+        };
+        keys.push(key.into());
+    }
+}
+
+/// The bindings of `resource` in `namespace` (`""` for those of the cluster) that bind the user, by name.
+fn bindings<'a>(user: &User, resource: Resource, namespace: &str, view: &'a View) -> BTreeMap<&'a str, &'a Object> {
+    let keys = groups(user).map(|group| group_key(namespace, group));
+    let keys = std::iter::once(user_key(namespace, &user.name)).chain(keys);
+    keys.flat_map(|key| view.by(resource, BOUND, &key)).map(|binding| (binding.name(), binding)).collect()
+}
 
 pub fn decide(attributes: &Attributes<'_>, view: &View) -> Decision {
     let ask = Ask {
@@ -37,13 +75,13 @@ pub fn decide(attributes: &Attributes<'_>, view: &View) -> Decision {
 /// Calls `each` with the rules of every binding of the user that holds in `namespace` (`""`: only cluster-wide ones),
 /// until it returns false.
 fn visit(user: &User, namespace: &str, view: &View, each: &mut dyn FnMut(&Object, &[PolicyRule]) -> bool) {
-    let cluster = view.list(CLUSTER_ROLE_BINDINGS, "");
-    let namespaced = (!namespace.is_empty()).then(|| view.list(ROLE_BINDINGS, namespace)).into_iter().flatten();
-    for binding in cluster.chain(namespaced) {
-        let Some(facts) = binding.own::<BindingFacts>() else { continue };
-        if !facts.binds(&user.name, groups(user)) {
+    let cluster = bindings(user, CLUSTER_ROLE_BINDINGS, "", view);
+    let namespaced = (!namespace.is_empty()).then(|| bindings(user, ROLE_BINDINGS, namespace, view));
+    for binding in cluster.into_values().chain(namespaced.into_iter().flat_map(BTreeMap::into_values)) {
+        // The index narrows, what the binding says decides.
+        let Some(facts) = binding.own::<BindingFacts>().filter(|facts| facts.binds(&user.name, groups(user))) else {
             continue;
-        }
+        };
         let role = match facts.role_kind.as_str() {
             "ClusterRole" => view.one(CLUSTER_ROLES, "", &facts.role_name),
             _ => view.one(ROLES, binding.namespace(), &facts.role_name),
@@ -74,4 +112,68 @@ pub fn rules_of(user: &User, namespace: &str, view: &View) -> Vec<PolicyRule> {
 pub fn lacking(user: &User, namespace: &str, rules: &[PolicyRule], view: &View) -> Vec<PolicyRule> {
     let own = rules_of(user, namespace, view);
     rules.iter().flat_map(PolicyRule::split).filter(|part| !own.iter().any(|rule| rule.covers(part))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use base::Revision;
+    use cache::Cache;
+    use meta::{Facts, Value, json};
+
+    use super::*;
+
+    fn object(resource: Resource, value: &Value) -> Object {
+        let mut facts = Facts::of(resource, value);
+        facts.own = match resource {
+            CLUSTER_ROLES | ROLES => api::rbac::role_facts(value),
+            _ => api::rbac::binding_facts(value),
+        };
+        Object::new(facts, value.to_json())
+    }
+
+    fn role(resource: Resource, namespace: &str, name: &str, verb: &str) -> Object {
+        let metadata = json!({"name": name, "namespace": namespace, "uid": (format!("{namespace}-{name}"))});
+        let rule = json!({"verbs": [verb], "apiGroups": [""], "resources": ["pods"]});
+        object(resource, &json!({"metadata": metadata, "rules": [rule]}))
+    }
+
+    fn binding(namespace: &str, name: &str, role: &str, subjects: &[(&str, &str)]) -> Object {
+        let (resource, kind) = match namespace {
+            "" => (CLUSTER_ROLE_BINDINGS, "ClusterRole"),
+            _ => (ROLE_BINDINGS, "Role"),
+        };
+        let subject = |(kind, name): &(&str, &str)| json!({"kind": (*kind), "name": (*name), "namespace": "n"});
+        let subjects: Vec<Value> = subjects.iter().map(subject).collect();
+        let metadata = json!({"name": name, "namespace": namespace, "uid": (format!("{namespace}-b-{name}"))});
+        object(resource, &json!({"metadata": metadata, "subjects": subjects, "roleRef": {"kind": kind, "name": role}}))
+    }
+
+    #[test]
+    fn a_user_has_the_rules_of_his_bindings_each_once_and_no_others() {
+        let mut cache = Cache::new(crate::indexes());
+        cache.load(
+            Revision(1),
+            [
+                role(CLUSTER_ROLES, "", "get", "get"),
+                role(CLUSTER_ROLES, "", "list", "list"),
+                role(ROLES, "n", "watch", "watch"),
+                role(ROLES, "m", "watch", "delete"),
+                binding("", "b", "get", &[("User", "u"), ("Group", "g")]),
+                binding("", "a", "list", &[("Group", "g")]),
+                binding("n", "c", "watch", &[("ServiceAccount", "s")]),
+                binding("m", "c", "watch", &[("User", "u")]),
+                binding("", "strange", "list", &[("User", "u\0"), ("User", "n/user/u")]),
+            ],
+        );
+        let view = cache.view();
+        let verbs = |user: &User, namespace: &str| -> Vec<String> {
+            rules_of(user, namespace, &view).iter().map(|rule| rule.verbs[0].to_string()).collect()
+        };
+        let user = User::new("u", &["g"]);
+        assert_eq!(verbs(&user, "n"), ["list", "get"]);
+        assert_eq!(verbs(&user, "m"), ["list", "get", "delete"]);
+        assert_eq!(verbs(&User::new("u", &[]), ""), ["get"]);
+        assert_eq!(verbs(&User::new("system:serviceaccount:n:s", &[]), "n"), ["watch"]);
+        assert!(verbs(&User::new("s", &["u"]), "n").is_empty());
+    }
 }
