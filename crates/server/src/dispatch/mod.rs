@@ -21,6 +21,7 @@ use crate::authz::{Attributes, Authorized, authorize, decide, refusal};
 use crate::codec;
 use crate::conversion;
 use crate::flow;
+use crate::http::first_look::longer;
 use crate::http::negotiate::{Accept, Shape, accept, content, content_type};
 use crate::http::sending::{Cut, Sending};
 use crate::http::{Body, Response, body};
@@ -276,6 +277,10 @@ fn impersonated(user: &User, incomer: &Incomer, mirror: &Mirror) -> Result<Optio
 }
 
 async fn handle(server: &Arc<Server>, auth: &Authorized, incomer: Incomer) -> Result<Response, Status> {
+    let reads_one = auth.info.verb == "get" && auth.info.is_resource && auth.info.subresource.is_empty();
+    if !reads_one {
+        longer().await;
+    }
     if !auth.info.is_resource {
         return Box::pin(plain(server, auth, incomer)).await;
     }

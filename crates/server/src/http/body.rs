@@ -53,6 +53,16 @@ impl hyper::body::Body for Body {
         }
     }
 
+    /// Whoever knows that nothing follows sends no empty frame to say so.
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Body::Full(bytes) => bytes.is_none(),
+            Body::Incoming(incoming) => incoming.is_end_stream(),
+            Body::Held(body, _) => body.is_end_stream(),
+            Body::Parts(_) | Body::Stream(_) => false,
+        }
+    }
+
     fn size_hint(&self) -> hyper::body::SizeHint {
         match self {
             Body::Full(bytes) => {

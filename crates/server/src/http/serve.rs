@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustls::ServerConfig;
@@ -21,6 +21,8 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use super::Response;
+use super::first_look::FirstLook;
+use super::gather::{Gathered, gather};
 use super::sending::Cut;
 use crate::authn::{Peer, user_of_certificate};
 use crate::ca::{Current, Identity, roots};
@@ -203,8 +205,13 @@ async fn gone(socket: RawFd, look_every: Duration) {
 }
 
 /// Polls `served` after whatever else is ready by then, while several requests of the connection are `running`: answers that
-/// are made meanwhile go with one write to the socket, which costs more than many an answer.
-async fn after_others<F: Future>(mut served: std::pin::Pin<&mut F>, running: &AtomicUsize) -> F::Output {
+/// are made meanwhile go with one write to the socket, which costs more than many an answer. Then sends what has `gathered`.
+async fn after_others<F: Future, S: AsyncWrite + Unpin>(
+    mut served: std::pin::Pin<&mut F>,
+    running: &AtomicUsize,
+    looks: &FirstLook,
+    gathered: &Gathered<S>,
+) -> F::Output {
     let mut waited = false;
     std::future::poll_fn(move |context| {
         waited = !waited && running.load(Ordering::Relaxed) > 1;
@@ -212,7 +219,11 @@ async fn after_others<F: Future>(mut served: std::pin::Pin<&mut F>, running: &At
             context.waker().wake_by_ref();
             return std::task::Poll::Pending;
         }
-        served.as_mut().poll(context)
+        looks.begin();
+        let ended = served.as_mut().poll(context);
+        // A socket that fails does so for whoever reads from it, too.
+        let _ = gathered.send(context);
+        ended
     })
     .await
 }
@@ -259,7 +270,8 @@ pub async fn connection<S, H, F>(
             }
         }
     });
-    let mut server = auto::Builder::new(TokioExecutor::new());
+    let looks = FirstLook::default();
+    let mut server = auto::Builder::new(looks.clone());
     server
         .http1()
         .timer(TokioTimer::new())
@@ -278,16 +290,17 @@ pub async fn connection<S, H, F>(
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME_MAX_BYTES)
         .keep_alive_interval(Some(Duration::from_secs(30)));
+    let (stream, gathered) = gather(stream);
     let mut served = std::pin::pin!(server.serve_connection_with_upgrades(TokioIo::new(stream), service));
     let (mut gone, mut closing, mut closes) = (std::pin::pin!(gone), std::pin::pin!(closing), false);
     loop {
-        let serves = after_others(served.as_mut(), &running);
+        let serves = after_others(served.as_mut(), &running, &looks, &gathered);
         tokio::select! {
             ended = serves => {
                 if let Err(error) = ended {
                     tracing::debug!("a connection ended: {error}");
                 }
-                return;
+                break;
             }
             () = &mut closing, if !closes => {
                 closes = true;
@@ -297,6 +310,8 @@ pub async fn connection<S, H, F>(
             () = &mut gone => return,
         }
     }
+    // After an upgrade the connection goes on elsewhere, once its client knows of it. Who takes nothing any more is left.
+    let _ = tokio::time::timeout(LAST_WORDS, gathered.release()).await;
 }
 
 #[cfg(test)]
