@@ -143,7 +143,7 @@ impl Scheduler {
                 if let Some(residents) = self.homeless.remove(node.name()) {
                     self.terms.refresh(&self.nodes);
                     for (_, resident) in residents {
-                        self.terms.count(at, &resident.class, 1);
+                        self.terms.count(at, &resident, 1);
                         self.nodes.admit(at, resident);
                     }
                 }
@@ -159,7 +159,7 @@ impl Scheduler {
                 }
                 for resident in self.nodes.remove(old.name()) {
                     if let Some(at) = place {
-                        self.terms.count(at, &resident.class, -1);
+                        self.terms.count(at, &resident, -1);
                     }
                     self.homeless.entry(old.name().into()).or_default().insert(resident.uid.clone(), resident);
                 }
@@ -275,7 +275,7 @@ impl Scheduler {
         self.residence.insert(key.clone(), (node.clone(), resident.uid.clone()));
         match self.nodes.place(node) {
             Some(at) => {
-                self.terms.count(at, &resident.class, 1);
+                self.terms.count(at, &resident, 1);
                 self.nodes.admit(at, resident);
             }
             None => {
@@ -291,7 +291,7 @@ impl Scheduler {
         if let Some(at) = self.nodes.place(&node)
             && let Some(resident) = self.nodes.dismiss(at, &uid)
         {
-            self.terms.count(at, &resident.class, -1);
+            self.terms.count(at, &resident, -1);
         }
         if let Some(residents) = self.homeless.get_mut(&node) {
             residents.remove(&uid);

@@ -68,12 +68,12 @@ pub fn find(
         // They count as if they were there already.
         for (key, other) in &promised {
             nodes.admit(place, Resident::to_come(key, other));
-            terms.count(place, other, 1);
+            terms.count(place, &Resident::to_come(key, other), 1);
         }
         let candidate = victims_on(class, nodes, terms, place, &budgets);
         for (key, other) in &promised {
             nodes.dismiss(place, Resident::to_come(key, other).uid.as_str());
-            terms.count(place, other, -1);
+            terms.count(place, &Resident::to_come(key, other), -1);
         }
         let Some(candidate) = candidate else { continue };
         found += 1;
@@ -120,7 +120,7 @@ fn victims_on(
         nodes.residents[place].iter().filter(|resident| resident.class.priority < class.priority).cloned().collect();
     for resident in &lower {
         nodes.dismiss(place, &resident.uid);
-        terms.count(place, &resident.class, -1);
+        terms.count(place, resident, -1);
     }
     let possible = fits(class, nodes, terms, place);
     let mut victims = Vec::new();
@@ -133,22 +133,22 @@ fn victims_on(
         order.sort_by_key(|(breaks, resident)| (!breaks, -resident.class.priority, resident.started));
         for (breaks, resident) in order {
             nodes.admit(place, resident.clone());
-            terms.count(place, &resident.class, 1);
+            terms.count(place, &resident, 1);
             if !fits(class, nodes, terms, place) {
                 nodes.dismiss(place, &resident.uid);
-                terms.count(place, &resident.class, -1);
+                terms.count(place, &resident, -1);
                 violations += usize::from(breaks);
                 victims.push(resident);
             }
         }
         for victim in &victims {
             nodes.admit(place, victim.clone());
-            terms.count(place, &victim.class, 1);
+            terms.count(place, victim, 1);
         }
     } else {
         for resident in &lower {
             nodes.admit(place, resident.clone());
-            terms.count(place, &resident.class, 1);
+            terms.count(place, resident, 1);
         }
     }
     (possible && !victims.is_empty()).then_some(Candidate { place, victims, budget_violations: violations })

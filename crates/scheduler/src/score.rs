@@ -93,7 +93,7 @@ fn spread(class: &Class, snapshot: &Snapshot<'_>, mask: &Mask, total: &mut [f32]
     for constraint in soft {
         let topology = snapshot.terms.topology_of(constraint.term);
         let term = snapshot.terms.get(constraint.term);
-        let sums = topology.sums(&term.matching, |at| crate::plugins::spread::counts(class, constraint, snapshot, at));
+        let sums = topology.staying(term, |at| crate::plugins::spread::counts(class, constraint, snapshot, at));
         // Rare domains weigh more, as upstream's logarithmic weight does it.
         let weight = (sums.len() as f32 + 2.0).ln();
         for (raw, domain) in raw.iter_mut().zip(&topology.domain) {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use meta::{Labels, Selector, Str, Value};
 
 use crate::class::{Class, TermUse};
-use crate::nodes::Nodes;
+use crate::nodes::{Nodes, Resident};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TermId(pub usize);
@@ -24,6 +24,8 @@ pub struct Term {
     namespace_selector: Option<Selector>,
     /// Pods on each node that the term looks for.
     pub matching: Vec<i32>,
+    /// Those of them that are on their way out: they still keep others away, but are no part of a spread any more.
+    pub leaving: Vec<i32>,
     /// Pods on each node whose class requires the term's absence.
     pub holders: Vec<i32>,
     /// Sum of the preferences of the pods on each node that name the term.
@@ -86,6 +88,7 @@ impl Terms {
             namespaces,
             namespace_selector,
             matching: vec![0; nodes.len()],
+            leaving: vec![0; nodes.len()],
             holders: vec![0; nodes.len()],
             leanings: vec![0; nodes.len()],
             holders_total: 0,
@@ -93,7 +96,9 @@ impl Terms {
         };
         for (at, residents) in nodes.residents.iter().enumerate() {
             for resident in residents {
-                made.matching[at] += i32::from(made.looks_for(&resident.class, &self.namespaces));
+                let matches = made.looks_for(&resident.class, &self.namespaces);
+                made.matching[at] += i32::from(matches);
+                made.leaving[at] += i32::from(matches && resident.leaving);
             }
         }
         let id = TermId(self.terms.len());
@@ -131,21 +136,25 @@ impl Terms {
         }
         for term in &mut self.terms {
             term.matching.resize(nodes.len(), 0);
+            term.leaving.resize(nodes.len(), 0);
             term.holders.resize(nodes.len(), 0);
             term.leanings.resize(nodes.len(), 0);
         }
     }
 
-    /// Counts a pod of `class` in (`sign` 1) or out (-1) on the node at `at`.
-    pub fn count(&mut self, at: usize, class: &Class, sign: i32) {
+    /// Counts a pod in (`sign` 1) or out (-1) on the node at `at`.
+    pub fn count(&mut self, at: usize, resident: &Resident, sign: i32) {
+        let class: &Class = &resident.class;
         for term in &mut self.terms {
             if term.matching.len() <= at {
                 term.matching.resize(at + 1, 0);
+                term.leaving.resize(at + 1, 0);
                 term.holders.resize(at + 1, 0);
                 term.leanings.resize(at + 1, 0);
             }
             if term.looks_for(class, &self.namespaces) {
                 term.matching[at] += sign;
+                term.leaving[at] += sign * i32::from(resident.leaving);
             }
         }
         for id in &class.anti_affinity {
@@ -212,6 +221,15 @@ impl Topology {
             if *domain != NOWHERE && counts(at) {
                 sums[*domain as usize] += i64::from(column[at]);
             }
+        }
+        sums
+    }
+
+    /// The pods per domain that a term looks for and that stay, over the nodes for which `counts` says so.
+    pub fn staying(&self, term: &Term, counts: impl Fn(usize) -> bool) -> Vec<i64> {
+        let mut sums = self.sums(&term.matching, &counts);
+        for (sum, leaving) in sums.iter_mut().zip(self.sums(&term.leaving, &counts)) {
+            *sum -= leaving;
         }
         sums
     }

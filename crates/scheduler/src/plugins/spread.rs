@@ -1,4 +1,5 @@
-//! Topology spread constraints that must hold: no domain may have `maxSkew` more matching pods than the emptiest.
+//! Topology spread constraints that must hold: no domain may have `maxSkew` more matching pods that stay
+//! than the emptiest.
 
 use super::{Plugin, SPREAD, SPREAD_LABEL, Snapshot, Window, node_affinity};
 use crate::class::{Class, Spread};
@@ -38,7 +39,7 @@ impl Plugin for PodTopologySpread {
                     false => counts(class, constraint, snapshot, at),
                 })
                 .collect();
-            let sums = topology.sums(&term.matching, |at| eligible[at]);
+            let sums = topology.staying(term, |at| eligible[at]);
             let mut exists = vec![false; sums.len()];
             for (at, domain) in topology.domain.iter().enumerate() {
                 if *domain != NOWHERE && eligible[at] {
