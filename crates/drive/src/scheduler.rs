@@ -58,8 +58,8 @@ pub async fn run(mirror: Arc<Mirror>, api: Arc<dyn Api>, shell: Arc<dyn Shell>, 
             shell.spawn(Box::pin(async move { bind(placement, decided_on, &hands, &lost).await }));
         }
         for refusal in refusals {
-            let hands = hands.clone();
-            shell.spawn(Box::pin(async move { refuse(refusal, &hands).await }));
+            let (hands, decided_on) = (hands.clone(), view.at());
+            shell.spawn(Box::pin(async move { refuse(refusal, decided_on, &hands).await }));
         }
         for pod in scheduler.held() {
             let hands = hands.clone();
@@ -134,25 +134,26 @@ fn event(pod: &Object, of_type: &'static str, reason: &str, action: &str, messag
     }
 }
 
-async fn refuse(refusal: Refusal, hands: &Hands) {
+async fn refuse(refusal: Refusal, decided_on: Revision, hands: &Hands) {
     let pod = hands.mirror.one(PODS, &refusal.namespace, &refusal.name);
     let Some(pod) = pod.filter(|pod| pod.uid() == refusal.uid) else { return };
     for (key, uid) in &refusal.victims {
-        hands.push_out(key, uid, &pod, &refusal).await;
+        hands.push_out(key, uid, &pod, &refusal, decided_on).await;
     }
     hands.condition(&pod, refusal.reason, &refusal.message, refusal.nominated.as_deref()).await;
     hands.recorder.record(event(&pod, "Warning", "FailedScheduling", "Scheduling", refusal.message.clone())).await;
 }
 
 impl Hands {
-    /// Tells on the pod why it waits.
+    /// Tells on the pod why it waits, and for which node.
     async fn condition(&self, pod: &Object, reason: &str, message: &str, nominated: Option<&str>) {
         let now = self.shell.now().rfc3339();
         let value = pod.value();
         let conditions = value.at(&["status", "conditions"]).items();
         let known = conditions.iter().find(|one| one["type"].text() == "PodScheduled");
         let same = known.is_some_and(|one| one["reason"].text() == reason && one["message"].text() == message);
-        if same && nominated.is_none() {
+        let known_node = value.at(&["status", "nominatedNodeName"]).text();
+        if same && known_node == nominated.unwrap_or_default() {
             return;
         }
         let since = match known {
@@ -167,15 +168,15 @@ impl Hands {
                 "lastProbeTime": null, "lastTransitionTime": since,
             }]},
         });
-        if let Some(node) = nominated {
-            patch.set(&["status", "nominatedNodeName"], node);
+        if known_node != nominated.unwrap_or_default() {
+            patch.set(&["status", "nominatedNodeName"], nominated.map_or(Value::Null, Value::from));
         }
         let request = Request::patch(PODS, pod.namespace(), pod.name(), PatchType::Strategic, patch).on("status");
         report(self.api.call(request.with(|options| options.manager = NAME.into())).await.map(|_| ()));
     }
 
     /// Deletes a pod to make room, saying so on it first.
-    async fn push_out(&self, key: &str, uid: &str, winner: &Object, refusal: &Refusal) {
+    async fn push_out(&self, key: &str, uid: &str, winner: &Object, refusal: &Refusal, decided_on: Revision) {
         let (namespace, name) = key.split_once('/').unwrap_or(("", key));
         let Some(victim) = self.mirror.one(PODS, namespace, name).filter(|pod| pod.uid() == uid) else { return };
         if victim.facts().deleting.is_some() {
@@ -185,7 +186,11 @@ impl Hands {
         let patch = json!({"metadata": {"uid": uid}, "status": {"conditions": [why]}});
         let request = Request::patch(PODS, namespace, name, PatchType::Strategic, patch).on("status");
         report(self.api.call(request.with(|options| options.manager = NAME.into())).await.map(|_| ()));
-        let request = Request::delete(PODS, namespace, name).with(|options| options.uid = Some(uid.into()));
+        let request = Request::delete(PODS, namespace, name).with(|options| {
+            options.manager = NAME.into();
+            options.uid = Some(uid.into());
+            options.decided_on = decided_on;
+        });
         report(fate::settle(request, &*self.api, &*self.shell).await.map(|_| ()));
         let node = refusal.nominated.as_deref().unwrap_or("a node");
         let message = format!("Preempted by pod {} on node {node}", winner.uid());

@@ -71,7 +71,7 @@ pub struct Refusal {
     pub reason: &'static str,
     /// For the condition and the event.
     pub message: String,
-    /// Where it will go once the victims are gone.
+    /// Where it will go once those are gone who leave for it.
     pub nominated: Option<Str>,
     /// Pods that must be deleted first: keys and uids.
     pub victims: Vec<(Str, Str)>,
@@ -104,6 +104,7 @@ pub struct Scheduler {
     /// Pods on nodes that do not exist (yet), by node.
     homeless: BTreeMap<Str, BTreeMap<Str, Resident>>,
     nominated: Nominated,
+    doomed: preempt::Doomed,
     /// Gated pods that are to be told of it.
     held: Vec<Object>,
     checks: BTreeMap<usize, StaticMask>,
@@ -186,6 +187,9 @@ impl Scheduler {
         let key = key_of(pod);
         let facts = api::core::pod_facts::of(pod);
         let gone = event.new.is_none() || facts.phase.is_final();
+        if gone {
+            self.doomed.remove(pod.uid());
+        }
         // The same name, made anew: what is known belongs to the pod that is gone.
         if self.residence.get(&key).is_some_and(|(_, uid)| uid != pod.uid()) {
             self.forget(&key, now);
@@ -330,11 +334,8 @@ impl Scheduler {
                 }
                 None => {
                     let (message, plugins) = self.explain(&class, &mask);
-                    let eviction = self.preempt(&key, &class, &mask, view);
-                    let (nominated, victims) = match eviction {
-                        Some(eviction) => (Some(self.nodes.names[eviction.place].clone()), eviction.victims),
-                        None => (None, Vec::new()),
-                    };
+                    let victims = self.preempt(&key, &class, &mask, view);
+                    let nominated = self.nominated.place_of(&key).map(|place| self.nodes.names[place].clone());
                     self.queue.park(&key, plugins, now);
                     let reason = "Unschedulable";
                     plan.refusals.push(Refusal { key, namespace, name, uid, reason, message, nominated, victims });
@@ -439,20 +440,31 @@ impl Scheduler {
         (message, rows().map(|row| row.plugin).collect())
     }
 
-    fn preempt(&mut self, key: &Str, class: &Arc<Class>, mask: &Mask, view: &View) -> Option<preempt::Eviction> {
+    /// Makes room for a pod, where others may go for it: their keys and uids.
+    fn preempt(&mut self, key: &Str, class: &Arc<Class>, mask: &Mask, view: &View) -> Vec<(Str, Str)> {
         // It already waits for room that is being made.
         if let Some(place) = self.nominated.place_of(key)
             && self.nodes.residents[place]
                 .iter()
                 .any(|resident| resident.leaving && resident.class.priority < class.priority)
         {
-            return None;
+            return Vec::new();
         }
         let promised = |place: usize| self.nominated.before(place, class, key).cloned().collect::<Vec<_>>();
-        let eviction = preempt::find(class, &mut self.nodes, &mut self.terms, mask, self.turn, &promised, view)?;
+        let (nodes, terms) = (&mut self.nodes, &mut self.terms);
+        let earlier = preempt::Earlier { promised: &promised, doomed: &self.doomed };
+        let Some(eviction) = preempt::find(class, nodes, terms, mask, self.turn, &earlier, view) else {
+            // Somebody who matters more took what was made for it. What is left there is for whom it is enough.
+            self.nominated.remove(key);
+            return Vec::new();
+        };
         self.nominated.insert(key, eviction.place, class);
         self.turn = eviction.place + 1;
-        Some(eviction)
+        let doom = |victim: Resident| {
+            self.doomed.insert(victim.uid.clone(), victim.class);
+            (victim.key, victim.uid)
+        };
+        eviction.victims.into_iter().map(doom).collect()
     }
 
     /// The placement could not be written. `pod` is the pod as it is now; if it still waits, it is tried again later.

@@ -1,9 +1,10 @@
 //! Preemption: which pods of lower priority must go so that a pod fits, and on which node that hurts least.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cache::View;
-use meta::{Resource, Selector, Str};
+use meta::{Object, Resource, Selector, Str};
 
 use crate::class::Class;
 use crate::nodes::{Nodes, Resident};
@@ -14,12 +15,22 @@ const BUDGETS: Resource = Resource("poddisruptionbudgets.policy");
 /// Nodes that would do of which the cheapest wins; then the search ends.
 const CANDIDATES_MAX: usize = 100;
 
+/// Who has to go by earlier decisions and is not gone yet, by uid.
+pub type Doomed = BTreeMap<Str, Arc<Class>>;
+
+/// What was decided before and is not done yet.
+pub struct Earlier<'a> {
+    /// Who waits for the room of a place.
+    pub promised: &'a dyn Fn(usize) -> Vec<(Str, Arc<Class>)>,
+    pub doomed: &'a Doomed,
+}
+
 /// A node and who must leave it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Eviction {
     pub place: usize,
-    /// Keys and uids of those who do not leave already.
-    pub victims: Vec<(Str, Str)>,
+    /// Those who do not leave already.
+    pub victims: Vec<Resident>,
 }
 
 struct Candidate {
@@ -28,33 +39,77 @@ struct Candidate {
     budget_violations: usize,
 }
 
-/// The budgets of the cluster: selector, namespace, disruptions that are left.
-fn budgets(view: &View) -> Vec<(Str, Selector, i64)> {
-    view.list(BUDGETS, "")
-        .map(|budget| {
+/// The budgets of the cluster, and who counts no more in them.
+struct Budgets<'a> {
+    all: Vec<Budget>,
+    doomed: &'a Doomed,
+}
+
+struct Budget {
+    namespace: Str,
+    selector: Selector,
+    /// Disruptions that are left.
+    allowed: i64,
+}
+
+impl Budget {
+    fn selects(&self, class: &Class) -> bool {
+        self.namespace == class.namespace && self.selector.matches(&class.labels)
+    }
+}
+
+impl Budgets<'_> {
+    /// What is left of each budget: its status may not know yet of those who have to go.
+    fn of<'a>(view: &View, doomed: &'a Doomed) -> Budgets<'a> {
+        let read = |budget: &Object| {
             let value = budget.value();
             let allowed = value.at(&["status", "disruptionsAllowed"]).as_int().unwrap_or(0);
-            (budget.namespace().into(), Selector::of(value.at(&["spec", "selector"])), allowed)
-        })
-        .collect()
+            let selector = Selector::of(value.at(&["spec", "selector"]));
+            let mut budget = Budget { namespace: budget.namespace().into(), selector, allowed };
+            let taken = doomed.values().filter(|class| budget.selects(class)).count();
+            budget.allowed -= i64::try_from(taken).unwrap_or(i64::MAX);
+            budget
+        };
+        Budgets { all: view.list(BUDGETS, "").map(read).collect(), doomed }
+    }
+
+    /// Whether the loss of each of these breaks a budget when those before it are lost, too.
+    fn broken_by(&self, residents: &[Resident]) -> Vec<bool> {
+        let mut left: Vec<i64> = self.all.iter().map(|budget| budget.allowed).collect();
+        let breaks = |resident: &Resident| {
+            let mut breaks = false;
+            // Who goes anyway is no further loss.
+            if resident.leaving || self.doomed.contains_key(&resident.uid) {
+                return false;
+            }
+            for (budget, left) in self.all.iter().zip(&mut left) {
+                if budget.selects(&resident.class) {
+                    *left -= 1;
+                    breaks |= *left < 0;
+                }
+            }
+            breaks
+        };
+        residents.iter().map(breaks).collect()
+    }
 }
 
 /// Finds the least harmful eviction that lets a pod of `class` onto a node, given why each node refused it. Nodes are
 /// tried from the place `turn` on, so that pods that come together do not seek the same one; the room of pods that
-/// already wait for a node is left to them (`promised`).
+/// already wait for a node is left to them, and who goes for others is known (`earlier`).
 pub fn find(
     class: &Arc<Class>,
     nodes: &mut Nodes,
     terms: &mut Terms,
     refusals: &Mask,
     turn: usize,
-    promised: &dyn Fn(usize) -> Vec<(Str, Arc<Class>)>,
+    earlier: &Earlier<'_>,
     view: &View,
 ) -> Option<Eviction> {
     if !class.preempts {
         return None;
     }
-    let budgets = budgets(view);
+    let budgets = Budgets::of(view, earlier.doomed);
     let turn = turn % nodes.len().max(1);
     let places: Vec<usize> = (turn..nodes.len())
         .chain(0..turn)
@@ -64,7 +119,7 @@ pub fn find(
         .collect();
     let (mut best, mut found): (Option<Candidate>, usize) = (None, 0);
     for place in places {
-        let promised = promised(place);
+        let promised = (earlier.promised)(place);
         // They count as if they were there already.
         for (key, other) in &promised {
             nodes.admit(place, Resident::to_come(key, other));
@@ -85,8 +140,7 @@ pub fn find(
         }
     }
     let best = best?;
-    let staying = best.victims.into_iter().filter(|victim| !victim.leaving);
-    let victims = staying.map(|victim| (victim.key, victim.uid)).collect();
+    let victims = best.victims.into_iter().filter(|victim| !victim.leaving).collect();
     Some(Eviction { place: best.place, victims })
 }
 
@@ -114,31 +168,28 @@ fn victims_on(
     nodes: &mut Nodes,
     terms: &mut Terms,
     place: usize,
-    budgets: &[(Str, Selector, i64)],
+    budgets: &Budgets<'_>,
 ) -> Option<Candidate> {
-    let lower: Vec<Resident> =
+    let mut lower: Vec<Resident> =
         nodes.residents[place].iter().filter(|resident| resident.class.priority < class.priority).cloned().collect();
+    lower.sort_by_key(|resident| (-resident.class.priority, resident.started));
     for resident in &lower {
         nodes.dismiss(place, &resident.uid);
         terms.count(place, resident, -1);
     }
     let possible = fits(class, nodes, terms, place);
     let mut victims = Vec::new();
-    let mut violations = 0;
     if possible {
-        let mut left: Vec<i64> = budgets.iter().map(|(_, _, allowed)| *allowed).collect();
-        let mut order: Vec<(bool, Resident)> =
-            lower.iter().map(|resident| (breaks_budget(resident, budgets, &mut left), resident.clone())).collect();
+        let mut order: Vec<(bool, &Resident)> = budgets.broken_by(&lower).into_iter().zip(&lower).collect();
         // Those whose loss breaks a budget are kept first, then the higher and older ones.
-        order.sort_by_key(|(breaks, resident)| (!breaks, -resident.class.priority, resident.started));
-        for (breaks, resident) in order {
+        order.sort_by_key(|(breaks, _)| !breaks);
+        for (_, resident) in order {
             nodes.admit(place, resident.clone());
-            terms.count(place, &resident, 1);
+            terms.count(place, resident, 1);
             if !fits(class, nodes, terms, place) {
                 nodes.dismiss(place, &resident.uid);
-                terms.count(place, &resident, -1);
-                violations += usize::from(breaks);
-                victims.push(resident);
+                terms.count(place, resident, -1);
+                victims.push(resident.clone());
             }
         }
         for victim in &victims {
@@ -151,16 +202,7 @@ fn victims_on(
             terms.count(place, resident, 1);
         }
     }
-    (possible && !victims.is_empty()).then_some(Candidate { place, victims, budget_violations: violations })
-}
-
-fn breaks_budget(resident: &Resident, budgets: &[(Str, Selector, i64)], left: &mut [i64]) -> bool {
-    let mut breaks = false;
-    for ((namespace, selector, _), left) in budgets.iter().zip(left) {
-        if *namespace == resident.class.namespace && selector.matches(&resident.class.labels) {
-            *left -= 1;
-            breaks |= *left < 0;
-        }
-    }
-    breaks
+    // Of those who might have gone, others stay now: what that breaks is counted anew.
+    let budget_violations = budgets.broken_by(&victims).into_iter().filter(|breaks| *breaks).count();
+    (possible && !victims.is_empty()).then_some(Candidate { place, victims, budget_violations })
 }

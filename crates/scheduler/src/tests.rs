@@ -277,3 +277,58 @@ fn a_lost_bind_is_undone_and_tried_again() {
     lab.now = lab.now.plus_ms(1_500);
     assert_eq!(lab.run(), ["a>n1"]);
 }
+
+#[test]
+fn who_leaves_is_no_part_of_a_spread_any_more() {
+    let mut lab = Lab::new();
+    lab.node("n1", "8", "z1", Value::Null);
+    lab.node("n2", "2", "z2", Value::Null);
+    let spread = json!({"spec": {"topologySpreadConstraints": [{
+        "maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule",
+        "labelSelector": {"matchLabels": {"app": "a"}},
+    }]}});
+    lab.pod("first", "100m", spread.clone());
+    lab.pod("second", "100m", spread.clone());
+    assert_eq!(lab.run(), ["first>n1", "second>n2"]);
+    let mut leaves = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}, "spec": {"nodeName": "n2"}});
+    meta::patch::merge_patch(&mut leaves, &spread);
+    lab.pod("second", "100m", leaves);
+    lab.pod("third", "100m", spread);
+    assert_eq!(lab.run(), ["third>n2"], "n1 has more room, and then two more than the other zone");
+}
+
+#[test]
+fn room_that_is_not_enough_any_more_is_promised_to_nobody() {
+    let mut lab = Lab::new();
+    lab.node("n1", "2", "z", Value::Null);
+    lab.pod("low", "2", json!({"spec": {"priority": 1}}));
+    lab.run();
+    lab.pod("high", "2", json!({"spec": {"priority": 10}}));
+    assert!(lab.run()[0].ends_with("[\"ns/low\"]"));
+    lab.pod("top", "1", json!({"spec": {"priority": 20}}));
+    lab.delete("low");
+    lab.now = lab.now.plus_ms(3_000);
+    assert!(lab.run().contains(&"top>n1".to_owned()));
+    lab.pod("small", "1", json!({"spec": {"priority": 5}}));
+    assert!(lab.run().contains(&"small>n1".to_owned()));
+}
+
+#[test]
+fn what_a_decision_takes_of_a_budget_the_next_one_knows() {
+    let mut lab = Lab::new();
+    for (node, pod, app, priority) in [("n1", "guarded1", "g", 1), ("n2", "guarded2", "g", 1), ("n3", "free", "f", 3)] {
+        lab.node(node, "1", "z", Value::Null);
+        lab.pod(pod, "1", json!({"metadata": {"labels": {"app": app}}, "spec": {"priority": priority}}));
+        lab.run();
+    }
+    let budget = json!({
+        "metadata": {"name": "b", "namespace": "ns"}, "spec": {"selector": {"matchLabels": {"app": "g"}}},
+        "status": {"disruptionsAllowed": 1},
+    });
+    lab.put(Resource("poddisruptionbudgets.policy"), budget);
+    for high in ["high1", "high2"] {
+        lab.pod(high, "1", json!({"spec": {"priority": 10}}));
+    }
+    let victims: Vec<String> = lab.run().iter().filter_map(|line| line.rsplit(' ').next().map(str::to_owned)).collect();
+    assert!(victims[0].contains("guarded") && victims[1].contains("free"), "{victims:?}");
+}
