@@ -17,12 +17,14 @@ const SLICES: Resource = Resource("endpointslices.discovery.k8s.io");
 type Rule = fn(&View) -> Option<String>;
 
 /// Each says what is not yet as desired.
-const RULES: &[Rule] =
-    &[nodes, namespaces, deletions, owners, pods, deployments, stateful_sets, daemon_sets, jobs, services, budgets];
+const RULES: &[Rule] = &[nodes, namespaces, deletions, owners, pods, services, budgets];
+/// The same of workloads, which have all their pods where there is room for all.
+const WITH_ROOM: &[Rule] = &[deployments, stateful_sets, daemon_sets, jobs];
 
 /// What is missing to rest, if anything.
-pub fn missing(view: &View, machines: &[Arc<Machine>]) -> Option<String> {
-    let rules = || RULES.iter().find_map(|rule| rule(view));
+pub fn missing(view: &View, machines: &[Arc<Machine>], wants: Wants) -> Option<String> {
+    let workloads = if wants == Wants::Rank { &[] } else { WITH_ROOM };
+    let rules = || RULES.iter().chain(workloads).find_map(|rule| rule(view));
     let run = || machines.iter().find_map(|machine| containers(view, machine));
     rules().or_else(run).or_else(|| network::missing(view, machines))
 }
@@ -93,7 +95,7 @@ fn pods(view: &View) -> Option<String> {
         if facts.phase.is_final() {
             return None;
         }
-        // Replica sets that are set free in the middle of a rollout may want more hosts than there are.
+        // Replica sets that are set free in the middle of a rollout may want more hosts than there are, and some users more room.
         if facts.node.is_empty() {
             return match (is_welcome(pod, view), is_unschedulable(pod)) {
                 (true, _) => told(pod, "has no node"),

@@ -11,6 +11,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::fmt;
 use std::future::Future;
+use std::io::Write;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -318,8 +319,9 @@ impl Exec {
         inner.events += 1;
         let mixed = inner.digest ^ (inner.now.0 as u64).rotate_left(29) ^ sum64(line.as_bytes());
         inner.digest = hash64(&mixed.to_le_bytes());
-        if inner.print {
-            println!("{} {line}", inner.now.rfc3339_micro());
+        if inner.print && writeln!(std::io::stdout(), "{} {line}", inner.now.rfc3339_micro()).is_err() {
+            inner.print = false;
+            inner.failure.get_or_insert("nobody reads its steps any more".to_owned());
         }
         if inner.lines.len() == LINES_KEPT {
             inner.lines.pop_front();

@@ -9,6 +9,7 @@ use crate::exec::Skew;
 use crate::link::{Cut, Weather};
 use crate::machine::Ills;
 use crate::servers::server_name;
+use crate::user::Wants;
 use crate::world::{Settings, World};
 
 /// Something that strikes a world now and ends by itself.
@@ -229,10 +230,9 @@ pub struct Profile {
     pub steps: u64,
     /// How often the user's pods are asked whether they are ready.
     pub probe_seconds: i64,
-    /// The user's pods say where they want to run, and nodes are reserved now and then.
-    pub picky: bool,
     /// Pods of stateful sets ask to be ended where their node is cut off.
     pub leashed: bool,
+    pub wants: Wants,
     pub weather: Weather,
     pub ills: Ills,
     /// What each machine has.
@@ -357,8 +357,8 @@ const BASE: Profile = Profile {
     work_ms: 40_000,
     steps: 22,
     probe_seconds: 2,
-    picky: false,
     leashed: false,
+    wants: Wants::Room,
     weather: FINE,
     ills: HEALTHY,
     cpu_milli: 2_600,
@@ -395,13 +395,39 @@ pub const PROFILES: &[Profile] = &[
     Profile { name: "tight", nodes: 1, steps: 60, cpu_milli: 600, ..BASE },
     Profile { name: "busy", work_ms: 120_000, steps: 150, ..BASE },
     // Pods and nodes that do not go with each other.
-    Profile { name: "picky", nodes: 4, steps: 60, work_ms: 80_000, picky: true, ..BASE },
+    Profile { name: "picky", nodes: 4, steps: 60, work_ms: 80_000, wants: Wants::Places, ..BASE },
     Profile {
         name: "picky-all",
         nodes: 4,
         steps: 60,
         work_ms: 80_000,
-        picky: true,
+        wants: Wants::Places,
+        weather: ROUGH,
+        ills: SICKLY,
+        faults: ALL,
+        ..BASE
+    },
+    // Pods that want to be spread over zones, which nodes move between.
+    Profile { name: "spread", nodes: 6, steps: 60, work_ms: 80_000, wants: Wants::Spread, ..BASE },
+    Profile {
+        name: "spread-all",
+        nodes: 6,
+        steps: 60,
+        work_ms: 80_000,
+        wants: Wants::Spread,
+        weather: ROUGH,
+        ills: SICKLY,
+        faults: ALL,
+        ..BASE
+    },
+    // More pods than there is room for, of which some matter more than others.
+    Profile { name: "ranked", steps: 60, work_ms: 80_000, wants: Wants::Rank, cpu_milli: 1_200, ..BASE },
+    Profile {
+        name: "ranked-all",
+        steps: 60,
+        work_ms: 80_000,
+        wants: Wants::Rank,
+        cpu_milli: 1_200,
         weather: ROUGH,
         ills: SICKLY,
         faults: ALL,

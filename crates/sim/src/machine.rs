@@ -31,6 +31,7 @@ use crate::link::{Follower, LinkApi, Net};
 use crate::mutation::Mutation;
 use crate::network;
 use crate::truth::Truth;
+use crate::user::{ZONE, zone_of};
 
 pub const PODS: Resource = Resource("pods");
 pub const NODES: Resource = Resource("nodes");
@@ -470,7 +471,8 @@ impl Agent {
     /// Registers the node and keeps its status and lease fresh.
     async fn keep(self: Arc<Self>) {
         let name = self.machine.name.clone();
-        let labels = json!({"kubernetes.io/hostname": (name.as_str()), "kubernetes.io/os": "linux"});
+        let mut labels = json!({"kubernetes.io/hostname": (name.as_str()), "kubernetes.io/os": "linux"});
+        labels.set(&[ZONE], zone_of(self.machine.number));
         loop {
             let status = self.machine.status();
             let node = json!({"metadata": {"name": (name.as_str()), "labels": (labels.clone())}, "status": status});

@@ -92,4 +92,26 @@ pub const EXHIBITS: &[Exhibit] = &[
                 missing: only nodes that would take a new pod were counted. A lost node counts with the pod that it has, \
                 and has no other one made for it.",
     },
+    Exhibit {
+        seed: 1,
+        profile: "spread",
+        schedule: Some(
+            "steps=1,3 faults= work=5000 \
+             without=answer-lost,crash,doubled,hang,late,latency,lost,pull,stall,stubborn,undead,watch-cut",
+        ),
+        story: "A pod came into a zone that then had two more of its sort than the emptiest, where it bore one: pods on their \
+                way out still counted, as if they were to stay. They keep others off their node, and are no part of a spread \
+                any more.",
+    },
+    Exhibit {
+        seed: 2,
+        profile: "ranked",
+        schedule: Some(
+            "steps=13,15,17,19,20,22,23,24,25,26,27,31,32,35,36,37,38,40 faults= \
+             without=answer-lost,crash,doubled,hang,late,latency,lost,pull,stall,stubborn,undead,watch-cut",
+        ),
+        story: "A daemon waited for ever beside room that was enough for it: the room was promised to a pod for which it was not, \
+                since others had come that mattered more. Who is refused and can push nobody out is promised nothing any more, \
+                and its status says so.",
+    },
 ];

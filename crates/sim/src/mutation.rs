@@ -10,15 +10,15 @@ use cache::{Change, View};
 use client::{Action, Request};
 use drive::leader::{BEAT_KEY, LEADER};
 use drive::servers::{ENTERED, PLACE};
-use meta::{Object, Resource, Value};
+use meta::{Facts, Labels, Object, Resource, Value};
 use server::pack;
 use store::{Event, Format, Op, Page, Put, Txn, Version};
 
-use crate::user::RESERVED;
+use crate::user::{BUDGETS, NODES, PODS, RESERVED};
 
-const PODS: Resource = Resource("pods");
-const NODES: Resource = Resource("nodes");
 const SLICES: Resource = net::plan::SLICES;
+/// As which the scheduler writes.
+const SCHEDULER: &str = "default-scheduler";
 const LEASES: Resource = Resource("leases.coordination.k8s.io");
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,6 +129,14 @@ pub enum Mutation {
     SureAgents,
     /// Nobody ends a pod that no agent holds any more.
     DeafShims,
+    /// The scheduler's watch shows pods that have a node without their labels.
+    ForgetSiblings,
+    /// Not whom the scheduler means has to go, but who matters most on that node.
+    PushOutTheFirst,
+    /// The scheduler is not told of budgets.
+    HideBudgets,
+    /// Nobody is pushed out.
+    SpareVictims,
 }
 
 /// Every defect, the checker that must find it, and in which sort of world.
@@ -190,6 +198,10 @@ pub const DEFECTS: &[(Mutation, &str, &str)] = &[
     (Mutation::LazyLeases, "leases", "calm"),
     (Mutation::SureAgents, "identity", "lost"),
     (Mutation::DeafShims, "identity", "lost"),
+    (Mutation::ForgetSiblings, "spread", "spread"),
+    (Mutation::PushOutTheFirst, "preemption", "ranked"),
+    (Mutation::HideBudgets, "preemption", "ranked"),
+    (Mutation::SpareVictims, "liveness", "ranked"),
 ];
 
 impl Mutation {
@@ -230,6 +242,19 @@ impl Mutation {
                     request.options.uid = Some(pod.uid().into());
                     request.name = first.into();
                 }
+                request
+            }
+            Mutation::PushOutTheFirst if pushes_out(&request) => {
+                let victim = view.one(PODS, &request.namespace, &request.name).map(node_of).unwrap_or_default();
+                let first = view.by(PODS, "node", &victim).max_by_key(|pod| priority_of(pod));
+                if let Some(pod) = first.filter(|pod| pod.facts().deleting.is_none()) {
+                    request.options.uid = Some(pod.uid().into());
+                    (request.namespace, request.name) = (pod.namespace().into(), pod.name().into());
+                }
+                request
+            }
+            Mutation::SpareVictims if pushes_out(&request) => {
+                request.action = Action::Get;
                 request
             }
             Mutation::BindAnywhere if request.resource == PODS && request.subresource == "binding" => {
@@ -366,6 +391,9 @@ impl Mutation {
         if (self, client) == (Mutation::BlindScheduler, "scheduler") {
             objects.retain(|object| object.resource() != PODS || node_of(object).is_empty());
         }
+        if (self, client) == (Mutation::HideBudgets, "scheduler") {
+            objects.retain(|object| object.resource() != BUDGETS);
+        }
         objects
     }
 
@@ -384,6 +412,7 @@ impl Mutation {
             let (Some(new), of) = (&change.new, (self, client)) else { return false };
             match of {
                 (Mutation::BlindScheduler, "scheduler") => new.resource() == PODS && !node_of(new).is_empty(),
+                (Mutation::HideBudgets, "scheduler") => new.resource() == BUDGETS,
                 (Mutation::HideCordons, "scheduler") => {
                     new.resource() == NODES && new.value()["spec"]["unschedulable"].is_true()
                 }
@@ -406,11 +435,14 @@ impl Mutation {
                 (Mutation::TearCommits, "controllers") => list.truncate(1),
                 _ => {}
             }
-            if matches!(self, Mutation::HideCordons | Mutation::HideTaints) {
+            if matches!(self, Mutation::HideCordons | Mutation::HideTaints | Mutation::HideBudgets) {
                 list.retain(|change| !hides(change));
             }
             if (self, client) == (Mutation::RosyDaemons, "controllers") {
                 list.iter_mut().filter_map(|change| change.new.as_mut()).for_each(make_rosy);
+            }
+            if (self, client) == (Mutation::ForgetSiblings, "scheduler") {
+                list.iter_mut().filter_map(|change| change.new.as_mut()).for_each(strip_bound);
             }
             for change in list.iter_mut().filter(|change| hides(change)) {
                 change.old = change.new.take();
@@ -435,6 +467,25 @@ fn make_rosy(object: &mut Object) {
         facts.own = Some(Arc::new(PodFacts { ready: true, ..known.clone() }));
         *object = Object::new(facts, object.text());
     }
+}
+
+/// Takes the labels off a pod that has a node.
+fn strip_bound(object: &mut Object) {
+    if object.resource() == PODS && !node_of(object).is_empty() {
+        let mut value = object.value();
+        value.set(&["metadata", "labels"], Value::Null);
+        let facts = Facts { labels: Labels::default(), ..object.facts().clone() };
+        *object = Object::new(facts, value.to_json());
+    }
+}
+
+/// Whether the scheduler makes room by this.
+fn pushes_out(request: &Request) -> bool {
+    request.resource == PODS && matches!(request.action, Action::Delete) && request.options.manager == SCHEDULER
+}
+
+fn priority_of(pod: &Object) -> i64 {
+    pod.own::<PodFacts>().map_or(0, |facts| facts.priority)
 }
 
 fn node_of(pod: &Object) -> String {

@@ -37,9 +37,16 @@ pub const WATCHES: &[Resource] =
 /// About how long the text of a book is.
 const BOOK_BYTES: usize = 24 * 1024;
 const IMAGES: [&str; 4] = ["run", "run", "slow", "stubborn"];
+pub const HOSTNAME: &str = "kubernetes.io/hostname";
 pub const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
 /// The taint of nodes that are reserved.
 pub const RESERVED: &str = "reserved";
+/// Where a node stands; each of [`ZONES`] has as many nodes.
+pub const ZONE: &str = "topology.kubernetes.io/zone";
+const ZONES: u64 = 3;
+/// The priority classes of a user to whom some pods matter more than others: name, number, whether others make room for them.
+const CLASSES: [(&str, i64, bool); 3] = [("low", -100, true), ("high", 1_000, true), ("patient", 2_000, false)];
+const PRIORITY_CLASSES: Resource = Resource("priorityclasses.scheduling.k8s.io");
 /// Pods of one workload that want a host each: with one more for a rollout there are nodes for all.
 const APART_MAX: i64 = 3;
 
@@ -52,10 +59,22 @@ pub struct User {
     pub pace_ms: u64,
     /// How often its pods are asked whether they are ready.
     pub probe_seconds: i64,
-    /// Its pods say where they want to run.
-    pub picky: bool,
     /// Pods of its stateful sets ask to be ended where their node is cut off.
     pub leashed: bool,
+    pub wants: Wants,
+}
+
+/// What the user asks for beyond running its pods somewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wants {
+    /// Nothing: there is room for all.
+    Room,
+    /// Pods say which nodes and neighbours they take, and nodes are reserved now and then.
+    Places,
+    /// Pods are to be spread over zones and nodes, and nodes move between zones now and then.
+    Spread,
+    /// There is no room for all, and some pods matter more than others.
+    Rank,
 }
 
 /// What one step asks for; nothing when there is nothing to do it to.
@@ -125,6 +144,12 @@ impl User {
             let namespace = json!({"metadata": {"name": name}});
             let _ = self.api.call(Request::create(NAMESPACES, namespace)).await;
         }
+        let classes = CLASSES.iter().filter(|_| self.wants == Wants::Rank);
+        for (name, number, preempts) in classes {
+            let policy = if *preempts { "PreemptLowerPriority" } else { "Never" };
+            let class = json!({"metadata": {"name": (*name)}, "value": (*number), "preemptionPolicy": policy});
+            let _ = self.api.call(Request::create(PRIORITY_CLASSES, class)).await;
+        }
     }
 
     /// Reads what there is, or was, over and over: what it is shown goes into the history.
@@ -162,18 +187,24 @@ impl User {
         }
     }
 
-    /// Reserves nodes for those who bear it, and frees them again, over and over.
+    /// Reserves nodes for those who bear it, and frees them again, over and over; where zones matter, it moves some.
     pub async fn reserve_nodes(mut self) {
         loop {
             self.rest(1_000..5_000).await;
             let view = self.mirror.view();
             let Some(node) = self.any_node(&view) else { continue };
+            if self.wants == Wants::Spread && self.rng.chance(500) {
+                let zone = format!("zone-{}", self.rng.below(ZONES));
+                let _ = self.api.call(move_to(&node, &zone)).await;
+                continue;
+            }
             let reserves = self.rng.chance(500);
             let _ = self.api.call(reserve(&node, reserves)).await;
         }
     }
 
-    /// Leaves the cluster so that everything asked for can be had: all nodes take pods, nothing is paused.
+    /// Leaves the cluster so that everything asked for can be had: all nodes take pods and stand in their own zones, nothing
+    /// is paused.
     pub async fn tidy_up(self) {
         loop {
             let view = self.mirror.view();
@@ -182,6 +213,13 @@ impl User {
             for node in view.list(NODES, "") {
                 if node.value()["spec"]["taints"].items().iter().any(is_reserved) {
                     requests.push(reserve(node, false));
+                }
+            }
+            for node in view.list(NODES, "") {
+                let number = node.name().rsplit('-').next().and_then(|number| number.parse().ok());
+                let zone = zone_of(number.unwrap_or(0));
+                if node.labels().get(ZONE).is_some_and(|known| known != zone) {
+                    requests.push(move_to(node, &zone));
                 }
             }
             for node in view.list(NODES, "").filter(|node| node.value()["spec"]["unschedulable"].is_true()) {
@@ -211,7 +249,7 @@ impl User {
 
     fn replicas(&mut self) -> i64 {
         let replicas = self.rng.below(REPLICAS_MAX) as i64;
-        if self.picky { replicas.min(APART_MAX) } else { replicas }
+        if self.wants == Wants::Places { replicas.min(APART_MAX) } else { replicas }
     }
 
     fn template(&mut self, space: &str, app: &str) -> Value {
@@ -229,8 +267,11 @@ impl User {
         }
         let grace_seconds = self.rng.below(8) as i64 + 1;
         let mut spec = json!({"terminationGracePeriodSeconds": grace_seconds, "containers": [container]});
-        if self.picky {
-            self.want(space, app, &mut spec);
+        match self.wants {
+            Wants::Room => {}
+            Wants::Places => self.want_places(space, app, &mut spec),
+            Wants::Spread => self.want_spread(app, &mut spec),
+            Wants::Rank => self.want_rank(app, &mut spec),
         }
         let mut metadata = json!({"labels": {"app": app}});
         if self.leashed && app.starts_with("statefulset") {
@@ -241,7 +282,7 @@ impl User {
     }
 
     /// Says where the pods of a template may run. Of daemons every node has one, so they only take a port of it.
-    fn want(&mut self, space: &str, app: &str, spec: &mut Value) {
+    fn want_places(&mut self, space: &str, app: &str, spec: &mut Value) {
         if app.starts_with("daemonset") {
             let port = 7_000 + (base::hash64(format!("{space}/{app}").as_bytes()) % 10_000) as i64;
             let ports = json!([{"containerPort": 80i64, "hostPort": port}]);
@@ -258,17 +299,77 @@ impl User {
         match app.as_bytes().last() {
             Some(b'a') => {
                 let other = format!("node-{}", self.rng.below(2));
-                let elsewhere = json!({"key": "kubernetes.io/hostname", "operator": "NotIn", "values": [other]});
+                let elsewhere = json!({"key": HOSTNAME, "operator": "NotIn", "values": [other]});
                 let terms = json!([{"matchExpressions": [elsewhere]}]);
                 spec.set(&["affinity", "nodeAffinity", REQUIRED], json!({"nodeSelectorTerms": terms}));
             }
             Some(b'b') => {
                 let siblings = json!({"matchLabels": {"app": app}});
-                let term = json!({"labelSelector": siblings, "topologyKey": "kubernetes.io/hostname"});
+                let term = json!({"labelSelector": siblings, "topologyKey": HOSTNAME});
                 spec.set(&["affinity", "podAntiAffinity", REQUIRED], json!([term]));
             }
             _ => spec.set(&["nodeSelector"], json!({"kubernetes.io/os": "linux"})),
         }
+    }
+
+    /// Says over what the pods of a template are to be spread. Of daemons every node has one.
+    fn want_spread(&mut self, app: &str, spec: &mut Value) {
+        if app.starts_with("daemonset") {
+            spec.set(&["tolerations"], json!([{"key": RESERVED, "operator": "Exists"}]));
+            return;
+        }
+        if self.rng.chance(300) {
+            spec.set(&["tolerations"], json!([{"key": RESERVED, "operator": "Exists", "effect": "NoSchedule"}]));
+        }
+        if self.rng.chance(300) {
+            let other = format!("node-{}", self.rng.below(2));
+            let elsewhere = json!({"key": HOSTNAME, "operator": "NotIn", "values": [other]});
+            let terms = json!([{"matchExpressions": [elsewhere]}]);
+            spec.set(&["affinity", "nodeAffinity", REQUIRED], json!({"nodeSelectorTerms": terms}));
+        }
+        let siblings = json!({"matchLabels": {"app": app}});
+        let skew = 1 + self.rng.below(2) as i64;
+        let key = if self.rng.chance(700) { ZONE } else { HOSTNAME };
+        let mut constraint = json!({
+            "maxSkew": skew, "topologyKey": key, "whenUnsatisfiable": "DoNotSchedule",
+            "labelSelector": (siblings.clone()),
+        });
+        // Nodes are never all in one zone when everybody is back where they belong, so that two can be had.
+        if self.rng.chance(400) {
+            constraint.set(&["minDomains"], 2i64);
+        }
+        if self.rng.chance(400) {
+            constraint.set(&["matchLabelKeys"], json!(["pod-template-hash", "controller-revision-hash"]));
+        }
+        if self.rng.chance(400) {
+            constraint.set(&["nodeTaintsPolicy"], "Honor");
+        }
+        if self.rng.chance(300) {
+            constraint.set(&["nodeAffinityPolicy"], "Ignore");
+        }
+        let mut constraints = vec![constraint];
+        if self.rng.chance(300) {
+            let other = if key == ZONE { HOSTNAME } else { ZONE };
+            constraints.push(json!({
+                "maxSkew": 1i64, "topologyKey": other, "whenUnsatisfiable": "ScheduleAnyway", "labelSelector": siblings,
+            }));
+        }
+        spec.set(&["topologySpreadConstraints"], Value::from(constraints));
+    }
+
+    /// Says how much the pods of a template matter, and how much room they take.
+    fn want_rank(&mut self, app: &str, spec: &mut Value) {
+        let milli = if app.starts_with("daemonset") { 50 } else { 100 + 100 * self.rng.below(4) };
+        let containers = spec.make(&["containers"]).make_list();
+        let cpu = format!("{milli}m");
+        containers.make_mut().iter_mut().for_each(|one| one.set(&["resources", "requests", "cpu"], cpu.as_str()));
+        let class = match self.rng.below(10) {
+            0..4 => "low",
+            4..6 => return,
+            6..9 => "high",
+            _ => "patient",
+        };
+        spec.set(&["priorityClassName"], class);
     }
 
     fn workload(&mut self, kind: &str) -> Value {
@@ -446,6 +547,17 @@ fn reserve(node: &Object, reserves: bool) -> Request {
     let taints = if taints.is_empty() { Value::Null } else { Value::from(taints) };
     let revision = node.revision().to_string();
     merge(NODES, node, json!({"metadata": {"resourceVersion": revision}, "spec": {"taints": taints}}))
+}
+
+/// The zone in which a node of this number stands.
+pub fn zone_of(number: u64) -> String {
+    format!("zone-{}", number % ZONES)
+}
+
+fn move_to(node: &Object, zone: &str) -> Request {
+    let mut labels = json!({});
+    labels.set(&[ZONE], zone);
+    merge(NODES, node, json!({"metadata": {"labels": labels}}))
 }
 
 fn merge(resource: Resource, object: &Object, patch: Value) -> Request {

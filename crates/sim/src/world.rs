@@ -25,7 +25,7 @@ use crate::mutation::Mutation;
 use crate::schedule::Schedule;
 use crate::servers::{Cluster, server_name};
 use crate::truth::{Truth, by_node, objects};
-use crate::user::{self, BUDGETS, NAMESPACES, NODES, PODS, User};
+use crate::user::{self, BUDGETS, NAMESPACES, NODES, PODS, User, Wants};
 
 /// Everything must have come to rest this long after the last fault.
 pub const REST_WITHIN_MS: u64 = 20 * 60 * 1000;
@@ -311,7 +311,8 @@ impl World {
                 return;
             }
             let view = self.truth.view();
-            let missing = desired::missing(&view, &self.machines).or_else(|| self.unraised());
+            let missing =
+                desired::missing(&view, &self.machines, self.settings.profile.wants).or_else(|| self.unraised());
             if missing.is_none() && self.truth.quiet_ms() >= SILENCE_MS {
                 self.truth.show(&Seen::Quiet { view: &view });
                 return;
@@ -537,8 +538,8 @@ impl World {
         let api = self.door(client, "the-user", &[MASTERS], &self.user);
         let (rng, profile) = (self.rng.fork(stream), self.settings.profile);
         let (pace_ms, probe_seconds) = (profile.pace_ms(), profile.probe_seconds);
-        let (picky, leashed) = (profile.picky, profile.leashed);
-        User { api, mirror, shell: self.user.clone(), rng, pace_ms, probe_seconds, picky, leashed }
+        let (wants, leashed) = (profile.wants, profile.leashed);
+        User { api, mirror, shell: self.user.clone(), rng, pace_ms, probe_seconds, wants, leashed }
     }
 
     fn start_user(&mut self) {
@@ -550,7 +551,7 @@ impl World {
         if profile.upgrade {
             self.user.spawn(Box::pin(self.user_of("user", mirror.clone(), "bookkeeper").keep_books()));
         }
-        if profile.picky {
+        if matches!(profile.wants, Wants::Places | Wants::Spread) {
             self.user.spawn(Box::pin(self.user_of("user", mirror.clone(), "landlord").reserve_nodes()));
         }
         self.user.spawn(Box::pin(self.user_of("user", mirror, "reader").look_around()));

@@ -14,8 +14,10 @@ mod leases;
 mod network;
 mod nodes;
 mod ownership;
+mod preemption;
 mod replicas;
 pub mod scheduler;
+mod spread;
 mod store;
 mod watch;
 
@@ -122,6 +124,8 @@ pub const CHECKERS: &[Make] = &[
     || Box::new(jobs::Jobs::default()),
     || Box::new(budgets::Budgets::default()),
     || Box::new(scheduler::Scheduler::default()),
+    || Box::new(spread::Spread),
+    || Box::new(preemption::Preemption::default()),
     || Box::new(nodes::Nodes),
     || Box::new(network::Network::default()),
 ];

@@ -10,13 +10,13 @@ use base::Revision;
 use cache::View;
 use meta::{Object, Quantity, Selector, Str, Value};
 
+use super::spread::is_spread;
 use super::{Checker, Seen};
 use crate::desired::facts;
 use crate::truth::{Past, spec_of};
-use crate::user::{NODES, PODS, REQUIRED};
+use crate::user::{HOSTNAME, NODES, PODS, REQUIRED};
 
 const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
-const HOSTNAME: &str = "kubernetes.io/hostname";
 
 /// What is counted of a node's room, beside the number of pods.
 const COUNTED: [&str; 2] = ["cpu", "memory"];
@@ -63,7 +63,12 @@ impl Scheduler {
 }
 
 /// What of its node a pod does not want, or its node does not want of the pod.
-fn refusal(pod: &Object, node: &Object) -> Option<String> {
+pub fn refusal(pod: &Object, node: &Object) -> Option<String> {
+    unborne(pod, node).or_else(|| unwanted(pod, node))
+}
+
+/// What of its node a pod does not bear.
+pub fn unborne(pod: &Object, node: &Object) -> Option<String> {
     let tolerations = spec_of(pod, "tolerations");
     let bears = |key: &str, value: &str, effect: &str| {
         tolerations.items().iter().any(|one| {
@@ -83,6 +88,11 @@ fn refusal(pod: &Object, node: &Object) -> Option<String> {
             return Some(format!("had the taint {key}"));
         }
     }
+    None
+}
+
+/// What a pod asks of its node that it has not.
+pub fn unwanted(pod: &Object, node: &Object) -> Option<String> {
     let labels = node.labels();
     let selector = spec_of(pod, "nodeSelector");
     if let Some((key, _)) = selector.entries().iter().find(|(key, value)| labels.get(key) != value.as_str()) {
@@ -125,7 +135,7 @@ fn shuns(pod: &Object, other: &Object) -> bool {
 }
 
 /// Why two pods cannot run on one host.
-fn clash(pod: &Object, other: &Object) -> Option<String> {
+pub fn clash(pod: &Object, other: &Object) -> Option<String> {
     if let Some(port) = host_ports(other).intersection(&host_ports(pod)).next() {
         return Some(format!("both take port {port} of it"));
     }
@@ -133,16 +143,38 @@ fn clash(pod: &Object, other: &Object) -> Option<String> {
 }
 
 /// The pods on a node that have not ended.
-fn running<'a>(view: &'a View, node: &'a str) -> impl Iterator<Item = &'a Object> {
+pub fn running<'a>(view: &'a View, node: &'a str) -> impl Iterator<Item = &'a Object> {
     view.by(PODS, "node", node).filter(|pod| !pod_facts::of(pod).phase.is_final())
 }
 
-/// Whether some node takes the pod, as far as it is about what they state; room is not looked at.
+/// Whether others have to go when there is no room for a pod.
+pub fn preempts(pod: &Object) -> bool {
+    spec_of(pod, "preemptionPolicy").text() != "Never"
+}
+
+/// Whether a node takes a pod beside these.
+pub fn takes<'a>(node: &Object, pod: &Object, others: impl Iterator<Item = &'a Object>) -> bool {
+    let (mut sums, mut count) = (asks(pod), 1000);
+    for other in others {
+        if clash(pod, other).is_some() {
+            return false;
+        }
+        sums.iter_mut().zip(asks(other)).for_each(|(sum, asked)| *sum += asked);
+        count += 1000;
+    }
+    let value = node.value();
+    let room = |resource: &str| milli(value.at(&["status", "allocatable", resource]));
+    refusal(pod, node).is_none()
+        && count <= room("pods")
+        && COUNTED.into_iter().zip(sums).all(|(resource, used)| used <= room(resource))
+}
+
+/// Whether some node takes the pod: as it is, or when those went who matter less.
 pub fn is_welcome(pod: &Object, view: &View) -> bool {
-    let takes = |node: &Object| {
-        refusal(pod, node).is_none() && running(view, node.name()).all(|other| clash(pod, other).is_none())
-    };
-    view.list(NODES, "").any(takes)
+    let (priority, preempts) = (facts(pod).priority, preempts(pod));
+    let stays = |other: &&Object| !preempts || facts(other).priority >= priority;
+    view.list(NODES, "")
+        .any(|node| takes(node, pod, running(view, node.name()).filter(stays)) && is_spread(pod, node.name(), view))
 }
 
 impl Scheduler {

@@ -14,7 +14,7 @@ const BRIEF: bool = cfg!(debug_assertions);
 const WORLDS: u64 = if BRIEF { 1 } else { 50 };
 /// Seeds tried to find a planted defect.
 const TRIES: u64 = 40;
-const PROFILES: [&str; 13] = [
+const PROFILES: [&str; 15] = [
     "calm",
     "lossy",
     "crashes",
@@ -28,6 +28,8 @@ const PROFILES: [&str; 13] = [
     "shared",
     "upgrade",
     "picky-all",
+    "spread-all",
+    "ranked-all",
 ];
 
 fn settings(seed: u64, name: &str) -> Settings {
