@@ -97,7 +97,19 @@ async fn bind(placement: Placement, decided_on: Revision, hands: &Hands, lost: &
         options.manager = NAME.into();
         options.decided_on = decided_on;
     });
-    if let Err(status) = fate::settle(request, &*hands.api, &*hands.shell).await {
+    let mut failures = 0;
+    let answer = loop {
+        match fate::settle(request.clone(), &*hands.api, &*hands.shell).await {
+            // What failed within the server may happen all the same, later: nobody else is given the room meanwhile.
+            Err(status) if status.reason() == Reason::InternalError => {
+                failures += 1;
+                tracing::debug!("binding {} again: {status}", placement.key);
+                hands.shell.sleep(fate::AGAIN.delay_ms(failures)).await;
+            }
+            answer => break answer,
+        }
+    };
+    if let Err(status) = answer {
         // An earlier answer may have got lost; then the pod is where it was to go, and its room is taken.
         if status.reason() != Reason::Conflict || !is_there(&placement, hands).await {
             tracing::debug!("{} was not bound: {status}", placement.key);

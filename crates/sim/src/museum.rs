@@ -114,4 +114,12 @@ pub const EXHIBITS: &[Exhibit] = &[
                 since others had come that mattered more. Who is refused and can push nobody out is promised nothing any more, \
                 and its status says so.",
     },
+    Exhibit {
+        seed: 1027,
+        profile: "picky-all",
+        schedule: None,
+        story: "Two pods that did not want each other came to one node: the binding of the first had failed with the disk, its \
+                room had been given to the second, and then it happened all the same. What fails within the server is unknown \
+                until the same is answered, and its room stays taken.",
+    },
 ];
