@@ -200,8 +200,8 @@ pub fn create(settings: &Settings) -> Result<(), Error> {
     let file = out.finish().and_then(|out| out.into_inner().map_err(|error| error.into_error())).map_err(writing())?;
     file.sync_all().map_err(writing())?;
     std::fs::rename(&part, &path).map_err(Error::file("name the backup", &path))?;
-    println!("{}: {keys} keys at revision {revision}, sha256 {sum}", path.display());
-    println!("Restoring it needs the cluster's secret; keep a copy of that file elsewhere.");
+    say!("{}: {keys} keys at revision {revision}, sha256 {sum}", path.display());
+    say!("Restoring it needs the cluster's secret; keep a copy of that file elsewhere.");
     Ok(())
 }
 
@@ -274,8 +274,8 @@ fn read_from(
 pub fn verify(settings: &Settings) -> Result<(), Error> {
     let path = PathBuf::from(settings.argument());
     let found = read(&path, &mut |_| Ok(()))?;
-    println!("{}: {} keys at revision {}, sha256 {}", path.display(), found.count, found.revision, found.sum);
-    println!("sound");
+    say!("{}: {} keys at revision {}, sha256 {}", path.display(), found.count, found.revision, found.sum);
+    say!("sound");
     Ok(())
 }
 
@@ -305,7 +305,7 @@ pub fn restore(settings: &Settings) -> Result<(), Error> {
             settings.data().display().to_string()
         }
     };
-    println!("{place}: {} keys as of revision {}; revisions go on after {revision}", found.count, found.revision);
+    say!("{place}: {} keys as of revision {}; revisions go on after {revision}", found.count, found.revision);
     Ok(())
 }
 
@@ -374,12 +374,12 @@ pub fn migrate(settings: &Settings) -> Result<(), Error> {
     }
     let target = read(&to)?;
     let (there, same) = target.digest()?;
-    println!("{from}: {count} keys at revision {}, sha256 {digest}", source.revision());
-    println!("{to}: {there} keys at revision {}, sha256 {same}", target.revision());
+    say!("{from}: {count} keys at revision {}, sha256 {digest}", source.revision());
+    say!("{to}: {there} keys at revision {}, sha256 {same}", target.revision());
     if (there, &same) != (count, &digest) || target.revision() < source.revision() {
         return Err(Error::Machine(format!("what arrived in {to} is not what was in {from}; use {from} as before")));
     }
-    println!("All arrived. From now on start servers with --backend {to} only; what is in {from} may be deleted.");
+    say!("All arrived. From now on start servers with --backend {to} only; what is in {from} may be deleted.");
     Ok(())
 }
 

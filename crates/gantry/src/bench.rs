@@ -91,7 +91,7 @@ fn all(settings: &Settings) -> Result<(), Error> {
         }
     }
     if settings.flag("json") {
-        println!("{}", String::from_utf8_lossy(&Value::from(results).to_json()));
+        say!("{}", String::from_utf8_lossy(&Value::from(results).to_json()));
     }
     match failed.is_empty() {
         true => Ok(()),
@@ -162,21 +162,21 @@ fn check(settings: &Settings) -> Result<(), Error> {
 
 fn show(result: &Value, as_json: bool) {
     if as_json {
-        return println!("{}", String::from_utf8_lossy(&result.to_json()));
+        return say!("{}", String::from_utf8_lossy(&result.to_json()));
     }
-    println!("{}", String::from_utf8_lossy(&meta::value::pretty(result)));
+    say!("{}", String::from_utf8_lossy(&meta::value::pretty(result)));
 }
 
 fn names(as_json: bool) -> Result<(), Error> {
     if as_json {
         let names: Vec<Value> = BENCHES.iter().map(|bench| Value::from(bench.name)).collect();
-        println!("{}", String::from_utf8_lossy(&Value::from(names).to_json()));
+        say!("{}", String::from_utf8_lossy(&Value::from(names).to_json()));
         return Ok(());
     }
     for bench in BENCHES {
-        println!("{}: {}", bench.name, bench.about);
+        say!("{}: {}", bench.name, bench.about);
         for option in bench.options {
-            println!("    {}={}  {}", option.name, option.default, option.help);
+            say!("    {}={}  {}", option.name, option.default, option.help);
         }
     }
     Ok(())

@@ -95,8 +95,8 @@ fn folders(dir: &Path) -> Result<Vec<(String, PathBuf)>, Error> {
 impl Target {
     fn tell(&self, what: &str) {
         match self.name.as_str() {
-            "" => println!("{what}"),
-            name => println!("{name}: {what}"),
+            "" => say!("{what}"),
+            name => say!("{name}: {what}"),
         }
     }
 }
@@ -164,7 +164,7 @@ fn list(targets: &[Target]) {
     let widths: Vec<usize> = (0..4).map(width).collect();
     for row in &rows {
         let cells = row.iter().zip(&widths).skip(first).map(|(cell, width)| format!("{cell:width$}"));
-        println!("{}", cells.collect::<Vec<_>>().join("   ").trim_end());
+        say!("{}", cells.collect::<Vec<_>>().join("   ").trim_end());
     }
 }
 

@@ -8,6 +8,14 @@ macro_rules! tell {
     }};
 }
 
+/// Like `println!` for what ends when it has said what there is: it ends at once when nobody reads that any more.
+macro_rules! say {
+    ($($words:tt)*) => {{
+        use std::io::Write as _;
+        crate::printed(writeln!(std::io::stdout(), $($words)*))
+    }};
+}
+
 mod agent;
 mod apply;
 mod backend;
@@ -32,6 +40,9 @@ use std::process::ExitCode;
 
 use error::Error;
 use flags::Settings;
+
+/// With what programs end that the kernel ends because nobody reads what they print, as shells tell it.
+const READER_GONE: i32 = 128 + 13;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -59,6 +70,16 @@ fn main() -> ExitCode {
     }
 }
 
+/// Ends the process when what it prints cannot be written: without a word when nobody reads it any more.
+fn printed(written: std::io::Result<()>) {
+    let Err(error) = written else { return };
+    if error.kind() == std::io::ErrorKind::BrokenPipe {
+        std::process::exit(READER_GONE);
+    }
+    let _ = writeln!(std::io::stderr(), "gantry: cannot print: {error}");
+    std::process::exit(1);
+}
+
 fn run(settings: &Settings) -> Result<(), Error> {
     if let Some(log) = settings.text("log") {
         let filter = tracing_subscriber::EnvFilter::try_new(log)
@@ -80,11 +101,11 @@ fn run(settings: &Settings) -> Result<(), Error> {
         "sim" => sim::run(settings),
         "bench" => bench::run(settings),
         "completion" => {
-            let script = flags::completion(settings.argument());
-            std::io::stdout().write_all(&script).map_err(|error| Error::doing("print the script", error))
+            printed(std::io::stdout().write_all(&flags::completion(settings.argument())));
+            Ok(())
         }
         "version" => {
-            println!("gantry {} (Kubernetes 1.37)", env!("CARGO_PKG_VERSION"));
+            say!("gantry {} (Kubernetes 1.37)", env!("CARGO_PKG_VERSION"));
             Ok(())
         }
         _ => images::run(settings),

@@ -51,13 +51,13 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
     if !json {
         let virtual_ms: u64 = reports.values().map(|report| report.virtual_ms).sum();
         let real_ms = began.elapsed().as_millis().max(1);
-        println!(
+        say!(
             "{worlds} worlds of {name} from seed {seed}: {} s of their time in {} s, {} writes, {broken} broke a promise",
             virtual_ms / 1000,
             real_ms / 1000,
             reports.values().map(|report| report.writes).sum::<u64>(),
         );
-        println!("{} virtual seconds per CPU second", virtual_ms / cpu_ms.max(1));
+        say!("{} virtual seconds per CPU second", virtual_ms / cpu_ms.max(1));
     }
     if broken == 0 {
         return Ok(());
@@ -68,9 +68,9 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
 /// Looks for the smallest world that breaks the same promise, and tells of it.
 fn smaller(world: &World) {
     let Some((schedule, report)) = minimise(world) else { return };
-    println!("the smallest schedule that still breaks it:");
+    say!("the smallest schedule that still breaks it:");
     tell(&report, false);
-    println!("  again: gantry sim --seed {} --profile {} --only '{schedule}' --steps", world.seed, world.profile.name);
+    say!("  again: gantry sim --seed {} --profile {} --only '{schedule}' --steps", world.seed, world.profile.name);
 }
 
 /// Runs the worlds on all processors and tells of each as it ends; a world itself has one thread. Also says how many
@@ -117,16 +117,16 @@ fn tell(report: &Report, as_json: bool) {
             "writes": (i64::try_from(report.writes).unwrap_or(i64::MAX)),
             "finding": (report.finding.as_deref().unwrap_or_default()),
         });
-        return println!("{}", String::from_utf8_lossy(&line.to_json()));
+        return say!("{}", String::from_utf8_lossy(&line.to_json()));
     }
     let Some(finding) = &report.finding else {
-        return println!("seed {} ok, {} events, digest {:016x}", report.seed, report.events, report.digest);
+        return say!("seed {} ok, {} events, digest {:016x}", report.seed, report.events, report.digest);
     };
     let (seed, profile) = (report.seed, report.profile);
-    println!("seed {seed} BROKEN after {:.3} s: {finding}", report.virtual_ms as f64 / 1000.0);
+    say!("seed {seed} BROKEN after {:.3} s: {finding}", report.virtual_ms as f64 / 1000.0);
     let skipped = report.last_steps.len().saturating_sub(STEPS_SHOWN);
     for step in report.last_steps.iter().skip(skipped) {
-        println!("  {step}");
+        say!("  {step}");
     }
-    println!("  again: gantry sim --seed {seed} --profile {profile} --steps");
+    say!("  again: gantry sim --seed {seed} --profile {profile} --steps");
 }

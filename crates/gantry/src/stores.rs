@@ -27,26 +27,28 @@ const LINE_MAX_BYTES: usize = 64 << 20;
 pub fn check(settings: &Settings) -> Result<(), Error> {
     let dir = settings.data().join("store");
     let report = tools::check(&dir)?;
-    println!("{}: revision {}, {} keys, {} leases", dir.display(), report.revision, report.keys, report.leases);
-    println!(
+    say!("{}: revision {}, {} keys, {} leases", dir.display(), report.revision, report.keys, report.leases);
+    say!(
         "snapshot {}, {} log files, {} records behind it",
         report.snapshot.as_deref().unwrap_or("none"),
         report.segments,
         report.records
     );
     if let Some(torn) = &report.torn {
-        println!(
+        say!(
             "{} ends in an unfinished batch at byte {} ({} bytes), which was answered to nobody; the next start cuts it \
              off",
-            torn.file, torn.offset, torn.bytes
+            torn.file,
+            torn.offset,
+            torn.bytes
         );
     }
     let [first, more @ ..] = report.damages.as_slice() else {
-        println!("sound");
+        say!("sound");
         return Ok(());
     };
     for damage in more {
-        println!("{} is damaged at byte {}: {}", damage.file, damage.offset, damage.what);
+        say!("{} is damaged at byte {}: {}", damage.file, damage.offset, damage.what);
     }
     Err(Error::Store(store::OpenError::Damaged(first.clone())))
 }
@@ -60,7 +62,10 @@ pub fn dump(settings: &Settings) -> Result<(), Error> {
     }
     let failed = |error: std::io::Error| Error::doing("write the dump", error);
     match settings.path("output") {
-        None => write(&dump, &mut std::io::stdout().lock()).map_err(failed),
+        None => {
+            crate::printed(write(&dump, &mut std::io::stdout().lock()));
+            Ok(())
+        }
         Some(path) => {
             let made = std::fs::File::options().write(true).create_new(true).mode(0o600).open(&path);
             let mut file = std::io::BufWriter::new(made.map_err(Error::file("create", &path))?);
@@ -164,7 +169,7 @@ pub fn restore(settings: &Settings) -> Result<(), Error> {
     let count = keys.len();
     can_be_read(&keys)?;
     tools::restore(&dir, revision, &leases, keys, new_id()?)?;
-    println!("{}: {count} keys at revision {revision}", dir.display());
+    say!("{}: {count} keys at revision {revision}", dir.display());
     Ok(())
 }
 

@@ -1,5 +1,6 @@
-//! The program as its users run it: several servers as processes on one etcd.
+//! The program as its users run it: what it prints, and several servers as processes on one etcd.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
+mod printing;
 mod servers;
