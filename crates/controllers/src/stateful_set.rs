@@ -163,7 +163,11 @@ impl Look<'_> {
                 return false;
             }
         }
-        let sick = replicas.iter().find(|replica| !replica.is_healthy()).map(|replica| replica.ordinal);
+        // Those that stay come first, then those that go, from the last (`stateful_set_control.go`, `firstUnhealthyPod`).
+        let (stay, go): (Vec<&Replica>, Vec<&Replica>) =
+            replicas.iter().partition(|replica| self.holds(replica.ordinal));
+        let sick = stay.into_iter().chain(go.into_iter().rev()).find(|replica| !replica.is_healthy());
+        let sick = sick.map(|replica| replica.ordinal);
         for replica in replicas.iter().rev().filter(|replica| !self.holds(replica.ordinal)) {
             if replica.is_terminating() {
                 if self.ordered {

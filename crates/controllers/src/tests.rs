@@ -716,6 +716,24 @@ fn a_stateful_set_takes_only_pods_of_its_names() {
 }
 
 #[test]
+fn a_stateful_set_of_pods_that_all_ended_shrinks_from_the_last() {
+    let mut world = world();
+    world.create(STATEFUL_SETS, workload("StatefulSet", 3));
+    world.settle();
+    world.play_pods = false;
+    for name in ["w-0", "w-1", "w-2"] {
+        world.change(PODS, "ns", name, |pod| pod.set(&["status"], json!({"phase": "Running"})));
+    }
+    world.change(STATEFUL_SETS, "ns", "w", |set| set.set(&["spec", "replicas"], 0i64));
+    world.settle();
+    let goes = |name: &str| {
+        let pod = world.get(PODS, "ns", name);
+        pod.is_null() || !pod["metadata"]["deletionTimestamp"].is_null()
+    };
+    assert_eq!(["w-0", "w-1", "w-2"].map(goes), [true; 3]);
+}
+
+#[test]
 fn an_orphan_that_ended_gives_its_name_to_a_stateful_set() {
     let mut world = world();
     world.create(

@@ -506,7 +506,7 @@ impl Agent {
                 answer => answer,
             };
             let is_known = self.mirror.one(NODES, "", &name).is_some();
-            if renewed.is_ok() && is_known || self.machine.has(Mutation::SureAgents) {
+            if renewed.is_ok() && is_known {
                 self.standing.send_replace(Standing::renewed(began_ms));
             }
             self.shell.sleep(if renewed.is_ok() { LEASE_MS } else { RETRY_MS }).await;
@@ -566,7 +566,10 @@ impl Agent {
         let mut standings = self.standing.subscribe();
         loop {
             worker.see(pods.borrow_and_update().as_ref(), self.shell.now());
-            let standing = *standings.borrow_and_update();
+            let standing = match self.machine.has(Mutation::SureAgents) {
+                false => *standings.borrow_and_update(),
+                true => Standing::renewed(self.shell.steady_ms()),
+            };
             let observed = self.machine.observe(&uid);
             let until_ms = worker.stand(&standing, self.shell.steady_ms(), observed.sandbox_ready);
             if let Some(until_ms) = until_ms.filter(|_| observed.sandbox_ready) {

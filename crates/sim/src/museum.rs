@@ -122,4 +122,10 @@ pub const EXHIBITS: &[Exhibit] = &[
                 room had been given to the second, and then it happened all the same. What fails within the server is unknown \
                 until the same is answered, and its room stays taken.",
     },
+    Exhibit {
+        seed: 23,
+        profile: "lost",
+        schedule: None,
+        story: "A stateful set that was to have no pods any more kept three that had ended with their nodes: it waited with the                 last for the first to be well, which was to go, too. Of those that go, the last comes first.",
+    },
 ];

@@ -125,7 +125,7 @@ pub enum Mutation {
     LoseSuccess,
     /// Leases never end.
     LazyLeases,
-    /// Agents take every try to renew their lease for a renewal.
+    /// Agents take the lease of their node for renewed, whatever became of it.
     SureAgents,
     /// Nobody ends a pod that no agent holds any more.
     DeafShims,
