@@ -1,11 +1,12 @@
 //! Runs the scheduler: feeds it, and writes its plans.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use api::core::disruption_target::{Taker, disruption_target};
 use base::Revision;
 use client::{Action, Api, Mirror, PatchType, Request};
-use meta::{Object, Reason, Status, Value, json};
+use meta::{Object, Reason, Status, Str, Value, json};
 use reconcile::EventRecord;
 use scheduler::{NAME, PODS, Placement, Plan, Refusal, Scheduler, WATCHES};
 use tokio::sync::mpsc;
@@ -37,7 +38,13 @@ pub async fn run(mirror: Arc<Mirror>, api: Arc<dyn Api>, shell: Arc<dyn Shell>, 
     let mut scheduler = Scheduler::new();
     scheduler.start(&mirror.view(), shell.now());
     let (lost, mut losses) = mpsc::unbounded_channel::<Placement>();
+    // Bindings that are under way, by the pod's uid, and those that are no more.
+    let mut under_way: BTreeMap<Str, Placement> = BTreeMap::new();
+    let (bound, mut ends) = mpsc::unbounded_channel::<Str>();
     loop {
+        while let Ok(uid) = ends.try_recv() {
+            under_way.remove(&uid);
+        }
         let (events, view) = cursor.pull(&mirror);
         match events {
             Some(events) => {
@@ -46,6 +53,8 @@ pub async fn run(mirror: Arc<Mirror>, api: Arc<dyn Api>, shell: Arc<dyn Shell>, 
             None => {
                 scheduler = Scheduler::new();
                 scheduler.start(&view, shell.now());
+                // What was decided may still happen, though nothing shows it yet.
+                under_way.values().for_each(|placement| scheduler.assume(placement));
             }
         }
         while let Ok(placement) = losses.try_recv() {
@@ -54,8 +63,14 @@ pub async fn run(mirror: Arc<Mirror>, api: Arc<dyn Api>, shell: Arc<dyn Shell>, 
         let Plan { placements, refusals } = scheduler.plan(&view, shell.now(), PLAN_MAX);
         let busy = !placements.is_empty() || !refusals.is_empty();
         for placement in placements {
-            let (hands, lost, decided_on) = (hands.clone(), lost.clone(), view.at());
-            shell.spawn(Box::pin(async move { bind(placement, decided_on, &hands, &lost).await }));
+            let (hands, lost, bound, decided_on) = (hands.clone(), lost.clone(), bound.clone(), view.at());
+            under_way.insert(placement.uid.clone(), placement.clone());
+            shell.spawn(Box::pin(async move {
+                let uid = placement.uid.clone();
+                bind(placement, decided_on, &hands, &lost).await;
+                // The receiver goes only with the whole task.
+                let _ = bound.send(uid);
+            }));
         }
         for refusal in refusals {
             let (hands, decided_on) = (hands.clone(), view.at());

@@ -306,6 +306,23 @@ impl Scheduler {
         self.queue.wake(Wake::PodGone, now);
     }
 
+    /// From here on the pod counts on the node, though no view shows it there yet.
+    fn place(&mut self, key: &Str, node: &Str, pod: &Object, class: Arc<Class>) {
+        self.queue.remove(key);
+        self.pending.remove(key);
+        self.nominated.remove(key);
+        self.settle(key, node, pod, class);
+        self.assumed.insert(key.clone());
+    }
+
+    /// Takes in what an earlier scheduler of this process decided and whose fate is open: it counts where the pod still waits.
+    pub fn assume(&mut self, placement: &Placement) {
+        let waiting = self.pending.get(&placement.key).filter(|pending| pending.object.uid() == placement.uid);
+        if let Some((class, pod)) = waiting.map(|pending| (pending.class.clone(), pending.object.clone())) {
+            self.place(&placement.key, &placement.node, &pod, class);
+        }
+    }
+
     /// Places up to `max` waiting pods.
     pub fn plan(&mut self, view: &View, now: Time, max: usize) -> Plan {
         let mut plan = Plan::default();
@@ -325,11 +342,7 @@ impl Scheduler {
             match self.best(&class, &mask) {
                 Some(at) => {
                     let node = self.nodes.names[at].clone();
-                    self.queue.remove(&key);
-                    self.pending.remove(&key);
-                    self.nominated.remove(&key);
-                    self.settle(&key, &node, &pod, class);
-                    self.assumed.insert(key.clone());
+                    self.place(&key, &node, &pod, class);
                     plan.placements.push(Placement { key, namespace, name, uid, node });
                 }
                 None => {
