@@ -401,6 +401,14 @@ fn a_pod_on_a_leash_ends_when_its_node_has_not_renewed_its_lease_for_too_long() 
     observed.containers.insert("a".into(), seen("a0", 0, SeenState::Exited, 143));
     let status = worker.status(&observed, &[], now).unwrap();
     assert_eq!((status["phase"].text(), status["reason"].text()), ("Failed", "NodeCutOff"));
+    // What ended by itself ended as it did.
+    let mut done = value.clone();
+    done.set(&["status", "phase"], "Succeeded");
+    let mut done = Worker::new(&Object::new(Facts::of(Resource("pods"), &done), done.to_json()));
+    done.stand(&renewed, 35_000, false);
+    assert_eq!(done.ends_ms(&renewed), None);
+    let told = done.status(&observed, &[], now).unwrap();
+    assert_eq!((told["phase"].text(), told["reason"].text()), ("Succeeded", ""));
     // Others may have given it up: while this agent stood still, while its sandbox was let go, while it was not there.
     let is_given_up = |worker: &mut Worker| {
         let sandbox = Observed { sandbox: true, sandbox_ready: true, ..Observed::default() };

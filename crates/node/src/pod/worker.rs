@@ -143,12 +143,20 @@ impl Worker {
     }
 
     fn cut_off(&mut self, message: String) {
-        self.memory.doom.get_or_insert((CUT_OFF.into(), message));
+        if !self.has_ended() {
+            self.memory.doom.get_or_insert((CUT_OFF.into(), message));
+        }
+    }
+
+    /// Whether it ended by itself: nothing is left to be ended.
+    fn has_ended(&self) -> bool {
+        self.memory.ended || matches!(self.pod.at(&["status", "phase"]).text(), "Succeeded" | "Failed")
     }
 
     /// When the pod ends if its node stands as it does by then; nothing where that does not matter, or no more.
     pub fn ends_ms(&self, standing: &Standing) -> Option<u64> {
-        self.leash.filter(|_| self.memory.doom.is_none()).map(|leash| standing.ends_ms(&leash))
+        let ends = self.memory.doom.is_none() && !self.has_ended();
+        self.leash.filter(|_| ends).map(|leash| standing.ends_ms(&leash))
     }
 
     pub fn pod(&self) -> &Value {
