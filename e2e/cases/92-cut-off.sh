@@ -1,5 +1,6 @@
 # A pod on a leash: its node ends it when it cannot renew its lease, though the agent stands still, and it starts elsewhere.
 # runs: alone
+# runs: once
 k apply -f - <<YAML
 apiVersion: apps/v1
 kind: StatefulSet
