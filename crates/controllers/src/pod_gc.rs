@@ -75,19 +75,21 @@ impl Reconciler for PodGc {
         if node.is_some_and(|node| is_deleting(pod) && is_out_of_service(node)) {
             return take(pod, None, cx);
         }
-        let (ripe, taker) = match (node, Leash::of(&pod.value())) {
-            // Where its node cannot be asked it has ended the pod by then, and not before.
-            (None, Some(leash)) => (unrenewed(&facts.node, view, cx).plus_ms(leash.gone_ms()), Taker::LostNode),
-            (None, None) => (pod.facts().created.plus_ms(YOUNG_MS), Taker::LostNode),
-            (Some(node), Some(leash)) if is_cut_off(node) && (!facts.phase.is_final() || is_taken(pod)) => {
-                (unrenewed(&facts.node, view, cx).plus_ms(leash.gone_ms()), Taker::CutOffNode)
-            }
+        let stays = |node: &Object| !is_cut_off(node) || facts.phase.is_final() && !is_taken(pod);
+        let (leash, taker) = match (node, Leash::of(&pod.value())) {
+            (None, leash) => (leash, Taker::LostNode),
+            (Some(node), Some(leash)) if !stays(node) => (Some(leash), Taker::CutOffNode),
             (Some(_), _) => return Outcome::Settled,
+        };
+        let (ripe, look) = match leash {
+            None => (pod.facts().created.plus_ms(YOUNG_MS), Time(i64::MAX)),
+            // Where its node cannot be asked it has ended the pod by then, and not before.
+            Some(leash) => (unrenewed(&facts.node, view, cx).plus_ms(leash.gone_ms()), cx.now.plus_ms(LOOK_MS)),
         };
         if ripe <= cx.now {
             return take(pod, Some(taker), cx);
         }
-        Outcome::Again(ripe.min(cx.now.plus_ms(LOOK_MS)))
+        Outcome::Again(ripe.min(look))
     }
 }
 

@@ -40,7 +40,7 @@ pub async fn run(mirror: Arc<Mirror>, api: Arc<dyn Api>, shell: Arc<dyn Shell>, 
     let (lost, mut losses) = mpsc::unbounded_channel::<Placement>();
     // Bindings that are under way, by the pod's uid, and those that are no more.
     let mut under_way: BTreeMap<Str, Placement> = BTreeMap::new();
-    let (bound, mut ends) = mpsc::unbounded_channel::<Str>();
+    let (ended, mut ends) = mpsc::unbounded_channel::<Str>();
     loop {
         while let Ok(uid) = ends.try_recv() {
             under_way.remove(&uid);
@@ -63,13 +63,13 @@ pub async fn run(mirror: Arc<Mirror>, api: Arc<dyn Api>, shell: Arc<dyn Shell>, 
         let Plan { placements, refusals } = scheduler.plan(&view, shell.now(), PLAN_MAX);
         let busy = !placements.is_empty() || !refusals.is_empty();
         for placement in placements {
-            let (hands, lost, bound, decided_on) = (hands.clone(), lost.clone(), bound.clone(), view.at());
+            let (hands, lost, ended, decided_on) = (hands.clone(), lost.clone(), ended.clone(), view.at());
             under_way.insert(placement.uid.clone(), placement.clone());
             shell.spawn(Box::pin(async move {
                 let uid = placement.uid.clone();
                 bind(placement, decided_on, &hands, &lost).await;
                 // The receiver goes only with the whole task.
-                let _ = bound.send(uid);
+                let _ = ended.send(uid);
             }));
         }
         for refusal in refusals {
