@@ -169,26 +169,10 @@ impl Watch {
             let at = self.mirror.revision();
             match self.mirror.since_in(self.wish.kind.resource, &self.part, self.cursor, PULL_MAX) {
                 Err(Compacted { .. }) => return Some(self.fail(&too_old(self.cursor))),
-                Ok(events) if self.wish.convert.is_some() && !events.is_empty() => {
-                    if let Err(status) = self.put_converted(&events, &mut out).await {
-                        return Some(self.fail(&status));
-                    }
-                    self.cursor = events.last().map_or(self.cursor, |event| event.revision);
-                    if !out.is_empty() {
-                        return Some(out.into());
-                    }
-                    continue;
-                }
                 Ok(events) => {
                     out.reserve(events.iter().map(shown_bytes).sum::<usize>().min(2 * WRITE_MAX_BYTES));
-                    for event in &events {
-                        match seen(&self.wish, event) {
-                            Some((of_type @ "DELETED", object)) => {
-                                self.put(of_type, &deleted(object, event.revision), &mut out);
-                            }
-                            Some((of_type, object)) => self.put(of_type, object, &mut out),
-                            None => {}
-                        }
+                    if let Err(status) = self.put_all(&events, &mut out).await {
+                        return Some(self.fail(&status));
                     }
                     self.cursor = events.last().map_or(self.cursor.max(at), |event| event.revision);
                     if !out.is_empty() {
@@ -235,17 +219,26 @@ impl Watch {
         out.into()
     }
 
-    /// Events of a kind whose objects are asked for in another version, all by one question.
-    async fn put_converted(&self, events: &[Event], out: &mut Vec<u8>) -> Result<(), Status> {
-        let Some(convert) = &self.wish.convert else { return Ok(()) };
-        let (mut types, mut objects) = (Vec::new(), Vec::new());
+    /// What the watcher sees of events; where its version has to be asked for, all by one question.
+    async fn put_all(&self, events: &[Event], out: &mut Vec<u8>) -> Result<(), Status> {
+        let mut asked: (Vec<&'static str>, Vec<Object>) = Default::default();
         for event in events {
             let Some((of_type, object)) = seen(&self.wish, event) else { continue };
-            types.push(of_type);
-            objects.push(if of_type == "DELETED" { deleted(object, event.revision) } else { object.clone() });
+            let gone = (of_type == "DELETED").then(|| deleted(object, event.revision));
+            let object = gone.as_ref().unwrap_or(object);
+            match self.wish.convert {
+                None => self.put(of_type, object, out),
+                Some(_) => {
+                    asked.0.push(of_type);
+                    asked.1.push(object.clone());
+                }
+            }
         }
-        let objects = convert(objects).await?;
-        types.iter().zip(&objects).for_each(|(of_type, object)| self.put(of_type, object, out));
+        let (types, objects) = asked;
+        if let (Some(convert), false) = (&self.wish.convert, types.is_empty()) {
+            let objects = convert(objects).await?;
+            types.iter().zip(&objects).for_each(|(of_type, object)| self.put(of_type, object, out));
+        }
         Ok(())
     }
 
