@@ -137,7 +137,7 @@ impl Stepped {
             self.batch();
             let job = lock(&self.store).snapshot_due();
             if let Some(job) = job {
-                let outcome = job.write_with(&self.disk, &mut buffers);
+                let outcome = job.write_with(&self.disk, &mut buffers, &mut || {});
                 // A failure is tried again when the log has grown; the power may have failed.
                 let _ = lock(&self.store).snapshot_done(job.lsn(), &outcome);
             }

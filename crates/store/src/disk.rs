@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use turn::Turn;
+
 /// A folder of files. Names are durable after [`Disk::sync_names`], contents after [`DiskFile::sync`].
 pub trait Disk: Send + Sync {
     /// Where this is, for messages.
@@ -47,7 +49,7 @@ const LOCK_NAME: &str = "lock";
 const PREPARED_NAME: &str = "prepared.new";
 const ZERO_CHUNK_BYTES: usize = 1024 * 1024;
 /// Files are made durable by so many bytes at a time: whoever syncs another file meanwhile waits for no more than that.
-pub(crate) const SYNC_BYTES: u64 = 8 * 1024 * 1024;
+pub(crate) const SYNC_BYTES: u64 = 2 * 1024 * 1024;
 /// What a file is called that is removed already but still takes room.
 const GONE_PREFIX: &str = "gone-";
 /// Removing a larger file takes longer than a write should wait: a tenth of a second for 256 MiB.
@@ -202,7 +204,14 @@ impl Disk for FileDisk {
         let gone = self.dir.join(format!("{GONE_PREFIX}{}", self.gone.fetch_add(1, Ordering::Relaxed)));
         std::fs::rename(path, &gone)?;
         let there = gone.clone();
-        let work = move || std::fs::remove_file(there);
+        let work = move || {
+            // While it is open, only its name goes: what takes long is to give back its room, and nobody waits for that.
+            let file = File::open(&there);
+            let removed = std::fs::remove_file(there);
+            let _ = turn::take(Turn::Spare);
+            drop(file);
+            removed
+        };
         match std::thread::Builder::new().name("store-remove".into()).spawn(work) {
             Ok(_) => Ok(()),
             Err(_) => std::fs::remove_file(gone),

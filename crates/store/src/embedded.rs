@@ -7,6 +7,7 @@ use crate::backend::{Backend, ready};
 use crate::disk::{Disk, FileDisk};
 use crate::error::{OpenError, lock_error};
 use crate::recover::Recovered;
+use crate::snapshot::{SnapshotBuffers, SnapshotJob};
 use crate::stage::Lsn;
 use crate::store::{Command, Options, Sink, Store};
 use crate::ticket::{Done, Ticket};
@@ -30,6 +31,10 @@ pub const BATCH_COMMANDS: usize = 1024;
 pub const BATCH_BYTES: usize = 4 * 1024 * 1024;
 /// Commands that may wait; more are answered with [`Error::Busy`].
 pub const QUEUE_COMMANDS: usize = 65_536;
+/// How long a snapshot is content with what others leave: the log grows meanwhile, and with it the time that opening takes.
+const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(30);
+/// So many times as long as a piece of a snapshot took is the pause after it.
+const SNAPSHOT_PAUSE: u32 = 4;
 /// States of the past kept for lists that go on page by page.
 const RECENT_STATES: usize = 16;
 
@@ -263,6 +268,25 @@ struct Committer {
     batch: Vec<Command>,
 }
 
+/// Writes a snapshot in what those who serve leave, and in small pieces with pauses between, of a second's work in all.
+/// One that is not done after a while asks for its share; one that is waited for does without the pauses.
+fn write_beside(job: &SnapshotJob, disk: &dyn Disk, shared: &Shared) -> io::Result<u64> {
+    let (began, mut asked, mut piece) = (Instant::now(), false, Instant::now());
+    let _ = turn::take(Turn::Spare);
+    let mut between = || {
+        if began.elapsed() > SNAPSHOT_PATIENCE {
+            if !asked {
+                asked = true;
+                let _ = turn::take(Turn::Later);
+            }
+        } else if !shared.queue().closing {
+            std::thread::sleep(piece.elapsed() * SNAPSHOT_PAUSE);
+        }
+        piece = Instant::now();
+    };
+    job.write_with(disk, &mut SnapshotBuffers::default(), &mut between)
+}
+
 /// Answers whoever still waits when the thread ends, also by a panic.
 struct Farewell(Arc<Shared>);
 
@@ -279,8 +303,9 @@ impl Drop for Farewell {
 impl Committer {
     fn run(mut self) -> Result<(), Error> {
         let _farewell = Farewell(self.shared.clone());
-        // This thread has its turn as all have: while it waits, more gathers for one sync. With a turn sooner, a write cost a
-        // third more.
+        // While it waits for its turn, more gathers for one sync. With one sooner, a write cost a third more; cutting in on
+        // the very writers who wake it, a sixth.
+        let _ = turn::take(Turn::Gathering);
         let mut snapshot: Option<JoinHandle<()>> = None;
         // Whoever opened the store goes on meanwhile. What fails here fails for the first batch again, and is told then.
         let _ = self.store.begin();
@@ -291,9 +316,7 @@ impl Committer {
             if let Some(job) = self.store.snapshot_due() {
                 let (shared, disk, lsn) = (self.shared.clone(), self.disk.clone(), job.lsn());
                 let write = move || {
-                    // It computes for a second or more.
-                    let _ = turn::take(Turn::Later);
-                    let outcome = job.write(&*disk);
+                    let outcome = write_beside(&job, &*disk, &shared);
                     shared.queue().snapshots.push((lsn, outcome));
                     shared.wake.notify_one();
                 };

@@ -70,15 +70,20 @@ impl SnapshotJob {
     /// # Errors
     /// Any error of the disk; there is no snapshot then, and none of its bytes remain.
     pub fn write(&self, disk: &dyn Disk) -> io::Result<u64> {
-        self.write_with(disk, &mut SnapshotBuffers::default())
+        self.write_with(disk, &mut SnapshotBuffers::default(), &mut || {})
     }
 
-    /// The same with buffers that are at hand from an earlier snapshot.
+    /// The same with buffers that are at hand from an earlier snapshot; `between` is called from block to block.
     ///
     /// # Errors
     /// As [`SnapshotJob::write`].
-    pub fn write_with(&self, disk: &dyn Disk, buffers: &mut SnapshotBuffers) -> io::Result<u64> {
-        let written = self.write_new(disk, buffers);
+    pub fn write_with(
+        &self,
+        disk: &dyn Disk,
+        buffers: &mut SnapshotBuffers,
+        between: &mut dyn FnMut(),
+    ) -> io::Result<u64> {
+        let written = self.write_new(disk, buffers, between);
         if written.is_err() {
             let _ = disk.remove(NEW_NAME);
         }
@@ -88,10 +93,10 @@ impl SnapshotJob {
         Ok(size)
     }
 
-    fn write_new(&self, disk: &dyn Disk, buffers: &mut SnapshotBuffers) -> io::Result<u64> {
+    fn write_new(&self, disk: &dyn Disk, buffers: &mut SnapshotBuffers, between: &mut dyn FnMut()) -> io::Result<u64> {
         let mut file = disk.create(NEW_NAME, 0)?;
         file.write_at(0, &encode_head(&self.head))?;
-        let mut writer = BlockWriter::new(&mut *file, self.head.store_id, buffers);
+        let mut writer = BlockWriter::new(&mut *file, self.head.store_id, buffers, between);
         for (id, lease) in self.leases.iter() {
             writer.block.push(TAG_LEASE);
             writer.block.extend_from_slice(&id.0.to_le_bytes());
@@ -137,6 +142,7 @@ struct BlockWriter<'a> {
     block: &'a mut Vec<u8>,
     /// The same, of the packed block; as long as any was.
     packed: &'a mut Vec<u8>,
+    between: &'a mut dyn FnMut(),
     index: u32,
     at: u64,
     synced: u64,
@@ -145,12 +151,17 @@ struct BlockWriter<'a> {
 }
 
 impl<'a> BlockWriter<'a> {
-    fn new(file: &'a mut dyn DiskFile, store_id: u64, buffers: &'a mut SnapshotBuffers) -> BlockWriter<'a> {
+    fn new(
+        file: &'a mut dyn DiskFile,
+        store_id: u64,
+        buffers: &'a mut SnapshotBuffers,
+        between: &'a mut dyn FnMut(),
+    ) -> BlockWriter<'a> {
         let at = HEADER_BYTES as u64;
         let SnapshotBuffers { block, packed } = buffers;
         block.clear();
         block.resize(BLOCK_HEADER_BYTES, 0);
-        BlockWriter { file, store_id, block, packed, index: 0, at, synced: at, plain: at }
+        BlockWriter { file, store_id, block, packed, between, index: 0, at, synced: at, plain: at }
     }
 
     fn flush_if_full(&mut self) -> io::Result<()> {
@@ -192,6 +203,7 @@ impl<'a> BlockWriter<'a> {
             self.file.sync()?;
             self.synced = self.at;
         }
+        (self.between)();
         Ok(())
     }
 }

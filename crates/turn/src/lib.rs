@@ -20,8 +20,13 @@ pub enum Turn {
     First,
     /// Others wait for it.
     Soon,
-    /// Nobody waits for it: about a tenth of a turn beside those who serve.
+    /// It works off at once what has gathered, and many gain by more having gathered: it never cuts in on who runs.
+    Gathering,
+    /// Nobody waits for it, but it is to end: about a tenth of a turn beside those who serve.
     Later,
+    /// What others leave. A processor that runs nothing else counts as free: whoever wakes goes there and runs at once.
+    /// (With a low niceness alone it counted as busy: others queued up on the next one and waited.)
+    Spare,
 }
 
 impl Turn {
@@ -29,7 +34,17 @@ impl Turn {
         match self {
             Turn::First => -20,
             Turn::Soon => -5,
+            // Among what others leave there is no niceness.
+            Turn::Gathering | Turn::Spare => 0,
             Turn::Later => 10,
+        }
+    }
+
+    fn policy(self) -> libc::c_int {
+        match self {
+            Turn::First | Turn::Soon | Turn::Later => libc::SCHED_OTHER,
+            Turn::Gathering => libc::SCHED_BATCH,
+            Turn::Spare => libc::SCHED_IDLE,
         }
     }
 
@@ -37,7 +52,7 @@ impl Turn {
     fn slice_ns(self) -> u64 {
         match self {
             Turn::First | Turn::Soon => SHORTEST_NS,
-            Turn::Later => 0,
+            Turn::Gathering | Turn::Later | Turn::Spare => 0,
         }
     }
 }
@@ -45,11 +60,11 @@ impl Turn {
 /// Gives the calling thread this turn from here on.
 ///
 /// # Errors
-/// The caller may not raise its priority.
+/// The caller may not raise its priority; that includes any other turn after [`Turn::Spare`].
 pub fn take(turn: Turn) -> io::Result<()> {
     let attributes = libc::sched_attr {
         size: size_of::<libc::sched_attr>() as u32,
-        sched_policy: libc::SCHED_OTHER as u32,
+        sched_policy: turn.policy() as u32,
         sched_flags: 0,
         sched_nice: turn.nice(),
         sched_priority: 0,
@@ -80,10 +95,10 @@ mod tests {
 
     #[test]
     fn a_thread_stands_where_it_asked_to() -> io::Result<()> {
-        for turn in [Turn::First, Turn::Soon, Turn::Later] {
+        for turn in [Turn::First, Turn::Soon, Turn::Gathering, Turn::Spare, Turn::Later] {
             take(turn)?;
             let found = found()?;
-            assert_eq!(found.sched_nice, turn.nice());
+            assert_eq!((found.sched_nice, found.sched_policy), (turn.nice(), turn.policy() as u32));
             // Kernels before 6.12 tell of no slice; later ones of their own where none was asked for.
             let told = found.sched_runtime == 0 || turn.slice_ns() == 0 || found.sched_runtime == turn.slice_ns();
             assert!(told, "{turn:?}: {} ns", found.sched_runtime);

@@ -3,6 +3,9 @@
 //! pods: made and deleted by the client, bound by the scheduler, told of by their nodes, which note when they heard of
 //! each: another watch of all pods would be a load of its own.
 //!
+//! The cluster is resident when its pods run and what making them left to do is done: the sets' counts, the services'
+//! endpoints. What is measured begins then.
+//!
 //! Churn is counted as the scalability group of Kubernetes does (`sig-scalability/slos/slos.md`): creations and deletions
 //! of pods in a second.
 //!
@@ -29,6 +32,9 @@ use crate::shapes::{MERGE, NAMESPACE, base_pod, deployment, pod_name, pods_path}
 use crate::simnodes::SimNodes;
 
 const PATIENCE: Duration = Duration::from_secs(90);
+/// The server has nothing left to do when it uses less than this of a processor in such a time: signs of life go on.
+const QUIET_CORES: f64 = 0.4;
+const QUIET: Duration = Duration::from_secs(1);
 /// How long answers and bindings may take at the end.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// From one look whether they came to the next.
@@ -99,6 +105,7 @@ async fn measure(run: &mut Run) -> Result<(), Error> {
     let make: Maker = Arc::new(|number| Ask::post(&pods_path(NAMESPACE), &base_pod(&pod_name("m", number))));
     load::piped(server.process(), &server.door, 8, make, Until::Requests(alive)).await?;
     agents.counts.await_running(pods + alive, PATIENCE).await?;
+    quiet(server.process()).await?;
     run.figure("rss_mb", server.process().rss_mb());
 
     let seconds = run.number("seconds")?;
@@ -158,6 +165,18 @@ async fn measure(run: &mut Run) -> Result<(), Error> {
     run.figure("bound_p99_ms", percentile(&mut waits, 0.99) / 1e3);
     run.figure("status_p99_ms", agents.counts.write_p99_ms());
     Ok(())
+}
+
+async fn quiet(server: Process) -> Result<(), Error> {
+    let began = Instant::now();
+    while began.elapsed() < PATIENCE {
+        let before = server.cpu_us();
+        tokio::time::sleep(QUIET).await;
+        if (server.cpu_us() - before) as f64 / 1e6 < QUIET_CORES * QUIET.as_secs_f64() {
+            return Ok(());
+        }
+    }
+    Err(Error::doing("make a cluster that is resident", "the server never had nothing left to do"))
 }
 
 /// All are of one length, so that questions about them are.
