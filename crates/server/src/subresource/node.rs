@@ -349,8 +349,12 @@ fn service_endpoint(
     Err(Status::new(Reason::ServiceUnavailable, format!("no endpoints available for service {name:?}")))
 }
 
-/// A port of a service, through the node of one of its pods.
+/// A port of a service, through the node of one of its pods; or of the machine that the service is a name of.
 pub async fn dial_service(server: &Server, namespace: &Str, name: &str, port: u16) -> Result<Box<dyn Wire>, Status> {
+    let elsewhere = server.one(SERVICES, namespace, name).map(|service| service.value()["spec"].clone());
+    if let Some(spec) = elsewhere.filter(|spec| spec["type"].text() == "ExternalName") {
+        return dial_address(spec["externalName"].text(), port).await;
+    }
     match service_endpoint(server, namespace, name, &port.to_string())? {
         (_, port, Some(pod)) => dial_pod(server, &pod, port).await,
         (host, port, None) => dial_address(&host, port).await,
