@@ -43,6 +43,11 @@ pub const INDEXES: &[IndexRow] = &[
     (Resource("pods"), core::selection::LABELS, core::selection::labels_of),
     (Resource("nodes"), core::node_facts::PLACE, core::node_facts::place_of),
     (Resource("services"), core::selection::SELECTOR, core::selection::selector_of),
+    (
+        Resource("apiservices.apiregistration.k8s.io"),
+        apiregistration::api_service::REMOTE,
+        apiregistration::api_service::remote_of,
+    ),
     (Resource("daemonsets.apps"), core::selection::SELECTOR, core::selection::selector_of),
     (Resource("deployments.apps"), core::selection::SELECTOR, core::selection::selector_of),
     (Resource("jobs.batch"), core::selection::SELECTOR, core::selection::selector_of),

@@ -1,7 +1,12 @@
 //! Deletion of namespaces: their content first, pods before the rest, then the finalizer `kubernetes`.
+//!
+//! What aggregated servers have in a namespace is not in the view. While there are such servers, a condition tells how far
+//! that is deleted ([`CONTENT`]), and no namespace goes before it says that it is.
 
 use std::collections::BTreeMap;
 
+use api::apiregistration::api_service::REMOTE;
+use api::core::namespace::{CONTENT, CONTENT_UNKNOWN};
 use cache::{Event, View};
 use meta::{Object, Resource, Str, Value, json};
 use reconcile::{Context, EVERYTHING, Effect, Outcome, Reconciler};
@@ -9,6 +14,8 @@ use reconcile::{Context, EVERYTHING, Effect, Outcome, Reconciler};
 use crate::common::*;
 
 const FINALIZER: &str = "kubernetes";
+/// Those who answer for a group and version.
+pub const API_SERVICES: Resource = Resource("apiservices.apiregistration.k8s.io");
 
 pub struct Namespaces;
 
@@ -64,7 +71,8 @@ impl Reconciler for Namespaces {
                 delete(cx, found, "Background");
             }
         }
-        if remaining.is_empty() {
+        let elsewhere = elsewhere(&value, view);
+        if remaining.is_empty() && elsewhere.is_none() {
             let rest = value["spec"]["finalizers"].items().iter().filter(|one| one.text() != FINALIZER).cloned();
             let mut object = value.clone();
             object.set(&["spec", "finalizers"], Value::List(rest.collect()));
@@ -72,11 +80,25 @@ impl Reconciler for Namespaces {
             return Outcome::Settled;
         }
         // What goes at once needs no telling: only what is still there after it was asked to go.
-        if removed == 0 {
-            let status = status_of(&value, &remaining, &finalizers, cx);
+        let is_told = !remaining.is_empty() || elsewhere.as_ref().is_some_and(|(_, message)| !message.is_empty());
+        if removed == 0 && is_told {
+            let status = status_of(&value, &remaining, &finalizers, elsewhere.as_ref(), cx);
             write_status(cx, object, &value, status);
         }
         if removed >= BATCH_MAX { Outcome::Again(cx.now) } else { Outcome::Settled }
+    }
+}
+
+/// What aggregated servers may still have in a namespace: why and which, in words, or nothing while nobody has told. `None`
+/// when there are none, or nothing is left.
+fn elsewhere(namespace: &Value, view: &View) -> Option<(String, String)> {
+    view.by(API_SERVICES, REMOTE, REMOTE).next()?;
+    let conditions = namespace["status"]["conditions"].items();
+    let told = conditions.iter().find(|one| one["type"].text() == CONTENT);
+    match told {
+        Some(told) if told["status"].text() == "True" => None,
+        Some(told) => Some((told["reason"].text().to_owned(), told["message"].text().to_owned())),
+        None => Some(Default::default()),
     }
 }
 
@@ -84,14 +106,25 @@ fn status_of(
     value: &Value,
     remaining: &BTreeMap<Resource, usize>,
     finalizers: &BTreeMap<Str, usize>,
+    elsewhere: Option<&(String, String)>,
     cx: &Context,
 ) -> Value {
     let list = |entries: Vec<String>| entries.join(", ");
-    let resources = list(remaining.iter().map(|(resource, count)| format!("{resource} has {count} left")).collect());
+    let unknown = elsewhere.filter(|(reason, _)| reason == CONTENT_UNKNOWN).map(|(_, message)| message.clone());
+    let left = elsewhere.filter(|(reason, message)| reason != CONTENT_UNKNOWN && !message.is_empty());
+    let here = remaining.iter().map(|(resource, count)| format!("{resource} has {count} left"));
+    let resources: Vec<String> = here.chain(left.map(|(_, message)| message.clone())).collect();
+    let remains = !resources.is_empty();
+    let resources = list(resources);
     let holding = list(finalizers.iter().map(|(name, count)| format!("{name} in {count}")).collect());
     let (held, free) = (!finalizers.is_empty(), finalizers.is_empty());
     let rows = [
-        ("NamespaceDeletionDiscoveryFailure", false, "ResourcesDiscovered", "All resources are known".to_owned()),
+        (
+            "NamespaceDeletionDiscoveryFailure",
+            unknown.is_some(),
+            if unknown.is_some() { "DiscoveryFailed" } else { "ResourcesDiscovered" },
+            unknown.unwrap_or_else(|| "All resources are known".to_owned()),
+        ),
         (
             "NamespaceDeletionGroupVersionParsingFailure",
             false,
@@ -99,7 +132,16 @@ fn status_of(
             "All groups are known".to_owned(),
         ),
         ("NamespaceDeletionContentFailure", false, "ContentDeleted", "All content was asked to go".to_owned()),
-        ("NamespaceContentRemaining", true, "SomeResourcesRemain", format!("Some content is left: {resources}")),
+        (
+            "NamespaceContentRemaining",
+            remains,
+            if remains { "SomeResourcesRemain" } else { "ContentRemoved" },
+            if remains {
+                format!("Some content is left: {resources}")
+            } else {
+                "Nothing that is known is left".to_owned()
+            },
+        ),
         (
             "NamespaceFinalizersRemaining",
             held,

@@ -94,6 +94,37 @@ fn a_namespace_gets_its_account_and_certificates_and_goes_with_its_content() {
     assert!(world.get(NAMESPACES, "", "ns").is_null());
 }
 
+#[test]
+fn a_namespace_waits_until_aggregated_servers_have_nothing_in_it() {
+    use api::core::namespace::{CONTENT, CONTENT_UNKNOWN};
+    let mut world = world();
+    let service = json!({"namespace": "x", "name": "y"});
+    world.create(crate::namespace::API_SERVICES, json!({"metadata": {"name": "v1.a.b"}, "spec": {"service": service}}));
+    world.delete(NAMESPACES, "", "ns", "");
+    world.settle();
+    assert!(world.get(NAMESPACES, "", "ns")["status"]["conditions"].is_null(), "nobody has told anything yet");
+    let told = |world: &mut World, status: &str, reason: &str| {
+        world.change(NAMESPACES, "", "ns", |namespace| {
+            let told = json!({"type": CONTENT, "status": status, "reason": reason, "message": "a.b: silent"});
+            let conditions = namespace.make(&["status", "conditions"]).make_list();
+            conditions.retain(|one| one["type"].text() != CONTENT);
+            conditions.push(told);
+        });
+        world.settle();
+    };
+    told(&mut world, "False", CONTENT_UNKNOWN);
+    let namespace = world.get(NAMESPACES, "", "ns");
+    let failure = condition(&namespace["status"], "NamespaceDeletionDiscoveryFailure");
+    assert_eq!((failure["status"].text(), failure["message"].text()), ("True", "a.b: silent"));
+    assert_eq!(condition(&namespace["status"], "NamespaceContentRemaining")["status"].text(), "False");
+    told(&mut world, "False", "SomeResourcesRemain");
+    let namespace = world.get(NAMESPACES, "", "ns");
+    assert_eq!(condition(&namespace["status"], "NamespaceDeletionDiscoveryFailure")["status"].text(), "False");
+    assert_eq!(condition(&namespace["status"], "NamespaceContentRemaining")["status"].text(), "True");
+    told(&mut world, "True", "ContentDeleted");
+    assert!(world.get(NAMESPACES, "", "ns").is_null());
+}
+
 /// The server would refuse each of them, again and again.
 #[test]
 fn nothing_is_made_in_a_namespace_that_is_on_its_way_out() {

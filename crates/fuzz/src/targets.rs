@@ -36,6 +36,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "selectors", seeds: selectors, run: selector },
     Target { name: "quantities", seeds: quantities, run: quantity },
     Target { name: "requests", seeds: requests, run: request },
+    Target { name: "remote-discovery", seeds: remote_discoveries, run: remote_discovery },
     Target { name: "continue-tokens", seeds: continue_tokens, run: continue_token },
     Target { name: "tokens", seeds: tokens, run: token },
     Target { name: "certificates", seeds: certificates, run: certificate },
@@ -66,6 +67,26 @@ pub const TARGETS: &[Target] = &[
 
 fn texts(all: &[&str]) -> Vec<Vec<u8>> {
     all.iter().map(|text| text.as_bytes().to_vec()).collect()
+}
+
+/// What an aggregated server says of itself.
+fn remote_discoveries() -> Vec<Vec<u8>> {
+    texts(&[
+        r#"{"items":[{"metadata":{"name":"a.b"},"versions":[{"version":"v1","resources":[{"resource":"cats","subresources":[{"subresource":"status"}]}]}]}]}"#,
+        r#"{"groupVersion":"a.b/v1","resources":[{"name":"cats","namespaced":true,"kind":"Cat","verbs":["get"]},{"name":"cats/status"},{"name":"dogs/bark"}]}"#,
+        r#"{"paths":{"apis/a.b/v1":{"serverRelativeURL":"/openapi/v3/apis/a.b/v1?hash=AB12"}}}"#,
+    ])
+}
+
+fn remote_discovery(input: &[u8]) {
+    use server::aggregation::documents::{entry, of_plain, tag_of};
+    let Ok(said) = Value::parse(input) else { return };
+    for made in entry(&said, "a.b", "v1").into_iter().chain([of_plain(&said, "v1")]) {
+        assert_eq!(made["version"].text(), "v1", "only what was registered is taken");
+    }
+    if let Some(tag) = tag_of(&said, "/apis/a.b/v1") {
+        assert!(tag.bytes().all(|byte| byte.is_ascii_alphanumeric()), "a tag is part of an address: {tag}");
+    }
 }
 
 fn numbers(count: u64) -> Vec<Vec<u8>> {

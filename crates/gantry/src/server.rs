@@ -333,12 +333,14 @@ impl Certificates {
         let first = serving(server, &names, lifetime)?;
         let made = Certificates { server: server.clone(), lifetime, names, serving: Arc::new(Current::new(&first)?) };
         server.kubelets.renew(&server.ca, lifetime)?;
+        server.front_proxy.renew(lifetime)?;
         Ok(made)
     }
 
     fn renew(&self) -> Result<(), Error> {
         self.serving.replace(&serving(&self.server, &self.names, self.lifetime)?)?;
         self.server.kubelets.renew(&self.server.ca, self.lifetime)?;
+        self.server.front_proxy.renew(self.lifetime)?;
         Ok(())
     }
 
@@ -392,6 +394,7 @@ fn stand(
         let parts = [("controllers", servers::CONTROLLER_MANAGER), ("scheduler", servers::SCHEDULER)];
         let parts = parts.into_iter().filter(|(part, _)| settings.names("parts", part)).map(|(_, program)| program);
         reign.spawn(servers::tell_leader(api(), reign.shell(), name.clone(), parts.collect()));
+        reign.spawn(server::aggregation::lead(server.clone(), api()));
         let (backend, side) = (server.storage.backend().clone(), server.storage.side());
         if shared {
             reign.spawn(servers::publish_all(side.clone(), server.storage.mirror().clone(), api(), reign.shell()));

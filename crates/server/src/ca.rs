@@ -13,6 +13,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
+use ring::hkdf::{HKDF_SHA256, Salt};
 use rustls::RootCertStore;
 use rustls::client::ResolvesClientCert;
 use rustls::server::{ClientHello, ResolvesServerCert};
@@ -27,6 +28,12 @@ const ROOT_DAYS: u64 = 3650;
 const SIGNED_BACK: Duration = Duration::from_secs(300);
 /// How long what it signs for servers and users holds.
 pub const LEAF_DAYS: i64 = 365;
+
+/// What the key of the front proxy's authority is derived for.
+const FRONT_PROXY_PURPOSE: &[u8] = b"gantry front proxy 1";
+/// PKCS #8 of an Ed25519 key, up to its seed.
+const ED25519_PKCS8: [u8; 16] = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
+const ED25519_SEED_BYTES: usize = 32;
 
 pub struct Ca {
     issuer: Issuer<'static, KeyPair>,
@@ -60,6 +67,15 @@ impl Usage {
 
 fn failed(what: &str) -> impl Fn(rcgen::Error) -> Error + '_ {
     move |error| Error::Certificate { what: what.to_owned(), why: error.to_string() }
+}
+
+/// What an authority of this name is.
+fn authority(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+    params
 }
 
 /// The length of some days.
@@ -109,15 +125,40 @@ impl Ca {
     /// A new root and its key as PEM.
     pub(crate) fn make() -> Result<(Ca, String), Error> {
         let key = KeyPair::generate().map_err(failed("make a root key"))?;
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, "gantry-ca");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages =
-            vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+        let mut params = authority("gantry-ca");
         validity(&mut params, days(ROOT_DAYS));
         let cert = params.self_signed(&key).map_err(failed("sign the root certificate"))?;
         let key_pem = key.serialize_pem();
         Ok((Ca { issuer: Issuer::new(params, key), pem: cert.pem() }, key_pem))
+    }
+
+    /// The authority whose certificate proves to aggregated servers that the user in the headers of a request was
+    /// authenticated here. It is another one than the root, so that nobody whom the root signed for may say who he is; it
+    /// follows from the root alone, so that all servers of a cluster have the same and nothing more is kept.
+    ///
+    /// # Errors
+    /// When the root cannot be read.
+    pub fn front_proxy(&self) -> Result<Ca, Error> {
+        let failed_to =
+            |what: &str| Error::Certificate { what: "derive an authority".to_owned(), why: what.to_owned() };
+        let mut seed = [0u8; ED25519_SEED_BYTES];
+        let derived = Salt::new(HKDF_SHA256, FRONT_PROXY_PURPOSE).extract(self.issuer.key().serialized_der());
+        let expanded = derived.expand(&[b"key"], HKDF_SHA256).and_then(|expanded| expanded.fill(&mut seed));
+        expanded.map_err(|_| failed_to("the key has the wrong length"))?;
+        let key = KeyPair::try_from([&ED25519_PKCS8[..], &seed].concat()).map_err(failed("derive a key"))?;
+        let der = CertificateDer::from_pem_slice(self.pem.as_bytes()).map_err(|error| failed_to(&error.to_string()))?;
+        let (_, root) = x509_parser::parse_x509_certificate(&der).map_err(|error| failed_to(&error.to_string()))?;
+        let at = |time: x509_parser::time::ASN1Time| {
+            let seconds = u64::try_from(time.timestamp()).unwrap_or(0);
+            std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+        };
+        let mut params = authority("gantry-front-proxy-ca");
+        // All of it is the same each time it is made.
+        params.serial_number = Some(1u64.into());
+        params.not_before = at(root.validity().not_before).into();
+        params.not_after = at(root.validity().not_after).into();
+        let cert = params.self_signed(&key).map_err(failed("sign an authority"))?;
+        Ok(Ca { issuer: Issuer::new(params, key), pem: cert.pem() })
     }
 
     /// The root certificate.
@@ -268,6 +309,26 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_front_proxy_follows_from_the_root() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Ca::open(dir.path()).unwrap().front_proxy().unwrap();
+        let root = Ca::open(dir.path()).unwrap();
+        let again = root.front_proxy().unwrap();
+        assert_eq!(again.pem(), first.pem(), "all servers have the same");
+        assert_ne!(again.pem(), Ca::make().unwrap().0.front_proxy().unwrap().pem());
+        let identity = again.issue_for("front-proxy-client", &[], &[], Usage::Client, Duration::from_secs(90)).unwrap();
+        let (chain, _) = identity.rustls().unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let trusts = |pem: &str| {
+            let roots = Arc::new(roots(pem.as_bytes()).unwrap());
+            let made = rustls::server::WebPkiClientVerifier::builder_with_provider(roots, provider.clone());
+            let now = rustls_pki_types::UnixTime::now();
+            made.build().unwrap().verify_client_cert(&chain[0], &[], now).is_ok()
+        };
+        assert!(trusts(first.pem()) && !trusts(root.pem()));
+    }
 
     #[test]
     fn certificates_are_renewed_before_they_end() {

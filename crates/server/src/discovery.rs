@@ -1,7 +1,11 @@
 //! What the server serves, told to clients: plain and aggregated discovery.
 
-use meta::{Head, Value, Verb, json};
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
 
+use meta::{Head, Str, Value, Verb, json};
+
+use crate::aggregation::registration;
 use crate::registry::Registry;
 
 /// `/api`.
@@ -12,7 +16,7 @@ pub fn core_versions(address: &str) -> Value {
     })
 }
 
-fn group(name: &str, versions: &[meta::Str]) -> Value {
+fn group(name: &str, versions: &[Str]) -> Value {
     let versions: Vec<Value> = versions
         .iter()
         .map(|version| json!({"groupVersion": (format!("{name}/{version}")), "version": version}))
@@ -21,16 +25,51 @@ fn group(name: &str, versions: &[meta::Str]) -> Value {
     json!({"name": name, "preferredVersion": preferred, "versions": versions})
 }
 
+/// Of groups and versions that are built in. Core comes first anyway, under a path of its own.
+pub const GROUP_PRIORITY: i64 = 16_700;
+pub const VERSION_PRIORITY: i64 = 15;
+
+/// The groups with their versions, those of other servers among them: by priority, and else in the order in which they
+/// are served.
+fn served(registry: &Registry) -> Vec<(Str, Vec<Str>)> {
+    let mut groups = registry.groups();
+    if registry.remotes.is_empty() {
+        return groups;
+    }
+    let built_in: BTreeSet<Str> = registry.of("").map(|entry| entry.head.names.group.clone()).collect();
+    for (_, remote) in registry.remotes.iter() {
+        let at = groups.iter().position(|(group, _)| *group == remote.group).unwrap_or_else(|| {
+            groups.push((remote.group.clone(), Vec::new()));
+            groups.len() - 1
+        });
+        if !groups[at].1.contains(&remote.version) {
+            groups[at].1.push(remote.version.clone());
+        }
+    }
+    let priority = |group: &Str, version: &Str| match registry.remote(group, version) {
+        Some(remote) => (remote.group_priority, remote.version_priority),
+        None if built_in.contains(group) => (GROUP_PRIORITY, VERSION_PRIORITY),
+        None => (registration::GROUP_PRIORITY, registration::VERSION_PRIORITY),
+    };
+    for (group, versions) in &mut groups {
+        versions.sort_by_key(|version| Reverse(priority(group, version).1));
+    }
+    groups.sort_by_key(|(group, versions)| {
+        Reverse(versions.iter().map(|version| priority(group, version).0).max().unwrap_or(0))
+    });
+    groups
+}
+
 /// `/apis`.
 pub fn groups(registry: &Registry) -> Value {
-    let named = registry.groups().into_iter().filter(|(name, _)| !name.is_empty());
+    let named = served(registry).into_iter().filter(|(name, _)| !name.is_empty());
     let groups: Vec<Value> = named.map(|(name, versions)| group(&name, &versions)).collect();
     json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
 }
 
 /// `/apis/GROUP`.
 pub fn one_group(registry: &Registry, name: &str) -> Option<Value> {
-    let (name, versions) = registry.groups().into_iter().find(|(group, _)| group == name && !name.is_empty())?;
+    let (name, versions) = served(registry).into_iter().find(|(group, _)| group == name && !name.is_empty())?;
     let mut group = group(&name, &versions);
     group.set(&["kind"], "APIGroup");
     group.set(&["apiVersion"], "v1");
@@ -79,7 +118,7 @@ pub fn resources(registry: &Registry, group: &str, version: &str) -> Option<Valu
     }))
 }
 
-fn words(words: &[meta::Str]) -> Value {
+fn words(words: &[Str]) -> Value {
     words.iter().map(Value::from).collect::<Vec<_>>().into()
 }
 
@@ -103,7 +142,7 @@ fn storage_hash(registry: &Registry, kind: &Head) -> String {
 
 /// The aggregated form of `/api` (`core`) or `/apis`.
 pub fn aggregated(registry: &Registry, core: bool) -> Value {
-    let groups = registry.groups().into_iter().filter(|(name, _)| name.is_empty() == core);
+    let groups = served(registry).into_iter().filter(|(name, _)| name.is_empty() == core);
     let items: Vec<Value> = groups
         .map(|(name, versions)| {
             let versions: Vec<Value> =
@@ -116,6 +155,12 @@ pub fn aggregated(registry: &Registry, core: bool) -> Value {
 }
 
 fn aggregated_version(registry: &Registry, group: &str, version: &str) -> Value {
+    if let Some(remote) = registry.remote(group, version) {
+        let told = remote.told();
+        let mut entry = told.discovery.clone().unwrap_or_else(|| json!({"version": version}));
+        entry.set(&["freshness"], if told.is_current { "Current" } else { "Stale" });
+        return entry;
+    }
     let kinds = registry.in_version(group, version).into_iter();
     let mut resources: Vec<Value> = kinds.map(|entry| aggregated_kind(&entry.head)).collect();
     resources.sort_by(|a, b| a["resource"].text().cmp(b["resource"].text()));

@@ -6,6 +6,7 @@
 //! one pipeline in [`verbs`]; a write is answered only after the cache shows it.
 
 pub mod admission;
+pub mod aggregation;
 pub mod audit;
 pub mod authn;
 pub mod authz;
@@ -116,13 +117,15 @@ pub struct Server {
     pub hooks: admission::policies::Known<Vec<admission::webhooks::Hook>>,
     pub audit: audit::Audit,
     pub flows: Arc<flow::Flows>,
-    /// Places for watches, and for streams to nodes.
+    /// Places for watches, for streams to nodes, and for requests that aggregated servers answer.
     pub watches: Arc<flow::places::Places>,
     pub streams: Arc<flow::places::Places>,
+    pub passed: Arc<flow::places::Places>,
     /// Set when the objects that every cluster has are there.
     pub ready: std::sync::atomic::AtomicBool,
     leases: Mutex<BTreeMap<u64, (Time, LeaseId)>>,
     pub kubelets: Arc<subresource::node::Kubelets>,
+    pub front_proxy: Arc<aggregation::front_proxy::FrontProxy>,
     pub metrics: metrics::Metrics,
 }
 
@@ -133,6 +136,7 @@ pub struct Keys {
     authn: Arc<authn::Authenticator>,
     seal: Arc<seal::Seal>,
     kubelets: Arc<subresource::node::Kubelets>,
+    front_proxy: Arc<aggregation::front_proxy::FrontProxy>,
 }
 
 impl Keys {
@@ -156,8 +160,9 @@ impl Keys {
 
     fn of(ca: ca::Ca, tokens: tokens::Tokens, [join, admin]: [String; 2], seal: seal::Seal) -> Result<Keys, Error> {
         let kubelets = Arc::new(subresource::node::Kubelets::new(&ca)?);
+        let front_proxy = Arc::new(aggregation::front_proxy::FrontProxy::new(&ca)?);
         let authn = Arc::new(authn::Authenticator { tokens, join_token: join, admin_token: admin });
-        Ok(Keys { ca: Arc::new(ca), authn, seal: Arc::new(seal), kubelets })
+        Ok(Keys { ca: Arc::new(ca), authn, seal: Arc::new(seal), kubelets, front_proxy })
     }
 }
 
@@ -178,6 +183,7 @@ impl Server {
         let server = Server::with(options, keys, backend, clock).await?;
         tokio::spawn(definitions::follow(server.clone()));
         tokio::spawn(flow::follow(server.clone()));
+        tokio::spawn(aggregation::follow(server.clone()));
         server.begin().await?;
         Ok(server)
     }
@@ -210,10 +216,12 @@ impl Server {
             flows: Arc::default(),
             watches: Places::new("watches", places::WATCHES_MAX, places::WATCHES_OF_USER_MAX),
             streams: Places::new("streams to nodes", places::STREAMS_MAX, places::STREAMS_OF_USER_MAX),
+            passed: Places::new("requests to aggregated servers", places::PASSED_MAX, places::PASSED_OF_USER_MAX),
             audit,
             ready: std::sync::atomic::AtomicBool::new(false),
             leases: Mutex::default(),
             kubelets: keys.kubelets,
+            front_proxy: keys.front_proxy,
             metrics: metrics::Metrics::default(),
         }))
     }

@@ -4,12 +4,13 @@
 //! definition does not grow with how many there are. What it takes to serve the objects of a definition (types, rules,
 //! columns) is made when somebody asks for one: most definitions of a cluster are never asked for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
 use base::Tree;
 use meta::{Head, Kind, Object, Resource, Str};
 
+use crate::aggregation::{Remote, Remotes};
 use crate::subresource::openapi::Documents;
 
 /// Who brought a kind: `""` those that are built in, else the definition's name; and its number among those.
@@ -63,6 +64,8 @@ pub struct Registry {
     kinds: Tree<Place, Arc<Entry>>,
     /// The kind whose version is the stored one.
     stored: Tree<Resource, Arc<Entry>>,
+    /// Groups and versions that other servers answer, whether there are kinds of them here or not.
+    pub remotes: Remotes,
 }
 
 impl Registry {
@@ -87,6 +90,20 @@ impl Registry {
         for (at, kind) in kinds.into_iter().enumerate() {
             self.add((owner.into(), at), kind);
         }
+    }
+
+    /// Who else answers a group and version.
+    pub fn remote(&self, group: &str, version: &str) -> Option<&Arc<Remote>> {
+        if self.remotes.is_empty() {
+            return None;
+        }
+        self.remotes.get(&(group.into(), version.into()))
+    }
+
+    /// The groups and versions of definitions.
+    pub fn of_definitions(&self) -> BTreeSet<(Str, Str)> {
+        let added = self.kinds.iter().filter(|((owner, _), _)| !owner.is_empty());
+        added.map(|(_, entry)| (entry.head.names.group.clone(), entry.head.names.version.clone())).collect()
     }
 
     /// The kinds that `owner` has served.

@@ -124,6 +124,8 @@ pub struct Storage {
     backend: Arc<dyn Backend>,
     mirror: Arc<Mirror>,
     registry: SharedRegistry,
+    /// How often other kinds were served.
+    registry_changes: Arc<watch::Sender<u64>>,
     seal: Arc<Seal>,
     side: Arc<watch::Sender<Side>>,
     knows: Format,
@@ -147,8 +149,8 @@ impl Storage {
         seal: Arc<Seal>,
         knows: Format,
     ) -> Result<Storage, Error> {
-        let (side, halted, over) = (Arc::default(), Arc::default(), Arc::default());
-        let storage = Storage { backend, mirror, registry, seal, side, knows, halted, over };
+        let (side, halted, over, registry_changes) = (Arc::default(), Arc::default(), Arc::default(), Arc::default());
+        let storage = Storage { backend, mirror, registry, registry_changes, seal, side, knows, halted, over };
         let failed = |error: StoreError| Error::Store { what: "read the store", why: error.to_string() };
         let at = storage.backend.revision();
         // Before anything else is looked at, which this server may not know how to read.
@@ -278,6 +280,13 @@ impl Storage {
         let mut next = (**served).clone();
         change(&mut next);
         *served = Arc::new(next);
+        drop(served);
+        self.registry_changes.send_modify(|changes| *changes += 1);
+    }
+
+    /// Tells when other kinds are served.
+    pub fn registry_changes(&self) -> watch::Receiver<u64> {
+        self.registry_changes.subscribe()
     }
 
     /// Commits all writes at one revision, or none. Returns when the cache shows them.

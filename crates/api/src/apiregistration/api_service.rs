@@ -1,10 +1,28 @@
 //! APIService: which server answers a group and version.
 
 use base::Time;
-use meta::{At, Change, Column, Errors, Prepare, Rules, Status, Value, json, names};
+use meta::{At, Change, Column, Errors, Object, Prepare, Rules, Status, Str, Value, json, names};
 
 use crate::check;
 use crate::columns::{age, column};
+
+/// The index of those that name a service, all under [`REMOTE`] again.
+pub const REMOTE: &str = "remote";
+
+/// Files an `APIService` whose group and version another server answers.
+pub fn remote_of(service: &Object, keys: &mut Vec<Str>) {
+    if !service.value().at(&["spec", "service"]).is_null() {
+        keys.push(REMOTE.into());
+    }
+}
+
+/// The condition of those that this server itself answers: they are there as soon as they are registered.
+pub fn local_condition(now: Time) -> Value {
+    json!({
+        "type": "Available", "status": "True", "reason": "Local",
+        "message": "Local APIServices are always available", "lastTransitionTime": (now.rfc3339()),
+    })
+}
 
 pub struct ApiService {
     columns: Vec<Column>,
@@ -38,15 +56,8 @@ impl Rules for ApiService {
     fn prepare(&self, cx: &mut Prepare<'_>, object: &mut Value) -> Result<(), Status> {
         if cx.change.is_create() {
             object.set(&["status"], Value::map());
-            // A service of this server itself is there as soon as it is registered.
             if object.at(&["spec", "service"]).is_null() {
-                object.set(
-                    &["status", "conditions"],
-                    json!([{
-                        "type": "Available", "status": "True", "reason": "Local",
-                        "message": "Served by this server.", "lastTransitionTime": (cx.change.now.rfc3339()),
-                    }]),
-                );
+                object.set(&["status", "conditions"], vec![local_condition(cx.change.now)]);
             }
         }
         Ok(())

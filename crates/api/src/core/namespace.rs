@@ -21,7 +21,13 @@ impl Default for Namespace {
     }
 }
 
-const KUBERNETES: &str = "kubernetes";
+/// The finalizer of whoever empties namespaces.
+pub const KUBERNETES: &str = "kubernetes";
+/// The condition that tells how far what aggregated servers have in a namespace is deleted, and its reasons.
+pub const CONTENT: &str = "gantry.dev/AggregatedContentDeleted";
+pub const CONTENT_DELETED: &str = "ContentDeleted";
+pub const CONTENT_REMAINS: &str = "SomeResourcesRemain";
+pub const CONTENT_UNKNOWN: &str = "DiscoveryFailed";
 
 impl Rules for Namespace {
     fn check_name(&self, name: &str) -> Vec<String> {

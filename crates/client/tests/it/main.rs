@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests stop the test, as tests do")]
 
+mod aggregation;
 mod conversion;
 mod last_words;
 mod policies;

@@ -4,13 +4,16 @@
 //! Objects that are missing are created at every start, and default roles that lost permissions get them back, unless
 //! they are annotated not to be reconciled. Everything goes through the one pipeline.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
 use meta::{Reason, Status, Value, json};
 
 use crate::Server;
+use crate::aggregation::registration::MANAGED;
 use crate::ca::write_private;
+use crate::discovery;
 use crate::error::Error;
 use crate::local;
 
@@ -131,28 +134,30 @@ fn service_objects(server: &Server) -> Vec<Value> {
     ]
 }
 
-/// One `APIService` per group and version, as clients of aggregation expect.
+/// One `APIService` per group and version that is built in, as clients of aggregation expect; those of definitions come
+/// and go with them (`aggregation::registration`).
 fn api_services(server: &Server) -> Vec<Value> {
     let registry = server.storage.registry();
-    let groups = registry.groups();
+    let own = registry.of("").map(|entry| (&entry.head.names.group, &entry.head.names.version));
+    let (own, groups): (BTreeSet<_>, _) = (own.collect(), registry.groups());
     let named = groups.iter().flat_map(|(group, versions)| versions.iter().map(move |version| (group, version)));
     named
+        .filter(|named| own.contains(named))
         .map(|(group, version)| {
             let mut spec = json!({
-                "version": version, "groupPriorityMinimum": (if group.is_empty() { 18_000i64 } else { 16_700 }),
-                "versionPriority": (if group.is_empty() { 1i64 } else { 15 }),
+                "version": version,
+                "groupPriorityMinimum": (if group.is_empty() { 18_000 } else { discovery::GROUP_PRIORITY }),
+                "versionPriority": (if group.is_empty() { 1 } else { discovery::VERSION_PRIORITY }),
             });
             if !group.is_empty() {
                 spec.set(&["group"], group);
             }
-            json!({
+            let mut service = json!({
                 "apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService",
-                "metadata": {
-                    "name": (format!("{version}.{group}")),
-                    "labels": {"kube-aggregator.kubernetes.io/automanaged": "onstart"},
-                },
-                "spec": spec,
-            })
+                "metadata": {"name": (format!("{version}.{group}"))}, "spec": spec,
+            });
+            service.set(&["metadata", "labels", MANAGED], "onstart");
+            service
         })
         .collect()
 }

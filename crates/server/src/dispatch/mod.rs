@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use meta::{Kind, Object, Reason, Status, Str, Value, Verb, json};
 
 use crate::Server;
+use crate::aggregation::proxy;
 use crate::audit::{Answered, Asked};
 use crate::authn::Peer;
 use crate::authz::{Attributes, Authorized, authorize, decide, refusal};
@@ -128,7 +129,7 @@ pub async fn answer(server: Arc<Server>, request: Request<Incoming>, peer: Arc<P
     let view = server.storage.mirror().view();
     let limit = incomer.query.text("limit").parse().unwrap_or(0);
     let width = flow::width_of(&info, limit, &server.storage.registry(), &view);
-    let admission = match server.flows.admit(&who.user, &info, width).await {
+    let mut admission = match server.flows.admit(&who.user, &info, width).await {
         Ok(admission) => admission,
         Err(status) => return refuse(&who, &info, &status),
     };
@@ -143,6 +144,10 @@ pub async fn answer(server: Arc<Server>, request: Request<Incoming>, peer: Arc<P
         }
     };
     drop(view);
+    if auth.info.verb == "watch" && server.storage.registry().remote(&auth.info.group, &auth.info.version).is_some() {
+        // When it begins is another server's affair; it has a place until it ends.
+        admission.seat = None;
+    }
     let mut response = match handle(&server, &auth, incomer).await {
         Ok(response) => response,
         Err(status) => body::refusal(&status),
@@ -286,6 +291,9 @@ async fn handle(server: &Arc<Server>, auth: &Authorized, incomer: Incomer) -> Re
     }
     let info = &auth.info;
     let registry = server.storage.registry();
+    if let Some(remote) = registry.remote(&info.group, &info.version) {
+        return Box::pin(proxy::pass(server, remote, auth, incomer)).await;
+    }
     let Some(kind) = registry.find(&info.group, &info.version, &info.resource).cloned() else {
         return if registry.has(&info.group, &info.version) {
             Err(no_such_resource())

@@ -11,6 +11,7 @@ use http::{Method, header};
 use meta::{Status, Value, json};
 
 use crate::Server;
+use crate::aggregation::proxy;
 use crate::authz::Authorized;
 use crate::codec;
 use crate::discovery;
@@ -23,10 +24,22 @@ use super::{Incomer, accept_of, no_such_resource, not_allowed};
 pub(super) async fn plain(server: &Arc<Server>, auth: &Authorized, incomer: Incomer) -> Result<Response, Status> {
     let path = auth.info.path.trim_end_matches('/');
     let parts: Vec<&str> = path.split('/').skip(1).collect();
+    let registry = server.storage.registry();
+    if let ["apis", group, version] = parts.as_slice()
+        && let Some(remote) = registry.remote(group, version)
+    {
+        return proxy::pass(server, remote, auth, incomer).await;
+    }
     if !matches!(incomer.method, Method::GET | Method::HEAD) {
         return Err(not_allowed());
     }
-    let registry = server.storage.registry();
+    if let ["openapi", "v3", "apis", group, version] = parts.as_slice()
+        && let Some(remote) = registry.remote(group, version)
+    {
+        // Without the hash that the caller may have: one that is not the newest would be answered elsewhere.
+        let target = format!("/openapi/v3/apis/{}/{}", remote.group, remote.version);
+        return proxy::pass_to(server, remote, auth, incomer, &target).await;
+    }
     match parts.as_slice() {
         ["healthz" | "livez", ..] => Ok(health(server, &incomer, &parts, true)),
         ["readyz", ..] => {

@@ -11,6 +11,9 @@ pub const WATCHES_OF_USER_MAX: usize = 30_000;
 /// Streams to nodes at once (logs that are followed, exec, attach, forwarded ports, proxies): each has two connections.
 pub const STREAMS_MAX: usize = 4_000;
 pub const STREAMS_OF_USER_MAX: usize = 1_000;
+/// Requests at once that aggregated servers answer, until their answers were sent.
+pub const PASSED_MAX: usize = 4_000;
+pub const PASSED_OF_USER_MAX: usize = 1_000;
 /// What is told to those who come too often.
 const RETRY_SECONDS: u32 = 5;
 

@@ -126,12 +126,19 @@ pub fn answer(registry: &Registry, parts: &[&str], incomer: &Incomer) -> Result<
         ["openapi", "v2"] if as_protobuf => documents.get(PROTOBUF, || gnostic::encode(&whole(registry))),
         ["openapi", "v2"] => documents.get("", || whole(registry).to_json()),
         ["openapi", "v3"] => {
-            let paths: BTreeSet<String> =
-                registry.entries().map(|entry| path_of(&entry.head.names.group, &entry.head.names.version)).collect();
-            let hashed = paths.into_iter().map(|path| {
+            let own = registry.entries().map(|entry| (&entry.head.names.group, &entry.head.names.version));
+            let own: BTreeSet<_> = own.filter(|(group, version)| registry.remote(group, version).is_none()).collect();
+            let hashed = own.into_iter().map(|(group, version)| path_of(group, version));
+            let hashed = hashed.map(|path| {
                 let tag = documents.tag(registry, &path);
                 (path, tag)
             });
+            // Those of other servers are had from them.
+            let others = registry.remotes.iter().filter_map(|(_, remote)| {
+                let tag = remote.told().openapi.clone()?;
+                Some((path_of(&remote.group, &remote.version), tag))
+            });
+            let hashed = hashed.chain(others);
             return Ok(body::json(200, &v3_index(&hashed.collect::<Vec<_>>())));
         }
         ["openapi", "v3", path @ ..] => match documents.group_version(registry, &path.join("/")) {
