@@ -191,7 +191,9 @@ impl Judge {
     fn absent(&self, key: &str, floor: Revision) -> Result<Revision, Broken> {
         let Some(versions) = self.of(key) else { return Ok(Revision::ZERO) };
         let (mut since, mut superseded) = (Some(Revision::ZERO), Revision::ZERO);
-        let mut versions = versions.iter().peekable();
+        // What was before the version that was there at `floor` does not matter any more.
+        let there = versions.range(..=floor).rev().find(|(_, present)| **present);
+        let mut versions = versions.range(there.map_or(Revision::ZERO, |(revision, _)| *revision)..).peekable();
         while let Some((revision, present)) = versions.next() {
             let unseen = self.unseen.deletion(key, *revision, versions.peek().map(|(next, _)| **next));
             match (since, present) {

@@ -169,8 +169,13 @@ fn fates(judge: &mut Judge, notes: &[Note]) {
             }
         }
     }
-    for (number, after, key) in deletions {
-        judge.may_delete(key, after, writes.range(number..).map(|(_, revision)| *revision).min());
+    // From the last one on, so that the least revision of what began later is at hand.
+    let (mut later, mut least) = (writes.into_iter().rev().peekable(), None::<Revision>);
+    for (number, after, key) in deletions.into_iter().rev() {
+        while let Some((_, revision)) = later.next_if(|(began, _)| *began >= number) {
+            least = Some(least.map_or(revision, |least| least.min(revision)));
+        }
+        judge.may_delete(key, after, least);
     }
     for (_, after, key, does) in open.into_values() {
         match does {
