@@ -287,13 +287,14 @@ pub fn generated(prefix: &str, rng: &mut Rng) -> String {
     format!("{}{}", &prefix[..end], rng.suffix(SUFFIX_LETTERS))
 }
 
+const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+
 /// A short stable name for a template: the same for equal trees and `salt` everywhere and always.
 pub fn hash_of(template: &Value, salt: i64) -> String {
     let mut text = template.to_json();
     if salt != 0 {
         text.extend_from_slice(salt.to_string().as_bytes());
     }
-    const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
     let mut rest = hash64(&text);
     (0..10)
         .map(|_| {
@@ -302,6 +303,26 @@ pub fn hash_of(template: &Value, salt: i64) -> String {
             char::from(letter)
         })
         .collect()
+}
+
+/// The name that Kubernetes gives a revision with this `data` (`HashControllerRevision`): FNV-1 with 32 bits of the JSON that
+/// Go writes and the count of `collisions`, its decimal digits as letters that spell no words (`SafeEncodeString`).
+pub fn revision_hash(data: &Value, collisions: i64) -> String {
+    let mut hash = 0x811c_9dc5_u32;
+    let mut add = |bytes: &[u8]| {
+        for byte in bytes {
+            hash = hash.wrapping_mul(0x0100_0193) ^ u32::from(*byte);
+        }
+    };
+    for byte in data.to_json() {
+        // Go escapes what has a meaning in HTML; outside of texts JSON has none of it.
+        match byte {
+            b'<' | b'>' | b'&' => add(format!("\\u{byte:04x}").as_bytes()),
+            byte => add(&[byte]),
+        }
+    }
+    add(collisions.to_string().as_bytes());
+    hash.to_string().bytes().map(|digit| char::from(LETTERS[usize::from(digit) % LETTERS.len()])).collect()
 }
 
 /// The same tree without nulls and empty maps, so that trees written by different hands compare.
@@ -371,4 +392,32 @@ pub fn is_available(facts: &PodFacts, min_ready: i64, now: Time, again: &mut Opt
     }
     sooner(again, at);
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn revisions_are_named_as_kubernetes_names_them() {
+        let container = json!({
+            "name": "c", "image": "i:1", "imagePullPolicy": "IfNotPresent", "resources": {"requests": {"cpu": "10m"}},
+            "terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File",
+        });
+        let empty = Value::map();
+        let template = json!({
+            "metadata": {"labels": {"app": "x"}}, "$patch": "replace",
+            "spec": {
+                "containers": [(container)], "dnsPolicy": "ClusterFirst", "restartPolicy": "Always",
+                "schedulerName": "default-scheduler", "securityContext": (empty), "terminationGracePeriodSeconds": 1,
+            },
+        });
+        // As a cluster of Kubernetes 1.36 named it.
+        assert_eq!(revision_hash(&json!({"spec": {"template": (template)}}), 0), "f97fcb86b");
+    }
+
+    #[test]
+    fn what_go_escapes_is_escaped() {
+        assert_eq!(revision_hash(&json!({"a": "<&>"}), 0), "869cb9b6b5");
+    }
 }

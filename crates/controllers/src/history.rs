@@ -47,7 +47,10 @@ impl Keeper<'_> {
             return Some((same, all));
         }
         let collisions = self.value["status"]["collisionCount"].as_int().unwrap_or(0);
-        let hash = hash_of(&wanted, collisions);
+        let mut data = template.clone();
+        data.set(&["$patch"], "replace");
+        let data = json!({"spec": {"template": data}});
+        let hash = revision_hash(&data, collisions);
         let name = format!("{}-{hash}", self.owner.name());
         if found.iter().any(|object| object.name() == name) {
             let mut status = self.value["status"].clone();
@@ -57,15 +60,13 @@ impl Keeper<'_> {
         }
         let mut labels = template["metadata"]["labels"].clone();
         labels.set(&[self.hash_label], &hash);
-        let mut data = template.clone();
-        data.set(&["$patch"], "replace");
         let mut object = json!({
             "apiVersion": "apps/v1", "kind": "ControllerRevision",
             "metadata": {
                 "name": (&name), "namespace": (self.owner.namespace()), "labels": labels,
                 "ownerReferences": [(reference(self.of, self.owner))],
             },
-            "data": {"spec": {"template": data}}, "revision": (last + 1),
+            "data": data, "revision": (last + 1),
         });
         let mut annotations = self.value["metadata"]["annotations"].clone();
         annotations.make_map().retain(|key, _| key != "kubectl.kubernetes.io/last-applied-configuration");
