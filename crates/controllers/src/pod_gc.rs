@@ -12,10 +12,13 @@ use reconcile::{Context, Effect, Outcome, Reconciler};
 use crate::common::*;
 
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
-/// A pod this young may be ahead of its node's registration.
+/// A pod this young that no node has taken up yet may be ahead of its node's registration.
 const YOUNG_MS: u64 = 40_000;
+/// A node whose object is gone and of which nothing was heard for so long is taken for lost with its pods: as long as a lease
+/// of nodes lasts. One that lives renews it until its pods have ended, however long they take.
+const LOST_MS: u64 = 40_000;
 const TERMINATED: &str = "terminated";
-/// How often it is looked whether a node that is cut off renewed its lease after all; a time between two looks that is longer
+/// How often it is looked whether a node that is cut off, or gone, renewed its lease after all; a time between two looks that is longer
 /// than the second counts for nothing.
 const LOOK_MS: u64 = 2_000;
 const GAP_MS: u64 = 4_000;
@@ -75,21 +78,23 @@ impl Reconciler for PodGc {
         if node.is_some_and(|node| is_deleting(pod) && is_out_of_service(node)) {
             return take(pod, None, cx);
         }
+        let leash = Leash::of(&pod.value());
         let stays = |node: &Object| !is_cut_off(node) || facts.phase.is_final() && !is_taken(pod);
-        let (leash, taker) = match (node, Leash::of(&pod.value())) {
-            (None, leash) => (leash, Taker::LostNode),
-            (Some(node), Some(leash)) if !stays(node) => (Some(leash), Taker::CutOffNode),
-            (Some(_), _) => return Outcome::Settled,
+        let taker = match node {
+            None => Taker::LostNode,
+            Some(node) if leash.is_some() && !stays(node) => Taker::CutOffNode,
+            Some(_) => return Outcome::Settled,
         };
-        let (ripe, look) = match leash {
-            None => (pod.facts().created.plus_ms(YOUNG_MS), Time(i64::MAX)),
-            // Where its node cannot be asked it has ended the pod by then, and not before.
-            Some(leash) => (unrenewed(&facts.node, view, cx).plus_ms(leash.gone_ms()), cx.now.plus_ms(LOOK_MS)),
-        };
+        // Where its node cannot be asked it has ended the pod by then, and not before.
+        let silent_ms = leash.map_or(LOST_MS, |leash| leash.gone_ms());
+        let ripe = unrenewed(&facts.node, view, cx).plus_ms(silent_ms);
         if ripe <= cx.now {
             return take(pod, Some(taker), cx);
         }
-        Outcome::Again(ripe.min(look))
+        if node.is_none() && !is_deleting(pod) && (has_begun(pod) || pod.facts().created.plus_ms(YOUNG_MS) <= cx.now) {
+            ask_to_end(pod, cx);
+        }
+        Outcome::Again(ripe.min(cx.now.plus_ms(LOOK_MS)))
     }
 }
 
@@ -118,15 +123,31 @@ fn is_cut_off(node: &Object) -> bool {
     NodeFacts::seen(node).ready == "Unknown"
 }
 
-/// Whether we have said that the pod failed: others that ended by themselves stay until somebody wants them gone.
+/// Whether we have said that the pod goes: others that ended by themselves stay until somebody wants them gone.
 fn is_taken(pod: &Object) -> bool {
     is_disruption_target(&pod.value()["status"])
+}
+
+/// Whether a node has taken the pod up.
+fn has_begun(pod: &Object) -> bool {
+    !pod.value().at(&["status", "startTime"]).is_null()
 }
 
 /// Since when a node's lease has not been renewed, as far as looks at this key have seen.
 fn unrenewed(node: &str, view: &View, cx: &mut Context) -> Time {
     let lease = view.one(LEASES, LEASE_NAMESPACE, node);
     cx.since(lease.map_or(0, |lease| lease.revision().0), GAP_MS)
+}
+
+/// Has a pod ended whose node is gone, and says why before: the machine may live, and then its agent ends the pod and says so.
+/// Nobody may take the pod's name earlier.
+fn ask_to_end(pod: &Object, cx: &mut Context) {
+    if pod_facts(pod).phase.is_final() || is_taken(pod) {
+        delete(cx, pod, "");
+    } else {
+        let why = disruption_target(Taker::LostNode, pod, cx.now);
+        amend_status(cx, pod, json!({"conditions": [why]}));
+    }
 }
 
 /// Says that the pod failed, so that whoever counts it does; it is removed when that is seen.

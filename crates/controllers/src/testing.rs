@@ -25,6 +25,8 @@ pub struct World {
     pub refusals: Option<(Resource, bool)>,
     /// New pods are bound, run and become ready at once.
     pub play_pods: bool,
+    /// Pods that are asked to end stay until they are removed by force.
+    pub pods_linger: bool,
 }
 
 impl World {
@@ -47,6 +49,7 @@ impl World {
             limit: None,
             refusals: None,
             play_pods: true,
+            pods_linger: false,
         }
     }
 
@@ -122,7 +125,8 @@ impl World {
     fn store(&mut self, resource: Resource, mut object: Value) {
         let revision = self.cache.revision().next();
         object.set(&["metadata", "resourceVersion"], revision.0.to_string());
-        let held = !object["metadata"]["finalizers"].items().is_empty()
+        let held = (resource == PODS && self.pods_linger)
+            || !object["metadata"]["finalizers"].items().is_empty()
             || (resource == NAMESPACES && !object["spec"]["finalizers"].items().is_empty());
         let mut facts = Facts::of(resource, &object);
         if resource == PODS {
@@ -185,9 +189,12 @@ impl World {
                 Ok(())
             }
             Effect::Post { .. } => Err("not played".to_owned()),
-            Effect::Delete { resource, namespace, name, uid, propagation, .. } => {
+            Effect::Delete { resource, namespace, name, uid, propagation, grace_seconds, .. } => {
                 if self.get(resource, &namespace, &name)["metadata"]["uid"].text() == uid {
+                    let linger = self.pods_linger;
+                    self.pods_linger &= grace_seconds != Some(0);
                     self.delete(resource, &namespace, &name, propagation);
+                    self.pods_linger = linger;
                 }
                 Ok(())
             }

@@ -736,6 +736,37 @@ fn a_pod_on_a_leash_is_given_up_when_its_node_has_ended_it_and_not_before() {
 }
 
 #[test]
+fn pods_of_a_node_that_was_deleted_are_asked_to_end_and_given_up_when_its_machine_is_silent() {
+    let mut world = world();
+    (world.play_pods, world.pods_linger) = (false, true);
+    for node in ["lives", "dead"] {
+        world.create(NODES, json!({"metadata": {"name": node}}));
+        world.create(LEASES, json!({"metadata": {"name": node, "namespace": "kube-node-lease"}, "spec": {}}));
+        let spec = json!({"nodeName": node, "tolerations": [{"operator": "Exists"}]});
+        let metadata = json!({"name": node, "namespace": "ns"});
+        let status = json!({"startTime": "2027-01-15T08:00:00Z", "phase": "Running"});
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec, "status": status});
+        world.create(PODS, pod);
+    }
+    world.settle();
+    let is_asked = |world: &World, name: &str| !world.get(PODS, "ns", name)["metadata"]["deletionTimestamp"].is_null();
+    assert_eq!(["lives", "dead"].map(|name| is_asked(&world, name)), [false; 2]);
+    world.delete(NODES, "", "lives", "");
+    world.delete(NODES, "", "dead", "");
+    world.settle();
+    assert_eq!(["lives", "dead"].map(|name| is_asked(&world, name)), [true; 2]);
+    for second in 0..12i64 {
+        world.change(LEASES, "kube-node-lease", "lives", |lease| lease.set(&["spec", "renewTime"], second));
+        world.pass(10);
+        let given_up = world.get(PODS, "ns", "dead").is_null();
+        assert_eq!(given_up, second >= 3, "10 s after {second}");
+    }
+    assert!(is_asked(&world, "lives"), "its node has heard of it, and it takes its time");
+    world.pass(45);
+    assert_eq!(world.all(PODS).len(), 0);
+}
+
+#[test]
 fn a_stateful_set_takes_only_pods_of_its_names() {
     let mut world = world();
     let meta = json!({"name": "stranger", "namespace": "ns", "labels": {"app": "x"}});

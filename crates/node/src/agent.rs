@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use api::core::pod_facts;
 use base::{Clock, Revision, Time};
-use cache::Part;
+use cache::{Key, Part};
 use client::{Action, Api, Interest, Mirror, Request};
 use meta::{Object, Resource, Status, Str, Value, json};
 use net::{Addresses, Cidr, PodLinks};
@@ -66,6 +66,8 @@ const LOGS_DIR: &str = "logs";
 /// Which address was given last, so that a later agent does not begin with those that came free last: who has not heard yet
 /// that a pod is gone would find another pod there.
 const LAST_ADDRESS: &str = "last-address";
+/// Which network the node had last, to be asked for when it comes anew.
+const LAST_NETWORK: &str = "last-network";
 
 /// Where events go.
 pub type EventSink = Arc<dyn Fn(EventRecord) + Send + Sync>;
@@ -87,6 +89,8 @@ pub struct Agent {
     workers: Mutex<BTreeMap<Str, Hears>>,
     /// When the node last renewed its lease, by [`runtime::boot_ms`].
     pub standing: watch::Sender<Standing>,
+    /// What an earlier agent left running is known.
+    pub(crate) adopted: watch::Sender<bool>,
     /// The shares that the cgroups of the classes of service have: best effort, burstable.
     class_shares: Mutex<[u64; 2]>,
     pub tokens: carry::Tokens,
@@ -149,6 +153,7 @@ impl Agent {
             addresses: Mutex::new(None),
             class_shares: Mutex::default(),
             workers: Mutex::default(),
+            adopted: watch::Sender::new(false),
             standing: watch::Sender::new(Standing::unknown(runtime::boot_ms())),
             tokens: carry::Tokens::default(),
             credentials: crate::certificates::Store::default(),
@@ -305,10 +310,12 @@ impl Agent {
             runtime::spread(&dir);
         }
         let found = self.runtime.found().await?;
+        self.adopted.send_replace(true);
         let agent = self.clone();
         tokio::spawn(async move { agent.watch_runtime().await });
         let pods = self.mirror.listen(Interest::Parts(vec![(PODS, Part::All)]));
-        self.wait_for_addresses(&found).await;
+        let network = self.wait_for_addresses(&found).await;
+        tokio::spawn(self.clone().follow_network(network));
         // Before the pods of this node are known, everything found would look like left behind.
         self.mirror.knows(PODS, Revision(1)).await;
         loop {
@@ -317,29 +324,59 @@ impl Agent {
         }
     }
 
-    /// Pods need addresses, which come with the node's pod network.
-    async fn wait_for_addresses(&self, found: &Found) {
-        let mut changed = self.mirror.subscribe();
+    /// Pods need addresses, which come with the node's pod network. What runs here of a node's object that is gone ends without.
+    async fn wait_for_addresses(&self, found: &Found) -> Option<Cidr> {
+        self.mirror.knows(NODES, Revision(1)).await;
+        let (mut changed, mut network) = (self.mirror.subscribe(), None);
         loop {
             changed.borrow_and_update();
-            let node = self.mirror.one(NODES, "", &self.options.node);
-            let cidr: Option<Cidr> = node.and_then(|node| net::plan::cidrs_of(&node.value()).first().copied());
-            if let Some(cidr) = cidr {
-                let last = std::fs::read_to_string(self.options.data.join(LAST_ADDRESS)).ok();
-                let last = last.and_then(|text| text.trim().parse::<IpAddr>().ok());
-                let mut addresses = Addresses::new(cidr).after(last);
-                for sandbox in &found.sandboxes {
-                    if let Some(address) = sandbox.spec.annotations.get(ADDRESS).and_then(|text| text.parse().ok()) {
-                        addresses.take(address);
-                    }
-                }
-                *lock(&self.addresses) = Some(addresses);
-                return;
-            }
-            if changed.changed().await.is_err() {
-                return;
+            self.take_network(&mut network, &found.sandboxes);
+            let is_gone = self.mirror.one(NODES, "", &self.options.node).is_none();
+            if network.is_some() || is_gone && !found.sandboxes.is_empty() || changed.changed().await.is_err() {
+                return network;
             }
         }
+    }
+
+    /// Follows the node's network: a node that comes anew may have another one.
+    async fn follow_network(self: Arc<Self>, mut network: Option<Cidr>) {
+        let own = Part::Named(Key::of("", &self.options.node));
+        let changed = self.mirror.listen(Interest::Parts(vec![(NODES, own)]));
+        loop {
+            // Somebody may have made the node's object anew while pods run here.
+            let sandboxes = self.runtime.sandboxes().await.unwrap_or_default();
+            self.take_network(&mut network, &sandboxes);
+            changed.changed().await;
+        }
+    }
+
+    /// The network that the node had last, if it had one.
+    pub(crate) fn last_network(&self) -> Option<String> {
+        let noted = std::fs::read_to_string(self.options.data.join(LAST_NETWORK)).ok()?;
+        noted.trim().parse::<Cidr>().ok().map(|network| network.to_string())
+    }
+
+    /// Gives addresses of the network that the node has now, if that is another than `known`; `found` have some of it. A node
+    /// that is gone keeps what it had: it may come with the same one, of which pods may still have addresses.
+    fn take_network(&self, known: &mut Option<Cidr>, found: &[runtime::SandboxStatus]) {
+        let node = self.mirror.one(NODES, "", &self.options.node);
+        let Some(network) = node.and_then(|node| net::plan::cidrs_of(&node.value()).first().copied()) else { return };
+        if *known == Some(network) {
+            return;
+        }
+        *known = Some(network);
+        if let Err(error) = std::fs::write(self.options.data.join(LAST_NETWORK), network.to_string()) {
+            tracing::warn!("the network {network} could not be noted: {error}");
+        }
+        let last = std::fs::read_to_string(self.options.data.join(LAST_ADDRESS)).ok();
+        let last = last.and_then(|text| text.trim().parse::<IpAddr>().ok());
+        let mut addresses = Addresses::new(network).after(last);
+        for sandbox in found {
+            if let Some(address) = sandbox.spec.annotations.get(ADDRESS).and_then(|text| text.parse().ok()) {
+                addresses.take(address);
+            }
+        }
+        *lock(&self.addresses) = Some(addresses);
     }
 
     /// An address for a pod, noted as the one that was given last.
@@ -557,7 +594,7 @@ impl Agent {
             let observed = match self.observe(&uid).await {
                 Ok((observed, sandbox)) => {
                     let until_ms = worker.stand(&standing, runtime::boot_ms(), observed.sandbox_ready);
-                    if let (Some(until_ms), Some(sandbox), true) = (until_ms, &sandbox, observed.sandbox_ready) {
+                    if let (Some(until_ms), Some(sandbox)) = (until_ms, &sandbox) {
                         match self.runtime.hold(sandbox, until_ms).await {
                             Ok(is_held) => worker.held(until_ms, is_held),
                             Err(error) => tracing::warn!("pod {uid} cannot be held: {error}"),

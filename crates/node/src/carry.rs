@@ -6,7 +6,6 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use api::core::leash::Leash;
 use base::Time;
 use meta::{Resource, Str, Value};
 use net::{PodLink, PodLinks};
@@ -205,7 +204,7 @@ async fn sandbox(agent: &Agent, pod: &Value, dirs: &PodDirs) -> Result<(), Strin
     write_etc(agent, pod, dirs, &own).map_err(|error| format!("cannot write the pod's files: {error}"))?;
     let netns = (!host_network).then(|| netns_of(agent, pod));
     let mut spec = spec::sandbox(pod, netns, attempt, &agent.options.cgroup, &agent.options.cluster_domain);
-    spec.held_until_ms = Leash::of(pod).map(|leash| agent.standing.borrow().holds_until_ms(&leash)).transpose()?;
+    spec.held_until_ms = agent.standing.borrow().holds(pod)?;
     if let Some(address) = address {
         spec.annotations.insert(ADDRESS.to_owned(), address.to_string());
     }

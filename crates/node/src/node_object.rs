@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::core::node_facts::NodeFacts;
+use api::core::node_facts::{HAD_NETWORK, NodeFacts};
 use base::Time;
 use cache::{Key, Part};
 use client::{Interest, PatchType, Request};
-use meta::{Quantity, Reason, Resource, Status, Value, json};
+use meta::{Object, Quantity, Reason, Resource, Status, Str, Value, json};
 use tokio::time::Instant;
 
 use crate::agent::{Agent, NODES};
@@ -24,26 +24,47 @@ pub const LOOK_MS: u64 = 60_000;
 pub const TELL_MS: u64 = 300_000;
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Registers the node and keeps its status and lease fresh, for as long as the process lives.
+/// Registers the node and keeps its status and lease fresh, for as long as the process lives. When somebody deletes the
+/// node's object, its pods end, and then it is registered anew.
 pub async fn keep(agent: Arc<Agent>) {
-    while let Err(status) = register(&agent).await {
-        tracing::warn!("the node could not be registered: {status}");
-        tokio::time::sleep(RETRY).await;
-    }
-    let (mut told, mut looked): (Option<Instant>, Option<Instant>) = (None, None);
     loop {
+        while let Err(status) = register(&agent).await {
+            tracing::warn!("the node could not be registered: {status}");
+            tokio::time::sleep(RETRY).await;
+        }
+        beat(&agent).await;
+        tracing::warn!("the node's object was deleted; the node comes anew when nothing runs here any more");
+    }
+}
+
+/// Keeps the node's status and lease fresh until its object is gone.
+async fn beat(agent: &Agent) {
+    let (mut told, mut looked): (Option<Instant>, Option<Instant>) = (None, None);
+    let (mut known, mut owned) = (false, false);
+    loop {
+        let mut unknown = false;
         if looked.is_none_or(|looked| looked.elapsed() >= Duration::from_millis(LOOK_MS)) {
             let silent = told.map_or(Duration::MAX, |told| told.elapsed());
-            match tell(&agent, silent).await {
+            match tell(agent, silent).await {
                 Ok(true) => (told, looked) = (Some(Instant::now()), Some(Instant::now())),
                 Ok(false) => looked = Some(Instant::now()),
-                Err(status) => tracing::warn!("the node's status was not written: {status}"),
+                Err(status) => {
+                    unknown = status.reason() == Reason::NotFound;
+                    tracing::warn!("the node's status was not written: {status}");
+                }
             }
         }
+        let shows = own(agent).is_some();
+        known |= shows;
+        if !shows && (known || unknown) {
+            return;
+        }
         let began_ms = runtime::boot_ms();
-        let pause = match renew(&agent).await {
+        let owner = if owned { Str::default() } else { uid(agent).await };
+        let pause = match renew(agent, &owner).await {
             Ok(()) => {
-                stand(&agent, began_ms).await;
+                owned |= !owner.is_empty();
+                stand(agent, began_ms).await;
                 RENEW
             }
             Err(status) => {
@@ -51,7 +72,7 @@ pub async fn keep(agent: Arc<Agent>) {
                 RETRY
             }
         };
-        if tokio::time::timeout(pause, doubted(&agent)).await.is_ok() {
+        if tokio::time::timeout(pause, doubted(agent)).await.is_ok() {
             // Others think that the node is gone; it says at once that it is not.
             looked = None;
             tokio::time::sleep(RETRY).await;
@@ -59,23 +80,38 @@ pub async fn keep(agent: Arc<Agent>) {
     }
 }
 
+/// The node's object as far as the agent was told.
+fn own(agent: &Agent) -> Option<Object> {
+    agent.mirror.one(NODES, "", &agent.options.node)
+}
+
+/// The uid of the node's object; empty where it is not known.
+async fn uid(agent: &Agent) -> Str {
+    match own(agent) {
+        Some(node) => node.uid().into(),
+        None => {
+            let node = agent.fetch(NODES, "", &agent.options.node).await.ok().flatten().unwrap_or_default();
+            node.at(&["metadata", "uid"]).text().into()
+        }
+    }
+}
+
 /// Notes that the lease was renewed. A lease of a node that is no more proves nothing: pods of such a node are given up.
 async fn stand(agent: &Agent, began_ms: u64) {
-    let node = &agent.options.node;
-    let is_known =
-        agent.mirror.one(NODES, "", node).is_some() || matches!(agent.fetch(NODES, "", node).await, Ok(Some(_)));
+    let is_known = own(agent).is_some() || matches!(agent.fetch(NODES, "", &agent.options.node).await, Ok(Some(_)));
     if is_known {
         agent.standing.send_replace(Standing::renewed(began_ms));
     }
 }
 
-/// Until somebody else has written that it is unknown how the node fares.
+/// Until somebody else has written that it is unknown how the node fares, or has deleted its object.
 async fn doubted(agent: &Agent) {
-    let own = Part::Named(Key::of("", &agent.options.node));
-    let changed = agent.mirror.listen(Interest::Parts(vec![(NODES, own)]));
+    let part = Part::Named(Key::of("", &agent.options.node));
+    let changed = agent.mirror.listen(Interest::Parts(vec![(NODES, part)]));
+    let was_known = own(agent).is_some();
     loop {
-        let node = agent.mirror.one(NODES, "", &agent.options.node);
-        if node.is_some_and(|node| NodeFacts::read(&node).ready == "Unknown") {
+        let node = own(agent);
+        if node.as_ref().map_or(was_known, |node| NodeFacts::read(node).ready == "Unknown") {
             return;
         }
         changed.changed().await;
@@ -95,16 +131,34 @@ async fn register(agent: &Agent) -> Result<(), Status> {
     for (key, value) in &agent.options.labels {
         labels.set(&[key], value);
     }
-    let node = json!({"metadata": {"name": name, "labels": labels}, "status": (status(agent).await)});
+    let mut node = json!({"metadata": {"name": name, "labels": labels}, "status": (status(agent).await)});
+    if let Some(network) = agent.last_network() {
+        node.set(&["metadata", "annotations", HAD_NETWORK], network);
+    }
+    while runs_pods(agent).await && !matches!(agent.fetch(NODES, "", name).await, Ok(Some(_))) {
+        // As far as is known they belong to an object of the node that is gone. Whoever asks them to end waits for as long as
+        // something is heard from here.
+        if let Err(status) = renew(agent, "").await {
+            tracing::warn!("the lease was not renewed: {status}");
+        }
+        tokio::time::sleep(RETRY).await;
+    }
     match agent.api.call(Request::create(NODES, node)).await {
         Err(status) if status.reason() == Reason::AlreadyExists => Ok(()),
         other => other.map(|_| ()),
     }
 }
 
+/// Whether anything may run here.
+async fn runs_pods(agent: &Agent) -> bool {
+    // The sender lives as long as the agent.
+    let _ = agent.adopted.subscribe().wait_for(|adopted| *adopted).await;
+    !agent.runtime.sandboxes().await.is_ok_and(|sandboxes| sandboxes.is_empty())
+}
+
 /// Tells the node's status where it is due after such a silence; says whether it was.
 async fn tell(agent: &Agent, silent: Duration) -> Result<bool, Status> {
-    let old = agent.mirror.one(NODES, "", &agent.options.node).map(|node| node.value()).unwrap_or_default();
+    let old = own(agent).map(|node| node.value()).unwrap_or_default();
     let status = status(agent).await;
     if !is_due(&status, &old, u64::try_from(silent.as_millis()).unwrap_or(u64::MAX)) {
         return Ok(false);
@@ -220,13 +274,13 @@ fn node_info(node: &str) -> Value {
     })
 }
 
-async fn renew(agent: &Agent) -> Result<(), Status> {
+/// Renews the lease, or makes it; it goes with the `owner`.
+async fn renew(agent: &Agent, owner: &str) -> Result<(), Status> {
     let node = &agent.options.node;
-    match agent.api.call(renewal(node, agent.now())).await {
+    match agent.api.call(renewal(node, owner, agent.now())).await {
         Err(status) if status.reason() == Reason::NotFound => {
-            let own = agent.fetch(NODES, "", node).await.ok().flatten().unwrap_or_default();
-            let uid = own.at(&["metadata", "uid"]).text();
-            agent.api.call(first_lease(node, uid, agent.now())).await.map(|_| ())
+            let owner = if owner.is_empty() { uid(agent).await } else { owner.into() };
+            agent.api.call(first_lease(node, &owner, agent.now())).await.map(|_| ())
         }
         other => other.map(|_| ()),
     }
@@ -236,9 +290,18 @@ fn lease_spec(node: &str, now: Time) -> Value {
     json!({"renewTime": (now.rfc3339_micro()), "holderIdentity": node, "leaseDurationSeconds": LEASE_SECONDS})
 }
 
-/// The renewal of a node's lease.
-pub fn renewal(node: &str, now: Time) -> Request {
-    let patch = json!({"spec": (lease_spec(node, now))});
+/// What makes a lease go with the node's object of this uid.
+fn owners(node: &str, uid: &str) -> Value {
+    json!([{"apiVersion": "v1", "kind": "Node", "name": node, "uid": uid}])
+}
+
+/// The renewal of a node's lease. It goes with the node's object from then on, if a `uid` is given: one that was made while
+/// there was none goes with nothing.
+pub fn renewal(node: &str, uid: &str, now: Time) -> Request {
+    let mut patch = json!({"spec": (lease_spec(node, now))});
+    if !uid.is_empty() {
+        patch.set(&["metadata", "ownerReferences"], owners(node, uid));
+    }
     let renew = Request::patch(LEASES, LEASE_NAMESPACE, node, PatchType::Merge, patch);
     renew.with(|options| options.manager = "kubelet".into())
 }
@@ -247,8 +310,7 @@ pub fn renewal(node: &str, now: Time) -> Request {
 pub fn first_lease(node: &str, uid: &str, now: Time) -> Request {
     let mut metadata = json!({"name": node, "namespace": LEASE_NAMESPACE});
     if !uid.is_empty() {
-        let owner = json!({"apiVersion": "v1", "kind": "Node", "name": node, "uid": uid});
-        metadata.set(&["ownerReferences"], json!([owner]));
+        metadata.set(&["ownerReferences"], owners(node, uid));
     }
     Request::create(LEASES, json!({"metadata": metadata, "spec": (lease_spec(node, now))}))
 }

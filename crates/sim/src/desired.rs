@@ -24,9 +24,13 @@ const WITH_ROOM: &[Rule] = &[deployments, stateful_sets, daemon_sets, jobs];
 /// What is missing to rest, if anything.
 pub fn missing(view: &View, machines: &[Arc<Machine>], wants: Wants) -> Option<String> {
     let workloads = if wants == Wants::Rank { &[] } else { WITH_ROOM };
+    let absent = || {
+        let absent = machines.iter().find(|machine| view.one(NODES, "", &machine.name).is_none())?;
+        Some(format!("{} is no node", absent.name))
+    };
     let rules = || RULES.iter().chain(workloads).find_map(|rule| rule(view));
     let run = || machines.iter().find_map(|machine| containers(view, machine));
-    rules().or_else(run).or_else(|| network::missing(view, machines))
+    absent().or_else(rules).or_else(run).or_else(|| network::missing(view, machines))
 }
 
 pub fn facts(pod: &Object) -> PodFacts {

@@ -233,6 +233,8 @@ pub struct Profile {
     /// Pods of stateful sets ask to be ended where their node is cut off.
     pub leashed: bool,
     pub wants: Wants,
+    /// Somebody deletes nodes that run, which come again.
+    pub removes: bool,
     pub weather: Weather,
     pub ills: Ills,
     /// What each machine has.
@@ -360,6 +362,7 @@ const BASE: Profile = Profile {
     probe_seconds: 2,
     leashed: false,
     wants: Wants::Room,
+    removes: false,
     weather: FINE,
     ills: HEALTHY,
     cpu_milli: 2_600,
@@ -454,6 +457,21 @@ pub const PROFILES: &[Profile] = &[
         leashed: true,
         weather: ROUGH,
         faults: &[LOST, &[("leader crash", 150_000), ("leader stands still", 150_000), ("server cut off", 60_000)]],
+        ..BASE
+    },
+    // Nodes that are deleted and come again. Nobody is cut off or stands still for long here: who hears nothing does not end
+    // what others may begin.
+    Profile { name: "removals", nodes: 4, steps: 60, work_ms: 160_000, removes: true, ..BASE },
+    Profile {
+        name: "removals-all",
+        nodes: 4,
+        steps: 60,
+        work_ms: 160_000,
+        removes: true,
+        // What comes twice or late may make a node anew of which somebody has said meanwhile that it is gone.
+        weather: Weather { doubled: 0, late: 0, ..ROUGH },
+        ills: Ills { undead: 0, ..SICKLY },
+        faults: &[CRASHES, &[("machine loses power", 40_000), ("slow disk", 40_000), ("failed sync", 40_000)]],
         ..BASE
     },
     // Hundreds of machines, which are what most of such a world is busy with.

@@ -8,13 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
-use api::core::leash::Leash;
-use api::core::node_facts::PLACE;
+use api::core::node_facts::{HAD_NETWORK, PLACE};
 use base::{Clock, Revision, Rng, Time, hash64};
 use cache::{Key, Part, Source};
 use client::{Api, Interest, Mirror, Request};
 use drive::Shell;
-use meta::{Object, Reason, Resource, Str, Value, json};
+use meta::{Object, Reason, Resource, Status, Str, Value, json};
 use net::plan::cidrs_of;
 use net::{Addresses, Cidr, NodeNet};
 use node::node_object;
@@ -88,6 +87,8 @@ pub struct Machine {
     addresses: Mutex<Option<Addresses>>,
     /// The one that was given last, as the disk keeps it.
     last: Mutex<Option<IpAddr>>,
+    /// The network that the node had last, as the disk keeps it.
+    had: Mutex<Option<Cidr>>,
     network: Mutex<NodeNet>,
     /// An agent began here before.
     begun: Mutex<bool>,
@@ -108,6 +109,7 @@ impl Machine {
             bells: Mutex::default(),
             addresses: Mutex::default(),
             last: Mutex::default(),
+            had: Mutex::default(),
             network: Mutex::default(),
             begun: Mutex::default(),
             number,
@@ -234,6 +236,7 @@ impl Machine {
                 *addresses = Some(all);
                 let address = given.ok_or_else(|| failed("the node has no address left"))?;
                 *lock(&self.last) = Some(address);
+                *lock(&self.had) = Some(network);
                 sandbox.address = address.to_string().into();
                 self.show_address(uid, &sandbox.address, true);
             }
@@ -468,25 +471,62 @@ impl Agent {
         process
     }
 
-    /// Registers the node and keeps its status and lease fresh.
+    /// Registers the node and keeps its status and lease fresh; when its object is deleted, it is registered anew.
     async fn keep(self: Arc<Self>) {
-        let name = self.machine.name.clone();
-        let mut labels = json!({"kubernetes.io/hostname": (name.as_str()), "kubernetes.io/os": "linux"});
+        loop {
+            self.register().await;
+            self.beat().await;
+        }
+    }
+
+    /// As real agents do it, not before what ran for an earlier object of the node has ended.
+    async fn register(&self) {
+        let name = self.machine.name.as_str();
+        let mut labels = json!({"kubernetes.io/hostname": name, "kubernetes.io/os": "linux"});
         labels.set(&[ZONE], zone_of(self.machine.number));
         loop {
+            let runs = !self.machine.uids().is_empty() && !self.machine.has(Mutation::HastyNodes);
+            if runs {
+                // Whoever hears nothing does not know either.
+                if self.api.call(Request::get(NODES, "", name)).await.is_ok() {
+                    return;
+                }
+                if !self.machine.has(Mutation::MuteNodes) {
+                    let _ = self.renew("").await;
+                }
+                self.shell.sleep(RETRY_MS).await;
+                continue;
+            }
+            if self.machine.uids().is_empty() {
+                // Of another network, perhaps.
+                *lock(&self.machine.addresses) = None;
+            }
             let status = self.machine.status();
-            let node = json!({"metadata": {"name": (name.as_str()), "labels": (labels.clone())}, "status": status});
+            let mut node = json!({"metadata": {"name": name, "labels": (labels.clone())}, "status": status});
+            if let Some(network) = *lock(&self.machine.had) {
+                node.set(&["metadata", "annotations", HAD_NETWORK], network.to_string());
+            }
             match self.api.call(Request::create(NODES, node)).await {
-                Ok(_) => break,
-                Err(status) if status.reason() == Reason::AlreadyExists => break,
+                Ok(_) => return,
+                Err(status) if status.reason() == Reason::AlreadyExists => return,
                 Err(_) => self.shell.sleep(RETRY_MS).await,
             }
         }
+    }
+
+    /// Keeps the node's status and lease fresh until its object is gone.
+    async fn beat(&self) {
+        let name = self.machine.name.as_str();
         let (mut told, mut looked): (Option<u64>, Option<(u64, Revision)>) = (None, None);
+        let (mut known, mut owned) = (false, false);
         loop {
             let (now, now_ms) = (self.shell.now(), self.shell.steady_ms());
-            let node = self.mirror.one(NODES, "", &name);
+            let node = self.mirror.one(NODES, "", name);
             let at = node.as_ref().map_or(Revision::ZERO, Object::revision);
+            let (shows, mut unknown) = (node.is_some(), false);
+            if let Some(network) = node.as_ref().and_then(|node| cidrs_of(&node.value()).first().copied()) {
+                *lock(&self.machine.had) = Some(network);
+            }
             // A real agent is woken by what others write about its node; here it looks with every beat.
             if looked.is_none_or(|(ms, seen)| now_ms - ms >= node_object::LOOK_MS || seen != at) {
                 let old = node.map(|node| node.value()).unwrap_or_default();
@@ -494,22 +534,38 @@ impl Agent {
                 let due = node_object::is_due(&status, &old, silent_ms);
                 if !due {
                     looked = Some((now_ms, at));
-                } else if self.api.call(node_object::telling(&name, status, &old, now)).await.is_ok() {
-                    (told, looked) = (Some(now_ms), Some((now_ms, at)));
+                } else {
+                    match self.api.call(node_object::telling(name, status, &old, now)).await {
+                        Ok(_) => (told, looked) = (Some(now_ms), Some((now_ms, at))),
+                        Err(status) => unknown = status.reason() == Reason::NotFound,
+                    }
                 }
             }
+            known |= shows;
+            if !shows && (known || unknown) && !self.machine.has(Mutation::LostNodes) {
+                return;
+            }
             let began_ms = self.shell.steady_ms();
-            let renewed = match self.api.call(node_object::renewal(&name, self.shell.now())).await {
-                Err(status) if status.reason() == Reason::NotFound => {
-                    self.api.call(node_object::first_lease(&name, "", self.shell.now())).await
-                }
-                answer => answer,
-            };
-            let is_known = self.mirror.one(NODES, "", &name).is_some();
+            let owner = self.mirror.one(NODES, "", name).filter(|_| !owned);
+            let owner = owner.map(|node| Str::from(node.uid())).unwrap_or_default();
+            let renewed = self.renew(&owner).await;
+            owned |= renewed.is_ok() && !owner.is_empty();
+            let is_known = self.mirror.one(NODES, "", name).is_some();
             if renewed.is_ok() && is_known {
                 self.standing.send_replace(Standing::renewed(began_ms));
             }
             self.shell.sleep(if renewed.is_ok() { LEASE_MS } else { RETRY_MS }).await;
+        }
+    }
+
+    /// Renews the lease, or makes it; it goes with the `owner`, if one is given.
+    async fn renew(&self, owner: &str) -> Result<(), Status> {
+        let name = self.machine.name.as_str();
+        match self.api.call(node_object::renewal(name, owner, self.shell.now())).await {
+            Err(status) if status.reason() == Reason::NotFound => {
+                self.api.call(node_object::first_lease(name, owner, self.shell.now())).await.map(|_| ())
+            }
+            answer => answer.map(|_| ()),
         }
     }
 
@@ -572,7 +628,7 @@ impl Agent {
             };
             let observed = self.machine.observe(&uid);
             let until_ms = worker.stand(&standing, self.shell.steady_ms(), observed.sandbox_ready);
-            if let Some(until_ms) = until_ms.filter(|_| observed.sandbox_ready) {
+            if let Some(until_ms) = until_ms {
                 worker.held(until_ms, self.machine.hold(&uid, until_ms));
             }
             let now = self.shell.now();
@@ -650,7 +706,7 @@ impl Agent {
                 let node = self.mirror.one(NODES, "", &machine.name);
                 let network = node.and_then(|node| cidrs_of(&node.value()).first().copied());
                 let key = format!("{}/{}", meta["namespace"].text(), meta["name"].text());
-                let until_ms = Leash::of(pod).map(|leash| self.standing.borrow().holds_until_ms(&leash)).transpose();
+                let until_ms = self.standing.borrow().holds(pod);
                 let until_ms = match until_ms {
                     Ok(until_ms) => until_ms,
                     Err(message) => {

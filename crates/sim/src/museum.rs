@@ -126,6 +126,22 @@ pub const EXHIBITS: &[Exhibit] = &[
         seed: 23,
         profile: "lost",
         schedule: None,
-        story: "A stateful set that was to have no pods any more kept three that had ended with their nodes: it waited with the                 last for the first to be well, which was to go, too. Of those that go, the last comes first.",
+        story: "A stateful set that was to have no pods any more kept three that had ended with their nodes: it waited with the \
+                last for the first to be well, which was to go, too. Of those that go, the last comes first.",
+    },
+    Exhibit {
+        seed: 3,
+        profile: "removals",
+        schedule: None,
+        story: "A pod got an address that another one still had: nodes that were deleted and came again were given whatever \
+                network was free, which was that of another one that had not ended its pods. A node says which network it had \
+                and gets that again.",
+    },
+    Exhibit {
+        seed: 5,
+        profile: "removals-all",
+        schedule: None,
+        story: "A node came anew while it still ran a pod that others might start: its agent had asked whether its object was \
+                there, the answer got lost, and it took that for a yes. Whoever hears nothing does not know.",
     },
 ];

@@ -137,6 +137,12 @@ pub enum Mutation {
     HideBudgets,
     /// Nobody is pushed out.
     SpareVictims,
+    /// Agents register their node anew whatever runs there.
+    HastyNodes,
+    /// Agents do not care whether their node has an object.
+    LostNodes,
+    /// Agents whose node has no object renew no lease while pods still run there.
+    MuteNodes,
 }
 
 /// Every defect, the checker that must find it, and in which sort of world.
@@ -202,6 +208,9 @@ pub const DEFECTS: &[(Mutation, &str, &str)] = &[
     (Mutation::PushOutTheFirst, "preemption", "ranked"),
     (Mutation::HideBudgets, "preemption", "ranked"),
     (Mutation::SpareVictims, "liveness", "ranked"),
+    (Mutation::HastyNodes, "nodes", "removals"),
+    (Mutation::LostNodes, "liveness", "removals"),
+    (Mutation::MuteNodes, "identity", "removals"),
 ];
 
 impl Mutation {

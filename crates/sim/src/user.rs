@@ -47,6 +47,8 @@ const ZONES: u64 = 3;
 /// The priority classes of a user to whom some pods matter more than others: name, number, whether others make room for them.
 const CLASSES: [(&str, i64, bool); 3] = [("low", -100, true), ("high", 1_000, true), ("patient", 2_000, false)];
 const PRIORITY_CLASSES: Resource = Resource("priorityclasses.scheduling.k8s.io");
+/// What some pods have to end where nodes are deleted while they run.
+const LONG_GRACE_SECONDS: i64 = 60;
 /// Pods of one workload that want a host each: with one more for a rollout there are nodes for all.
 const APART_MAX: i64 = 3;
 
@@ -61,6 +63,8 @@ pub struct User {
     pub probe_seconds: i64,
     /// Pods of its stateful sets ask to be ended where their node is cut off.
     pub leashed: bool,
+    /// Nodes are deleted while they run: some of its pods take longer to end than nodes may be silent.
+    pub removes: bool,
     pub wants: Wants,
 }
 
@@ -203,6 +207,16 @@ impl User {
         }
     }
 
+    /// Deletes the objects of nodes that run, over and over.
+    pub async fn remove_nodes(mut self) {
+        loop {
+            self.rest(3_000..12_000).await;
+            let view = self.mirror.view();
+            let Some(node) = self.any_node(&view) else { continue };
+            let _ = self.api.call(Request::delete(NODES, "", node.name())).await;
+        }
+    }
+
     /// Leaves the cluster so that everything asked for can be had: all nodes take pods and stand in their own zones, nothing
     /// is paused.
     pub async fn tidy_up(self) {
@@ -265,7 +279,8 @@ impl User {
                 }),
             );
         }
-        let grace_seconds = self.rng.below(8) as i64 + 1;
+        let long_seconds = if self.removes && self.rng.chance(300) { LONG_GRACE_SECONDS } else { 0 };
+        let grace_seconds = self.rng.below(8) as i64 + 1 + long_seconds;
         let mut spec = json!({"terminationGracePeriodSeconds": grace_seconds, "containers": [container]});
         match self.wants {
             Wants::Room => {}
@@ -283,26 +298,18 @@ impl User {
 
     /// Says where the pods of a template may run. Of daemons every node has one, so they only take a port of it.
     fn want_places(&mut self, space: &str, app: &str, spec: &mut Value) {
+        self.bear_reservations(app, spec);
         if app.starts_with("daemonset") {
             let port = 7_000 + (base::hash64(format!("{space}/{app}").as_bytes()) % 10_000) as i64;
             let ports = json!([{"containerPort": 80i64, "hostPort": port}]);
             let containers = spec.make(&["containers"]).make_list();
             containers.make_mut().iter_mut().for_each(|container| container.set(&["ports"], ports.clone()));
-            spec.set(&["tolerations"], json!([{"key": RESERVED, "operator": "Exists"}]));
             return;
-        }
-        if self.rng.chance(300) {
-            spec.set(&["tolerations"], json!([{"key": RESERVED, "operator": "Exists", "effect": "NoSchedule"}]));
         }
         // A workload keeps to one sort: pods that want a host each and pods that want none of some hosts would wait for each
         // other in a rollout for ever.
         match app.as_bytes().last() {
-            Some(b'a') => {
-                let other = format!("node-{}", self.rng.below(2));
-                let elsewhere = json!({"key": HOSTNAME, "operator": "NotIn", "values": [other]});
-                let terms = json!([{"matchExpressions": [elsewhere]}]);
-                spec.set(&["affinity", "nodeAffinity", REQUIRED], json!({"nodeSelectorTerms": terms}));
-            }
+            Some(b'a') => self.avoid_a_node(spec),
             Some(b'b') => {
                 let siblings = json!({"matchLabels": {"app": app}});
                 let term = json!({"labelSelector": siblings, "topologyKey": HOSTNAME});
@@ -312,20 +319,33 @@ impl User {
         }
     }
 
+    /// Daemons, and some others, go to nodes that are reserved.
+    fn bear_reservations(&mut self, app: &str, spec: &mut Value) {
+        let mut toleration = json!({"key": RESERVED, "operator": "Exists"});
+        if !app.starts_with("daemonset") {
+            if !self.rng.chance(300) {
+                return;
+            }
+            toleration.set(&["effect"], "NoSchedule");
+        }
+        spec.set(&["tolerations"], json!([toleration]));
+    }
+
+    fn avoid_a_node(&mut self, spec: &mut Value) {
+        let other = format!("node-{}", self.rng.below(2));
+        let elsewhere = json!({"key": HOSTNAME, "operator": "NotIn", "values": [other]});
+        let terms = json!([{"matchExpressions": [elsewhere]}]);
+        spec.set(&["affinity", "nodeAffinity", REQUIRED], json!({"nodeSelectorTerms": terms}));
+    }
+
     /// Says over what the pods of a template are to be spread. Of daemons every node has one.
     fn want_spread(&mut self, app: &str, spec: &mut Value) {
+        self.bear_reservations(app, spec);
         if app.starts_with("daemonset") {
-            spec.set(&["tolerations"], json!([{"key": RESERVED, "operator": "Exists"}]));
             return;
         }
         if self.rng.chance(300) {
-            spec.set(&["tolerations"], json!([{"key": RESERVED, "operator": "Exists", "effect": "NoSchedule"}]));
-        }
-        if self.rng.chance(300) {
-            let other = format!("node-{}", self.rng.below(2));
-            let elsewhere = json!({"key": HOSTNAME, "operator": "NotIn", "values": [other]});
-            let terms = json!([{"matchExpressions": [elsewhere]}]);
-            spec.set(&["affinity", "nodeAffinity", REQUIRED], json!({"nodeSelectorTerms": terms}));
+            self.avoid_a_node(spec);
         }
         let siblings = json!({"matchLabels": {"app": app}});
         let skew = 1 + self.rng.below(2) as i64;

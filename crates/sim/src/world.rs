@@ -538,8 +538,8 @@ impl World {
         let api = self.door(client, "the-user", &[MASTERS], &self.user);
         let (rng, profile) = (self.rng.fork(stream), self.settings.profile);
         let (pace_ms, probe_seconds) = (profile.pace_ms(), profile.probe_seconds);
-        let (wants, leashed) = (profile.wants, profile.leashed);
-        User { api, mirror, shell: self.user.clone(), rng, pace_ms, probe_seconds, wants, leashed }
+        let (wants, leashed, removes) = (profile.wants, profile.leashed, profile.removes);
+        User { api, mirror, shell: self.user.clone(), rng, pace_ms, probe_seconds, wants, leashed, removes }
     }
 
     fn start_user(&mut self) {
@@ -553,6 +553,9 @@ impl World {
         }
         if matches!(profile.wants, Wants::Places | Wants::Spread) {
             self.user.spawn(Box::pin(self.user_of("user", mirror.clone(), "landlord").reserve_nodes()));
+        }
+        if profile.removes {
+            self.user.spawn(Box::pin(self.user_of("user", mirror.clone(), "remover").remove_nodes()));
         }
         self.user.spawn(Box::pin(self.user_of("user", mirror, "reader").look_around()));
         if self.settings.mutation == Some(Mutation::Chatter) {

@@ -67,5 +67,8 @@ pub fn place_of(node: &Object, out: &mut Vec<Str>) {
     out.push(format!("{:x}", NodeFacts::seen(node).place).into());
 }
 
+/// The annotation in which a node that comes anew says which network its pods had before.
+pub const HAD_NETWORK: &str = "gantry/had-network";
+
 /// The index that files nodes elsewhere when their place is another one.
 pub const PLACE: &str = "place";

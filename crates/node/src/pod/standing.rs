@@ -5,6 +5,7 @@
 //! by this uid: not when an agent goes on that stood still, not when a new one begins.
 
 use api::core::leash::Leash;
+use meta::Value;
 
 /// When the node last renewed its lease, counted from when it began to: whoever heard of it heard later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +23,14 @@ impl Standing {
 
     pub fn renewed(began_ms: u64) -> Standing {
         Standing { since_ms: began_ms, renewed: true }
+    }
+
+    /// Until when the sandbox of a pod may run that is begun now; nothing for one without a leash.
+    ///
+    /// # Errors
+    /// As for [`Standing::holds_until_ms`].
+    pub fn holds(&self, pod: &Value) -> Result<Option<u64>, String> {
+        Leash::of(pod).map(|leash| self.holds_until_ms(&leash)).transpose()
     }
 
     /// Until when the pod's sandbox may run.

@@ -119,8 +119,8 @@ impl Worker {
 
     /// Takes in how the node stands: where it has not renewed its lease for as long as the pod bears, now or before it did, the
     /// pod ends. So does one that an earlier agent began and of which nothing is there (`ready`: its sandbox is): whether it
-    /// was given up meanwhile, nobody knows. Says until when its sandbox is to be held now, if that is another time than before
-    /// ([`Worker::held`]).
+    /// was given up meanwhile, nobody knows. Says until when its sandbox is to be held now, if it has one and that is another
+    /// time than before ([`Worker::held`]).
     pub fn stand(&mut self, standing: &Standing, now_ms: u64, ready: bool) -> Option<u64> {
         let leash = self.leash?;
         let known = self.stood.replace(*standing);
@@ -131,7 +131,7 @@ impl Worker {
             self.cut_off("The node lost the pod while nobody held it.".to_owned());
         }
         let until_ms = standing.holds_until_ms(&leash).ok()?;
-        (self.held_until_ms != Some(until_ms)).then_some(until_ms)
+        (ready && self.held_until_ms != Some(until_ms)).then_some(until_ms)
     }
 
     /// Takes the answer to holding its sandbox until then: it is, or it had been let go before.

@@ -31,10 +31,12 @@ use ::store::{Format, LeaseId};
 use base::{Revision, Time};
 use bytes::Bytes;
 use cache::{Cache, Change, Source, View};
-use meta::Resource;
+use meta::{Object, Resource, Str};
 
+use crate::desired::facts;
 use crate::exec::Author;
 use crate::truth::Past;
+use crate::user::PODS;
 pub use leaders::STORE;
 
 /// Up to where an agent sees each of [`crate::network::sources`].
@@ -99,6 +101,21 @@ pub enum Seen<'a> {
     Quiet { view: &'a View },
 }
 
+/// A pod that is on another node since a commit; `before` is empty where it was on none.
+struct Binding<'a> {
+    pod: &'a Object,
+    before: Str,
+    node: Str,
+}
+
+fn bindings(changes: &[Change]) -> impl Iterator<Item = Binding<'_>> {
+    let pods = changes.iter().filter_map(|change| Some((change.new.as_ref()?, change.old.as_ref())));
+    pods.filter(|(new, _)| new.resource() == PODS).filter_map(|(pod, old)| {
+        let (node, before) = (facts(pod).node, old.map(|old| facts(old).node).unwrap_or_default());
+        (node != before).then_some(Binding { pod, before, node })
+    })
+}
+
 pub trait Checker: Send {
     fn name(&self) -> &'static str;
 
@@ -126,6 +143,6 @@ pub const CHECKERS: &[Make] = &[
     || Box::new(scheduler::Scheduler::default()),
     || Box::new(spread::Spread),
     || Box::new(preemption::Preemption::default()),
-    || Box::new(nodes::Nodes),
+    || Box::new(nodes::Nodes::default()),
     || Box::new(network::Network::default()),
 ];

@@ -357,7 +357,12 @@ impl Network {
         let others = at(places)?.iter().filter(|(name, _)| *name != machine);
         let placed = others.filter_map(|(_, (address, cidrs))| Some((Via::Node((*address)?), cidrs)));
         let routes = placed.flat_map(|(via, cidrs)| cidrs.iter().map(move |cidr| (*cidr, via)));
-        let own = at(places.max(own))?.get(machine).map(|(_, cidrs)| cidrs.clone());
+        // The node itself is brought by both, and stays for as long as one of them shows it.
+        let of = |revision: Revision| Some(at(revision)?.get(machine).map(|(_, cidrs)| cidrs.clone()));
+        let own = match (of(places)?, of(own)?) {
+            (Some(_), Some(_)) => of(places.max(own))?,
+            (one, other) => one.or(other),
+        };
         Some((routes.collect(), own.unwrap_or_default()))
     }
 

@@ -1,6 +1,9 @@
-//! Nodes: whoever renews is not doubted, whatever anybody's clock shows.
+//! Nodes: whoever renews is not doubted, whatever anybody's clock shows; and a node whose object was deleted comes anew only
+//! when nothing runs there any more that was begun for that.
 
-use meta::{Object, Resource};
+use std::collections::{BTreeMap, BTreeSet};
+
+use meta::{Object, Resource, Str};
 
 use super::{Checker, Seen};
 use crate::truth::Past;
@@ -13,7 +16,11 @@ const GRACE_MS: u64 = 40_000;
 /// A clock that drifts, or jumps by no more than this, counts so much less.
 const DRIFT_MS: u64 = 12_000;
 
-pub struct Nodes;
+#[derive(Default)]
+pub struct Nodes {
+    /// What runs on each node: pod and container.
+    running: BTreeMap<Str, BTreeSet<(Str, Str)>>,
+}
 
 fn is_doubted(node: &Object) -> bool {
     let value = node.value();
@@ -27,8 +34,23 @@ impl Checker for Nodes {
     }
 
     fn see(&mut self, seen: &Seen<'_>, past: &Past<'_>) -> Result<(), String> {
+        if let Seen::Container { node, uid, container, runs, .. } = seen {
+            let (all, one) = (self.running.entry((*node).into()).or_default(), ((*uid).into(), (*container).into()));
+            if *runs {
+                all.insert(one)
+            } else {
+                all.remove(&one)
+            };
+        }
         let Seen::Commit { changes, author, .. } = seen else { return Ok(()) };
         for change in *changes {
+            if let (Some(new), None) = (&change.new, &change.old)
+                && new.resource() == NODES
+                && let Some((pod, container)) = self.running.get(new.name()).and_then(BTreeSet::first)
+            {
+                let name = new.name();
+                return Err(format!("node {name} comes anew and still runs {container} of pod {pod}"));
+            }
             let (Some(new), Some(old)) = (&change.new, &change.old) else { continue };
             let may = new.resource() == NODES && author.who.ends_with(":node-controller");
             if !may || !is_doubted(new) || is_doubted(old) {

@@ -64,9 +64,11 @@ impl Ownership {
 
 /// The collector of pods takes those whose node is gone, unbound ones that are going, and those that a node ends which is cut
 /// off. Whether it has by then is judged where they run again.
-fn pod_collected(pod: &Object, before: &View) -> Result<(), String> {
+fn pod_collected(pod: &Object, before: &View, seen: Option<&View>) -> Result<(), String> {
     let node = facts(pod).node;
-    if node.is_empty() || before.one(NODES, "", &node).is_none() || Leash::of(&pod.value()).is_some() {
+    // A node may come anew while the collector takes what ran there.
+    let is_gone = |view: &View| view.one(NODES, "", &node).is_none();
+    if node.is_empty() || is_gone(before) || seen.is_some_and(is_gone) || Leash::of(&pod.value()).is_some() {
         return Ok(());
     }
     Err(format!("pod {}/{} was collected, though its node {node} is there", pod.namespace(), pod.name()))
@@ -77,7 +79,7 @@ impl Checker for Ownership {
         "ownership"
     }
 
-    fn see(&mut self, seen: &Seen<'_>, _: &Past<'_>) -> Result<(), String> {
+    fn see(&mut self, seen: &Seen<'_>, past: &Past<'_>) -> Result<(), String> {
         let Seen::Commit { revision, changes, author, before, .. } = seen else { return Ok(()) };
         if !std::mem::replace(&mut self.begun, true) {
             let resources: Vec<_> = before.resources().collect();
@@ -93,7 +95,7 @@ impl Checker for Ownership {
                     self.collected(old, author.decided_on)?;
                 }
                 if old.resource() == PODS && begins && author.who.ends_with(":pod-garbage-collector") {
-                    pod_collected(old, before)?;
+                    pod_collected(old, before, past.at(author.decided_on))?;
                 }
             }
             match (&change.new, &change.old) {

@@ -11,7 +11,7 @@ use cache::View;
 use meta::{Object, Quantity, Selector, Str, Value};
 
 use super::spread::is_spread;
-use super::{Checker, Seen};
+use super::{Binding, Checker, Seen, bindings};
 use crate::desired::facts;
 use crate::truth::{Past, spec_of};
 use crate::user::{HOSTNAME, NODES, PODS, REQUIRED};
@@ -214,21 +214,20 @@ impl Checker for Scheduler {
                 self.asks.remove(old.uid());
                 self.binders.remove(old.uid());
             }
-            let Some(new) = change.new.as_ref().filter(|new| new.resource() == PODS) else { continue };
-            let node = facts(new).node;
-            let before = change.old.as_ref().map(|old| facts(old).node).unwrap_or_default();
-            if node == before {
-                continue;
-            }
+        }
+        for Binding { pod: new, before, node } in bindings(changes) {
             let name = format!("pod {}/{}", new.namespace(), new.name());
             if !before.is_empty() {
                 return Err(format!("{name} was bound to {before} and is now bound to {node}"));
             }
-            let Some(found) = after.one(NODES, "", &node) else {
-                return Err(format!("{name} is bound to {node}, which does not exist"));
-            };
-            self.check_room(found, after)?;
-            if let Some(view) = past.at(author.decided_on).filter(|_| author.decided_on != Revision::ZERO) {
+            let view = past.at(author.decided_on).filter(|_| author.decided_on != Revision::ZERO);
+            match (after.one(NODES, "", &node), view) {
+                (Some(found), _) => self.check_room(found, after)?,
+                (None, None) => return Err(format!("{name} is bound to {node}, which does not exist")),
+                // That it was there then is judged with the rules.
+                (None, Some(_)) => {}
+            }
+            if let Some(view) = view {
                 self.check_rules(new, &node, view, after, author.life)?;
             }
             self.binders.insert(new.uid().into(), author.life);

@@ -13,7 +13,7 @@ use meta::labels::{Op, Requirement};
 use meta::{Object, Selector, Str};
 
 use super::scheduler::{unborne, unwanted};
-use super::{Checker, Seen};
+use super::{Binding, Checker, Seen, bindings};
 use crate::desired::facts;
 use crate::truth::{Past, spec_of};
 use crate::user::{NODES, PODS};
@@ -143,11 +143,8 @@ impl Checker for Spread {
 
     fn see(&mut self, seen: &Seen<'_>, past: &Past<'_>) -> Result<(), String> {
         let Seen::Commit { changes, after, author, .. } = seen else { return Ok(()) };
-        for change in *changes {
-            let Some(new) = change.new.as_ref().filter(|new| new.resource() == PODS) else { continue };
-            let node = facts(new).node;
-            let was_bound = change.old.as_ref().is_some_and(|old| !facts(old).node.is_empty());
-            if was_bound || node.is_empty() || author.decided_on == Revision::ZERO || constraints(new).is_empty() {
+        for Binding { pod: new, node, .. } in bindings(changes) {
+            if author.decided_on == Revision::ZERO || constraints(new).is_empty() {
                 continue;
             }
             let Some(view) = past.at(author.decided_on) else { continue };
