@@ -18,7 +18,7 @@ pub use blob::{Blob, Dictionary};
 pub use cidr::{Cidr, NotACidr};
 pub use rng::{Rng, hash64};
 pub use time::{Clock, Time};
-pub use tree::{Range, Tree};
+pub use tree::{Finder, Range, Tree};
 
 /// A place in the one order of all changes of a cluster. 0 is "before anything"; the first commit has 1 or more.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]

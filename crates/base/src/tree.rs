@@ -56,12 +56,23 @@ impl<K: Ord + Clone, V: Clone> Tree<K, V> {
     where
         K: Borrow<Q>,
     {
+        find(self.leaf_of(key), key)
+    }
+
+    /// Looks keys up one after another; ascending ones mostly where the last one stood.
+    pub fn finder(&self) -> Finder<'_, K, V> {
+        Finder { tree: self, leaf: &[] }
+    }
+
+    /// The entries of the leaf where `key` stands, if it is there.
+    fn leaf_of<Q: Ord + ?Sized>(&self, key: &Q) -> &[(K, V)]
+    where
+        K: Borrow<Q>,
+    {
         let mut node = &self.root;
         loop {
             match &**node {
-                Node::Leaf(entries) => {
-                    return entries.binary_search_by(|(k, _)| k.borrow().cmp(key)).ok().map(|at| &entries[at].1);
-                }
+                Node::Leaf(entries) => return entries,
                 Node::Branch(children) => node = &children[child_of(children, key)].1,
             }
         }
@@ -230,6 +241,33 @@ impl<K: Ord + Clone, V: Clone> FromIterator<(K, V)> for Tree<K, V> {
     }
 }
 
+/// Looks up one key after another in a [`Tree`].
+pub struct Finder<'a, K, V> {
+    tree: &'a Tree<K, V>,
+    leaf: &'a [(K, V)],
+}
+
+impl<'a, K: Ord + Clone, V: Clone> Finder<'a, K, V> {
+    pub fn get<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<&'a V>
+    where
+        K: Borrow<Q>,
+    {
+        let is_here = match self.leaf {
+            [] => false,
+            [(first, _), .., (last, _)] => first.borrow() <= key && key <= last.borrow(),
+            [(only, _)] => only.borrow() == key,
+        };
+        if !is_here {
+            self.leaf = self.tree.leaf_of(key);
+        }
+        find(self.leaf, key)
+    }
+}
+
+fn find<'a, K: Borrow<Q>, V, Q: Ord + ?Sized>(leaf: &'a [(K, V)], key: &Q) -> Option<&'a V> {
+    leaf.binary_search_by(|(known, _)| known.borrow().cmp(key)).ok().map(|at| &leaf[at].1)
+}
+
 type Children<'a, K, V> = std::slice::Iter<'a, (K, Arc<Node<K, V>>)>;
 
 /// Some entries of a [`Tree`].
@@ -384,6 +422,8 @@ mod tests {
             }
             for (tree, model) in &snapshots {
                 assert!(tree.iter().eq(model.iter()));
+                let mut finder = tree.finder();
+                assert!((0..600).chain([5, 3, 599]).all(|key| finder.get(&key) == model.get(&key)));
                 for start in [0, 17, 300, 599, 700] {
                     assert!(tree.from(Bound::Included(&start)).eq(model.range(start..)));
                     assert!(tree.from(Bound::Excluded(&start)).eq(model.range(start + 1..)));

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use base::{Revision, Tree};
+use base::{Finder, Revision, Tree};
 use ecow::EcoString;
-use meta::{Object, Resource};
+use meta::{Object, Resource, Str};
 
 use crate::Index;
 
@@ -39,8 +39,8 @@ impl Borrow<str> for Key {
 #[derive(Clone, Default)]
 pub(crate) struct Shelf {
     objects: Tree<Key, Object>,
-    /// By index name; entries are keyed `value NUL key`.
-    indexes: Vec<(&'static str, Tree<EcoString, Object>)>,
+    /// By index name; entries are `value NUL key`. They stay as they are when an object changes that is filed where it was.
+    indexes: Vec<(&'static str, Tree<EcoString, ()>)>,
 }
 
 /// Objects by key, ascending.
@@ -54,8 +54,8 @@ pub struct View {
     known: Arc<BTreeMap<Resource, Revision>>,
     /// A tree, too: who holds a view must not make the next change copy all shelves.
     shelves: Tree<Resource, Arc<Shelf>>,
-    /// Over all resources, keyed `owner uid NUL resource NUL key`.
-    owned: Tree<EcoString, Object>,
+    /// Over all resources, as an index is kept: `owner uid NUL resource NUL key`.
+    owned: Tree<EcoString, Resource>,
 }
 
 impl View {
@@ -107,22 +107,32 @@ impl View {
 
     /// The objects that the index `name` files under `value`.
     pub fn by<'a>(&'a self, resource: Resource, name: &str, value: &str) -> impl Iterator<Item = &'a Object> + use<'a> {
-        let tree = self
-            .shelves
-            .get(&resource)
-            .and_then(|shelf| shelf.indexes.iter().find(|(index, _)| *index == name))
-            .map(|(_, tree)| tree);
-        prefixed(tree, format!("{value}\0"))
+        let shelf = self.shelves.get(&resource);
+        let index = shelf.and_then(|shelf| shelf.indexes.iter().find(|(index, _)| *index == name));
+        let mut finder = shelf.map(|shelf| shelf.objects.finder());
+        let filed = filed(index.map(|(_, tree)| tree), format!("{value}\0"));
+        filed.filter_map(move |(key, ())| finder.as_mut()?.get(key))
     }
 
     /// Everything, of any resource, that names `uid` as one of its owners.
     pub fn owned_by<'a>(&'a self, uid: &str) -> impl Iterator<Item = &'a Object> + use<'a> {
-        prefixed(Some(&self.owned), format!("{uid}\0"))
+        self.find_owned(format!("{uid}\0"))
     }
 
     /// The objects of `resource` that name `uid` as one of their owners.
     pub fn owned<'a>(&'a self, resource: Resource, uid: &str) -> impl Iterator<Item = &'a Object> + use<'a> {
-        prefixed(Some(&self.owned), format!("{uid}\0{resource}\0"))
+        self.find_owned(format!("{uid}\0{resource}\0"))
+    }
+
+    fn find_owned<'a>(&'a self, prefix: String) -> impl Iterator<Item = &'a Object> + use<'a> {
+        let mut finder: Option<(Resource, Finder<'a, Key, Object>)> = None;
+        filed(Some(&self.owned), prefix).filter_map(move |(entry, resource)| {
+            let key = entry.rsplit('\0').next().unwrap_or_default();
+            if finder.as_ref().is_none_or(|(known, _)| known != resource) {
+                finder = Some((*resource, self.shelves.get(resource)?.objects.finder()));
+            }
+            finder.as_mut()?.1.get(key)
+        })
     }
 
     /// The resources that have had objects.
@@ -192,32 +202,41 @@ impl View {
             None => shelf.objects.remove(key.0.as_str()),
         };
         for index in indexes.iter().filter(|index| index.resource == resource) {
+            let values_of = |object: &Option<Object>| {
+                let mut values = Vec::new();
+                object.iter().for_each(|object| (index.of)(object, &mut values));
+                values
+            };
+            let (before, after) = (values_of(&old), values_of(&new));
+            if before == after {
+                continue;
+            }
             let at = shelf.indexes.iter().position(|(name, _)| *name == index.name).unwrap_or_else(|| {
                 shelf.indexes.push((index.name, Tree::new()));
                 shelf.indexes.len() - 1
             });
-            let entries_of = |object: &Option<Object>| -> Vec<EcoString> {
-                let mut values = Vec::new();
-                object.iter().for_each(|object| (index.of)(object, &mut values));
-                values.iter().map(|value| joined(&[value, &key.0])).collect()
-            };
-            file(&mut shelf.indexes[at].1, &entries_of(&old), entries_of(&new), new.as_ref());
+            let entries = |values: Vec<Str>| values.iter().map(|value| joined(&[value, &key.0])).collect();
+            file(&mut shelf.indexes[at].1, entries(before), entries(after), ());
         }
-        let owners_of = |object: &Option<Object>| -> Vec<EcoString> {
-            let owners = object.iter().flat_map(|object| object.facts().owners.iter());
-            owners.map(|owner| joined(&[&owner.uid, resource.0, &key.0])).collect()
+        let owners_of = |object: &'_ Option<Object>| {
+            let owners = object.as_ref().map_or(&[][..], |object| &object.facts().owners);
+            owners.iter().map(|owner| owner.uid.clone()).collect::<Vec<Str>>()
         };
-        file(&mut self.owned, &owners_of(&old), owners_of(&new), new.as_ref());
+        let (before, after) = (owners_of(&old), owners_of(&new));
+        if before != after {
+            let entries = |owners: Vec<Str>| owners.iter().map(|uid| joined(&[uid, resource.0, &key.0])).collect();
+            file(&mut self.owned, entries(before), entries(after), resource);
+        }
         old
     }
 }
 
-fn file(tree: &mut Tree<EcoString, Object>, before: &[EcoString], after: Vec<EcoString>, object: Option<&Object>) {
+fn file<V: Clone>(tree: &mut Tree<EcoString, V>, before: Vec<EcoString>, after: Vec<EcoString>, value: V) {
     for entry in before.iter().filter(|entry| !after.contains(entry)) {
         tree.remove(entry);
     }
-    for (entry, object) in after.into_iter().zip(object.into_iter().cycle()) {
-        tree.insert(entry, object.clone());
+    for entry in after.into_iter().filter(|entry| !before.contains(entry)) {
+        tree.insert(entry, value.clone());
     }
 }
 
@@ -232,10 +251,11 @@ fn joined(parts: &[&str]) -> EcoString {
     text
 }
 
-fn prefixed<'a>(
-    tree: Option<&'a Tree<EcoString, Object>>,
+/// The entries of an index that begin with a prefix, without it.
+fn filed<'a, V: Clone>(
+    tree: Option<&'a Tree<EcoString, V>>,
     prefix: String,
-) -> impl Iterator<Item = &'a Object> + use<'a> {
+) -> impl Iterator<Item = (&'a str, &'a V)> + use<'a, V> {
     let range = tree.map(|tree| tree.from::<str>(Bound::Included(&prefix)));
-    range.into_iter().flatten().take_while(move |(key, _)| key.starts_with(&prefix)).map(|(_, object)| object)
+    range.into_iter().flatten().map_while(move |(entry, value)| Some((entry.strip_prefix(prefix.as_str())?, value)))
 }
