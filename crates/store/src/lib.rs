@@ -38,7 +38,7 @@ mod visible;
 
 pub use backend::Backend;
 pub use disk::{Disk, DiskFile, FileDisk, LockError};
-pub use embedded::{BATCH_BYTES, BATCH_COMMANDS, Embedded, QUEUE_COMMANDS, Status};
+pub use embedded::{Alarm, BATCH_BYTES, BATCH_COMMANDS, Embedded, QUEUE_COMMANDS, Status};
 pub use error::{Damage, OpenError, Torn};
 pub use format::Format;
 pub use mvcc::Mvcc;
