@@ -31,6 +31,8 @@ pub const BATCH_COMMANDS: usize = 1024;
 pub const BATCH_BYTES: usize = 4 * 1024 * 1024;
 /// Commands that may wait; more are answered with [`Error::Busy`].
 pub const QUEUE_COMMANDS: usize = 65_536;
+/// How long commands wait at most for an [`Alarm`], when more come.
+const ALARM_PATIENCE: Duration = Duration::from_millis(1);
 /// How long a snapshot is content with what others leave: the log grows meanwhile, and with it the time that opening takes.
 const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(30);
 /// So many times as long as a piece of a snapshot took is the pause after it.
@@ -44,6 +46,8 @@ struct Queue {
     snapshots: Vec<(Lsn, io::Result<u64>)>,
     /// The thread sleeps and must be woken.
     asleep: bool,
+    /// Since when an [`Alarm`] is to be rung.
+    asked: Option<Instant>,
     closing: bool,
     /// Nothing is taken any more.
     closed: bool,
@@ -127,18 +131,23 @@ impl Embedded {
             return;
         }
         queue.commands.push_back(command);
-        let wake = std::mem::take(&mut queue.asleep);
+        let (first, ask) = (std::mem::take(&mut queue.asleep), self.asks.get());
+        if first && ask.is_some() {
+            queue.asked = Some(Instant::now());
+        }
+        let late = queue.asked.take_if(|asked| asked.elapsed() > ALARM_PATIENCE).is_some();
         drop(queue);
-        match self.asks.get() {
-            Some(ask) if wake => ask(),
-            None if wake => self.shared.wake.notify_one(),
+        match ask {
+            Some(ask) if first => ask(),
+            _ if first || late => self.shared.wake.notify_one(),
             _ => {}
         }
     }
 
     /// Lets writers say when the thread that commits is woken: `ask` is called with the first command that waits for it, and
-    /// the [`Alarm`] is to be rung soon after, in any case and from anywhere. Who writes on until then has more written
-    /// together: woken at once, the thread would cut in on those very writers, and write two or three changes at a time.
+    /// the [`Alarm`] is to be rung soon after, in any case and from anywhere. (Where that takes long, the next one who writes
+    /// wakes the thread.) Who writes on until then has more written together: woken at once, the thread would cut in on those
+    /// very writers, and write two or three changes at a time.
     ///
     /// Once for a store; a second call changes nothing.
     pub fn woken_by(&self, ask: impl Fn() + Send + Sync + 'static) -> Alarm {
@@ -372,6 +381,7 @@ impl Committer {
                 self.batch.push(command);
             }
             if !self.batch.is_empty() {
+                queue.asked = None;
                 return true;
             }
             if queue.closing {

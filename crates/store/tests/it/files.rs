@@ -4,9 +4,39 @@ use base::Revision;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use store::{
     Backend, Embedded, Error, Event, LeaseId, OpenError, Options, Put, Range, Sink, Txn, check, dump, restore,
 };
+
+#[test]
+fn writers_say_when_the_thread_is_woken() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = Embedded::open(dir.path(), small()).unwrap();
+    let (asked, asking) = std::sync::mpsc::channel();
+    let alarm = store.woken_by(move || asked.send(()).unwrap());
+    let put = |key: &str| store.txn(Txn::new().put(Put::new(key.to_owned(), "1")));
+    // Before it sleeps for the first time it takes what comes.
+    let sleeps = |key: &str| loop {
+        let ticket = put(key);
+        if asking.recv_timeout(Duration::from_millis(50)).is_ok() {
+            break ticket;
+        }
+        ticket.wait().unwrap();
+    };
+    let first = sleeps("a");
+    assert!(asking.try_recv().is_err(), "it is asked once");
+    alarm.ring();
+    first.wait().unwrap();
+    // Who should ring does not: whoever writes later wakes it.
+    let first = sleeps("b");
+    std::thread::sleep(Duration::from_millis(5));
+    put("c").wait().unwrap();
+    first.wait().unwrap();
+    let last = sleeps("d");
+    drop(store);
+    last.wait().unwrap();
+}
 
 fn small() -> Options {
     Options { segment_bytes: 256 * 1024, snapshot_after_bytes: 512 * 1024, ..Options::default() }
