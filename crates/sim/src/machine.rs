@@ -518,14 +518,16 @@ impl Agent {
     async fn beat(&self) {
         let name = self.machine.name.as_str();
         let (mut told, mut looked): (Option<u64>, Option<(u64, Revision)>) = (None, None);
-        let (mut known, mut owned) = (false, false);
+        let (mut known, mut owned, mut noted) = (false, false, Revision::ZERO);
         loop {
             let (now, now_ms) = (self.shell.now(), self.shell.steady_ms());
             let node = self.mirror.one(NODES, "", name);
             let at = node.as_ref().map_or(Revision::ZERO, Object::revision);
             let (shows, mut unknown) = (node.is_some(), false);
-            if let Some(network) = node.as_ref().and_then(|node| cidrs_of(&node.value()).first().copied()) {
-                *lock(&self.machine.had) = Some(network);
+            if let Some(node) = node.as_ref().filter(|_| at != std::mem::replace(&mut noted, at))
+                && let Some(network) = cidrs_of(&node.value()).first()
+            {
+                *lock(&self.machine.had) = Some(*network);
             }
             // A real agent is woken by what others write about its node; here it looks with every beat.
             if looked.is_none_or(|(ms, seen)| now_ms - ms >= node_object::LOOK_MS || seen != at) {
