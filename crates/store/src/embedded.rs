@@ -301,18 +301,15 @@ struct Committer {
 }
 
 /// Writes a snapshot in what those who serve leave, and in small pieces with pauses between, of a second's work in all.
-/// One that is not done after a while asks for its share; one that is waited for does without the pauses.
+/// One that is not done after a while, or is waited for, asks for its share and does without the pauses.
 fn write_beside(job: &SnapshotJob, disk: &dyn Disk, shared: &Shared) -> io::Result<u64> {
     let (began, mut asked, mut piece) = (Instant::now(), false, Instant::now());
     let _ = turn::take(Turn::Spare);
     let mut between = || {
-        if began.elapsed() > SNAPSHOT_PATIENCE {
-            if !asked {
-                asked = true;
-                let _ = turn::take(Turn::Later);
-            }
-        } else if !shared.queue().closing {
+        if began.elapsed() <= SNAPSHOT_PATIENCE && !shared.queue().closing {
             std::thread::sleep(piece.elapsed() * SNAPSHOT_PAUSE);
+        } else if !std::mem::replace(&mut asked, true) {
+            let _ = turn::take(Turn::Later);
         }
         piece = Instant::now();
     };

@@ -10,8 +10,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
 use meta::{Reason, Status};
 
 use super::Remote;
@@ -22,6 +20,7 @@ use crate::dispatch::Incomer;
 use crate::flow::places::Place;
 use crate::http::{Body, Response, body};
 use crate::request::decode;
+use crate::subresource::node;
 
 /// How long an aggregated server may take to begin its answer: the request holds a seat meanwhile.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -91,7 +90,7 @@ async fn answer(
         request.headers_mut().insert(header::UPGRADE, upgrade);
     }
     let answer = remote.link.send(server, request, upgrades).await;
-    let mut answer = answer.map_err(|why| {
+    let answer = answer.map_err(|why| {
         Status::new(
             Reason::ServiceUnavailable,
             format!("error trying to reach service: {}: {why}", remote.link.place()),
@@ -106,25 +105,7 @@ async fn answer(
         parts.headers = of_the_whole_way(&parts.headers);
         return Ok(http::Response::from_parts(parts, Body::Incoming(incoming).holding(place)));
     }
-    let mut response = body::text(101, Bytes::new());
-    *response.headers_mut() = answer.headers().clone();
-    tunnel(&mut answer, incomer, place);
-    Ok(response)
-}
-
-/// Passes bytes both ways from here on.
-fn tunnel(answer: &mut http::Response<Incoming>, mut incomer: Incomer, place: Place) {
-    let theirs = hyper::upgrade::on(answer);
-    let mut request = Request::new(());
-    std::mem::swap(request.extensions_mut(), &mut incomer.extensions);
-    let ours = hyper::upgrade::on(request);
-    tokio::spawn(async move {
-        let (Ok(theirs), Ok(ours)) = (theirs.await, ours.await) else { return };
-        let (mut theirs, mut ours) = (TokioIo::new(theirs), TokioIo::new(ours));
-        // Either side may end it; what was in flight has then been passed on.
-        let _ = tokio::io::copy_bidirectional(&mut theirs, &mut ours).await;
-        drop(place);
-    });
+    Ok(node::tunnel(answer, incomer, place))
 }
 
 /// Headers without those that are of one connection, which its `Connection` may add to.

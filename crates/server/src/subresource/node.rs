@@ -485,7 +485,7 @@ async fn pass(
     }
     let sent = if upgrades { Bytes::new() } else { incomer.body().await? };
     let request = request.body(Full::new(sent)).map_err(Status::internal)?;
-    let mut answer = sender.send_request(request).await.map_err(failed)?;
+    let answer = sender.send_request(request).await.map_err(failed)?;
     if answer.status() != http::StatusCode::SWITCHING_PROTOCOLS {
         let (mut parts, incoming) = answer.into_parts();
         parts.headers.remove(header::CONNECTION);
@@ -495,6 +495,11 @@ async fn pass(
         }
         return Ok(http::Response::from_parts(parts, Body::Incoming(incoming).holding(place)));
     }
+    Ok(tunnel(answer, incomer, place))
+}
+
+/// Answers that the connection is another's from here on, and passes bytes both ways.
+pub(crate) fn tunnel(mut answer: http::Response<Incoming>, mut incomer: Incomer, place: Place) -> Response {
     let mut response = body::text(101, Bytes::new());
     *response.headers_mut() = answer.headers().clone();
     let theirs = hyper::upgrade::on(&mut answer);
@@ -508,5 +513,5 @@ async fn pass(
         let _ = tokio::io::copy_bidirectional(&mut theirs, &mut ours).await;
         drop(place);
     });
-    Ok(response)
+    response
 }
