@@ -50,7 +50,7 @@ pub struct Spread {
 #[derive(Clone, Copy, Debug)]
 pub struct Weighted {
     pub term: TermId,
-    pub weight: i64,
+    pub weight: i32,
 }
 
 /// One group of node selector requirements; all must hold.
@@ -190,7 +190,8 @@ impl Class {
         let mut preferred = Vec::new();
         for (list, sign) in [(pods, 1), (anti, -1)] {
             for one in list["preferredDuringSchedulingIgnoredDuringExecution"].items() {
-                let weight = sign * one["weight"].as_int().unwrap_or(0);
+                let weight = one["weight"].as_int().and_then(|weight| i32::try_from(weight).ok());
+                let weight = sign * weight.unwrap_or(0);
                 preferred.push(Weighted {
                     term: term(&one["podAffinityTerm"], &namespace, &labels, TermUse::Affinity),
                     weight,

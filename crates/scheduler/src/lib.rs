@@ -2,9 +2,9 @@
 //!
 //! Not here: writing the plan (a shell does), the clock, any IO.
 //!
-//! How it works: nodes lie in columns; pods of one template share a class; for every pod all nodes are looked at, by
-//! plugins that each pass over whole columns. A pod that was placed counts at once ("assumed"), until the view shows it
-//! bound or the shell reports that it could not be.
+//! How it works: nodes lie in columns; pods of one template share a class, and what it sees of each node is kept current by
+//! what changed ([`sight`]); for every pod all nodes are compared. Plugins pass over whole columns. A pod that was placed
+//! counts at once ("assumed"), until the view shows it bound or the shell reports that it could not be.
 //!
 //! Invariants: same inputs, same plan; a pod is in the queue, or assumed, or resident, never in two of these; no plan
 //! places a pod on a node that any plugin refuses at that moment.
@@ -16,6 +16,7 @@ pub mod plugins;
 pub mod preempt;
 pub mod queue;
 pub mod score;
+pub mod sight;
 pub mod terms;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,8 +29,9 @@ use meta::{Object, Resource, Str, Value};
 use class::{Amounts, Class, Classes};
 use nodes::{Nodes, Resident};
 use nominated::Nominated;
-use plugins::{GONE, Mask, NO_AFFINITY, PLUGINS, Snapshot, Window, resources, row, words};
+use plugins::{Mask, NO_AFFINITY, PLUGINS, Reason, Snapshot, Window, resources, row, words};
 use queue::{Queue, Wake};
+use sight::{Sights, best};
 use terms::Terms;
 
 pub const PODS: Resource = Resource("pods");
@@ -39,8 +41,6 @@ pub const NAMESPACES: Resource = Resource("namespaces");
 pub const WATCHES: &[Resource] = &[NODES, NAMESPACES, PODS];
 /// The name that pods ask for when they ask for nobody else.
 pub const NAME: &str = "default-scheduler";
-/// Classes whose static checks are kept.
-const CHECKS_MAX: usize = 4096;
 
 /// What shall happen, complete: the doer has nothing left to choose.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -83,13 +83,6 @@ struct Pending {
     object: Object,
 }
 
-/// A class's checks that no pod changes.
-struct StaticMask {
-    class: std::sync::Weak<Class>,
-    version: u64,
-    mask: Mask,
-}
-
 #[derive(Default)]
 pub struct Scheduler {
     nodes: Nodes,
@@ -107,7 +100,7 @@ pub struct Scheduler {
     doomed: preempt::Doomed,
     /// Gated pods that are to be told of it.
     held: Vec<Object>,
-    checks: BTreeMap<usize, StaticMask>,
+    sights: Sights,
     /// Where the search for the best begins, so that equals share the load.
     turn: usize,
 }
@@ -328,6 +321,7 @@ impl Scheduler {
         let mut plan = Plan::default();
         self.queue.flush(now);
         self.terms.refresh(&self.nodes);
+        self.terms.sum_up();
         while plan.placements.len() + plan.refusals.len() < max {
             let Some(key) = self.queue.pop(now) else { break };
             let Some(pending) = self.pending.get(&key) else {
@@ -335,21 +329,21 @@ impl Scheduler {
                 continue;
             };
             let (class, pod) = (pending.class.clone(), pending.object.clone());
-            let mut mask = self.filter(&class);
-            self.reserve_nominated(&key, &class, &mut mask);
             let (namespace, name, uid) =
                 (pod.facts().namespace.clone(), pod.facts().name.clone(), pod.facts().uid.clone());
-            match self.best(&class, &mask) {
+            match self.choose(&key, &class) {
                 Some(at) => {
+                    self.turn = at + 1;
                     let node = self.nodes.names[at].clone();
                     self.place(&key, &node, &pod, class);
                     plan.placements.push(Placement { key, namespace, name, uid, node });
                 }
                 None => {
+                    let mask = self.refusals(&key, &class);
                     let (message, plugins) = self.explain(&class, &mask);
                     let victims = self.preempt(&key, &class, &mask, view);
                     let nominated = self.nominated.place_of(&key).map(|place| self.nodes.names[place].clone());
-                    self.queue.park(&key, plugins, now);
+                    self.queue.park(&key, &plugins, now);
                     let reason = "Unschedulable";
                     plan.refusals.push(Refusal { key, namespace, name, uid, reason, message, nominated, victims });
                 }
@@ -358,78 +352,73 @@ impl Scheduler {
         plan
     }
 
-    /// Why each node refuses the class; 0 where none does.
-    fn filter(&mut self, class: &Arc<Class>) -> Mask {
-        let identity = Arc::as_ptr(class) as usize;
-        let nodes = &self.nodes;
-        let snapshot = Snapshot { nodes, terms: &self.terms };
+    /// The best of the nodes that take the pod; among equals the next in turn.
+    fn choose(&mut self, key: &Str, class: &Arc<Class>) -> Option<usize> {
+        let start = self.turn % self.nodes.len().max(1);
         if let Some(named) = &class.named {
-            let mut mask = vec![NO_AFFINITY; nodes.len()];
-            for place in named.iter().filter_map(|name| nodes.place(name)) {
-                mask[place] = 0;
-                for plugin in PLUGINS {
-                    plugin.filter(class, &snapshot, &mut Window { from: place, mask: &mut mask[place..=place] });
-                }
+            let mut free = named.iter().filter_map(|name| self.nodes.place(name));
+            let free: BTreeSet<usize> = free.by_ref().filter(|place| self.refusal(*place, key, class) == 0).collect();
+            // Seldom are there several to choose from.
+            if free.len() < 2 {
+                return free.first().copied();
+            }
+        }
+        let snapshot = Snapshot { nodes: &self.nodes, terms: &self.terms };
+        let sight = self.sights.of(class, snapshot.nodes, snapshot.terms);
+        let checked = PLUGINS.iter().any(|plugin| plugin.looks_around() && plugin.concerns(class, &snapshot));
+        if !checked && !score::looks_around(class, &snapshot) && self.nominated.is_empty() {
+            return best(&sight.scores, start);
+        }
+        let mut scores = sight.scores.clone();
+        let mask = self.refusals(key, class);
+        score::around(class, &Snapshot { nodes: &self.nodes, terms: &self.terms }, &mask, &mut scores);
+        for (score, refusal) in scores.iter_mut().zip(&mask) {
+            *score = if *refusal == 0 { *score } else { score::REFUSED };
+        }
+        best(&scores, start)
+    }
+
+    /// Why each node refuses the pod; 0 where none does.
+    fn refusals(&mut self, key: &Str, class: &Arc<Class>) -> Mask {
+        let snapshot = Snapshot { nodes: &self.nodes, terms: &self.terms };
+        if let Some(named) = &class.named {
+            let mut mask = vec![NO_AFFINITY; self.nodes.len()];
+            for place in named.iter().filter_map(|name| self.nodes.place(name)) {
+                mask[place] = self.refusal(place, key, class);
             }
             return mask;
         }
-        let fresh = |known: &StaticMask| {
-            known.version == nodes.version
-                && known.mask.len() == nodes.len()
-                && known.class.upgrade().is_some_and(|of| Arc::ptr_eq(&of, class))
-        };
-        if !self.checks.get(&identity).is_some_and(fresh) {
-            let mut mask: Mask = nodes.present.iter().map(|present| if *present { 0 } else { GONE }).collect();
-            for plugin in PLUGINS.iter().filter(|plugin| plugin.is_static()) {
-                plugin.filter(class, &snapshot, &mut Window { from: 0, mask: &mut mask });
-            }
-            if self.checks.len() >= CHECKS_MAX {
-                self.checks.retain(|_, known| known.class.strong_count() > 0 && known.version == nodes.version);
-                if self.checks.len() >= CHECKS_MAX {
-                    self.checks.clear();
-                }
-            }
-            self.checks.insert(identity, StaticMask { class: Arc::downgrade(class), version: nodes.version, mask });
-        }
-        let mut mask = self.checks[&identity].mask.clone();
-        for plugin in PLUGINS.iter().filter(|plugin| !plugin.is_static()) {
+        let mut mask = self.sights.of(class, snapshot.nodes, snapshot.terms).refusals.clone();
+        for plugin in PLUGINS.iter().filter(|plugin| plugin.looks_around() && plugin.concerns(class, &snapshot)) {
             plugin.filter(class, &snapshot, &mut Window { from: 0, mask: &mut mask });
+        }
+        for place in self.nominated.places() {
+            if let Some(refusal) = mask.get_mut(place).filter(|refusal| **refusal == 0) {
+                *refusal = self.promised(place, key, class);
+            }
         }
         mask
     }
 
-    /// Keeps the room that preemption made for other pods of the same or higher priority.
-    fn reserve_nominated(&self, key: &Str, class: &Class, mask: &mut Mask) {
-        for place in self.nominated.places().filter(|place| mask.get(*place) == Some(&0)).collect::<Vec<_>>() {
-            let (mut promised, mut pods) = (Amounts::default(), 0);
-            for (_, other) in self.nominated.before(place, class, key) {
-                promised.add(&other.requests, 1);
-                pods += 1;
-            }
-            if let Some(why) = resources::lacks(class, &self.nodes, place, &promised, pods) {
-                mask[place] = why;
-            }
+    /// Why one node refuses the pod; 0 if it does not.
+    fn refusal(&self, place: usize, key: &Str, class: &Class) -> Reason {
+        let snapshot = Snapshot { nodes: &self.nodes, terms: &self.terms };
+        let mut refusal = 0;
+        for plugin in PLUGINS {
+            plugin.filter(class, &snapshot, &mut Window { from: place, mask: std::slice::from_mut(&mut refusal) });
         }
+        if refusal == 0 { self.promised(place, key, class) } else { refusal }
     }
 
-    /// The best of the nodes that pass; among equals the next in turn.
-    fn best(&mut self, class: &Class, mask: &Mask) -> Option<usize> {
-        let first = mask.iter().position(|reason| *reason == 0)?;
-        if !mask[first + 1..].contains(&0) {
-            self.turn = first + 1;
-            return Some(first);
+    /// Why a node that could take the pod does not: preemption made its room for others of the same or higher priority. 0 if
+    /// enough is left.
+    fn promised(&self, place: usize, key: &Str, class: &Class) -> Reason {
+        let (mut promised, mut pods) = (Amounts::default(), 0);
+        for (_, other) in self.nominated.before(place, class, key) {
+            promised.add(&other.requests, 1);
+            pods += 1;
         }
-        let scores = score::scores(class, &Snapshot { nodes: &self.nodes, terms: &self.terms }, mask);
-        let count = mask.len();
-        let start = self.turn % count;
-        let mut best: Option<usize> = None;
-        for at in (start..count).chain(0..start) {
-            if mask[at] == 0 && best.is_none_or(|best| scores[at] > scores[best]) {
-                best = Some(at);
-            }
-        }
-        self.turn = best.map_or(self.turn, |best| best + 1);
-        best
+        resources::lacks(class, &self.nodes, place, &promised, pods).unwrap_or(0)
     }
 
     /// `0/3 nodes are available: 2 Insufficient cpu, 1 …`, what would help, and the plugins that refused.
@@ -438,14 +427,15 @@ impl Scheduler {
         if total == 0 {
             return ("no nodes available to schedule pods".to_owned(), BTreeSet::new());
         }
-        let mut counts: BTreeMap<u8, usize> = BTreeMap::new();
+        let mut counts = [0usize; 1 + Reason::MAX as usize];
         for (reason, _) in mask.iter().zip(&self.nodes.present).filter(|(_, present)| **present) {
-            *counts.entry(*reason).or_default() += 1;
+            counts[usize::from(*reason)] += 1;
         }
+        let given = || (0..=Reason::MAX).zip(counts).filter(|(_, count)| *count > 0);
         let mut parts: Vec<String> =
-            counts.iter().map(|(reason, count)| format!("{count} {}", words(*reason, class))).collect();
+            given().map(|(reason, count)| format!("{count} {}", words(reason, class))).collect();
         parts.sort();
-        let rows = || counts.keys().filter_map(|reason| row(*reason));
+        let rows = || given().filter_map(|(reason, _)| row(reason));
         let help: BTreeSet<&str> = rows().map(|row| row.help).collect();
         let help: Vec<&str> = help.into_iter().collect();
         let message =

@@ -59,6 +59,15 @@ pub struct Nodes {
     /// Grows with every change that is not a pod coming or going.
     pub version: u64,
     free: Vec<usize>,
+    touched: Touched,
+}
+
+/// Which places changed, in the order in which they did; the oldest are forgotten.
+#[derive(Default)]
+struct Touched {
+    places: Vec<usize>,
+    /// Changes forgotten.
+    forgotten: u64,
 }
 
 impl Nodes {
@@ -77,6 +86,33 @@ impl Nodes {
 
     pub fn place(&self, name: &str) -> Option<usize> {
         self.places.get(name).copied()
+    }
+
+    /// How often places changed: where [`Nodes::touched_since`] goes on from.
+    pub fn changes(&self) -> u64 {
+        self.touched.forgotten + self.touched.places.len() as u64
+    }
+
+    /// The places that changed after `changes`, some of them twice. `None` where that is not known any more, or is as much
+    /// as looking at all.
+    pub fn touched_since(&self, changes: u64) -> Option<&[usize]> {
+        let from = usize::try_from(changes.checked_sub(self.touched.forgotten)?).ok()?;
+        let places = self.touched.places.get(from..)?;
+        (places.len() < self.len() / 2).then_some(places)
+    }
+
+    fn touch(&mut self, at: usize) {
+        let Touched { places, forgotten } = &mut self.touched;
+        if places.last() == Some(&at) {
+            // The entry stands for both changes: whoever saw it as the last one is shown it once more.
+            *forgotten += 1;
+            return;
+        }
+        if places.len() > self.names.len() {
+            *forgotten += places.len() as u64;
+            places.clear();
+        }
+        places.push(at);
     }
 
     /// All columns of plain numbers.
@@ -164,6 +200,9 @@ impl Nodes {
         self.images[at] = images;
         self.count_traits(at, true);
         self.version += u64::from(shape_changed);
+        if changed {
+            self.touch(at);
+        }
         (at, changed)
     }
 
@@ -174,6 +213,7 @@ impl Nodes {
         self.taints[at].clear();
         self.present[at] = false;
         self.version += 1;
+        self.touch(at);
         let residents = std::mem::take(&mut self.residents[at]);
         for column in self.amounts() {
             column[at] = 0;
@@ -223,6 +263,7 @@ impl Nodes {
     }
 
     fn count_in(&mut self, at: usize, class: &Class, sign: i64) {
+        self.touch(at);
         self.cpu_used[at] += sign * class.requests.cpu;
         self.memory_used[at] += sign * class.requests.memory;
         self.ephemeral_used[at] += sign * class.requests.ephemeral;

@@ -43,6 +43,11 @@ impl Nominated {
         self.of_pod.get(key).copied()
     }
 
+    /// Whether nobody waits for any node.
+    pub fn is_empty(&self) -> bool {
+        self.of_pod.is_empty()
+    }
+
     pub fn places(&self) -> impl Iterator<Item = usize> {
         self.at_place.keys().copied()
     }

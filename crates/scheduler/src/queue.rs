@@ -23,11 +23,18 @@ pub enum Wake {
     PodCame,
 }
 
-/// What a refused pod waits for, as a set of plugins' names.
-#[derive(Clone, Debug, Default)]
-struct Parked {
-    plugins: BTreeSet<&'static str>,
-    since: Time,
+/// All of them, as numbers.
+const WAKES: [Wake; 3] = [Wake::Node, Wake::PodGone, Wake::PodCame];
+
+impl Wake {
+    /// Whether it may help a pod that this plugin refused.
+    fn helps(self, plugin: &str) -> bool {
+        match self {
+            Wake::Node => true,
+            Wake::PodGone => !matches!(plugin, "NodeAffinity" | "TaintToleration" | "NodeUnschedulable" | "NodeName"),
+            Wake::PodCame => matches!(plugin, "InterPodAffinity" | "PodTopologySpread"),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,112 +45,151 @@ struct Rank {
     key: Str,
 }
 
+/// In which of the queue's sets a pod is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Ready,
+    /// Until then.
+    Pause(Time),
+    /// Since then.
+    Parked(Time),
+    /// In none: somebody looks at it.
+    Taken,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    rank: Rank,
+    place: Place,
+    /// Refusals so far.
+    attempts: u32,
+}
+
 #[derive(Default)]
 pub struct Queue {
+    waiting: BTreeMap<Str, Waiting>,
     ready: BTreeSet<Rank>,
-    backoff: BTreeSet<(Time, Rank)>,
-    parked: BTreeMap<Rank, Parked>,
-    ranks: BTreeMap<Str, Rank>,
-    attempts: BTreeMap<Str, u32>,
+    pauses: BTreeSet<(Time, Rank)>,
+    /// Pods that nothing helps yet, those first that were refused first.
+    parked: BTreeSet<(Time, Rank)>,
+    /// Of those the ones that each sort of change may help.
+    hopes: [BTreeSet<Rank>; WAKES.len()],
 }
 
 impl Queue {
     /// Adds a pod that waits; a pod already known keeps its place.
     pub fn add(&mut self, key: &Str, priority: i64, created: Time) {
-        if self.ranks.contains_key(key) {
+        if self.waiting.contains_key(key) {
             return;
         }
         let rank = Rank { priority: std::cmp::Reverse(priority), created, key: key.clone() };
-        self.ranks.insert(key.clone(), rank.clone());
-        self.ready.insert(rank);
+        self.ready.insert(rank.clone());
+        self.waiting.insert(key.clone(), Waiting { rank, place: Place::Ready, attempts: 0 });
     }
 
     pub fn remove(&mut self, key: &str) {
-        self.attempts.remove(key);
-        if let Some(rank) = self.ranks.remove(key) {
-            self.ready.remove(&rank);
-            self.parked.remove(&rank);
-            self.backoff.retain(|(_, waiting)| *waiting != rank);
+        self.take(key);
+        self.waiting.remove(key);
+    }
+
+    /// Takes a pod out of the set in which it is; it stays known.
+    fn take(&mut self, key: &str) -> Option<&mut Waiting> {
+        let waiting = self.waiting.get_mut(key)?;
+        match std::mem::replace(&mut waiting.place, Place::Taken) {
+            Place::Ready => {
+                self.ready.remove(&waiting.rank);
+            }
+            Place::Pause(until) => {
+                self.pauses.remove(&(until, waiting.rank.clone()));
+            }
+            Place::Parked(since) => {
+                self.parked.remove(&(since, waiting.rank.clone()));
+                for hopes in &mut self.hopes {
+                    hopes.remove(&waiting.rank);
+                }
+            }
+            Place::Taken => {}
         }
+        Some(waiting)
     }
 
     /// The next pod to place. It stays known until it is removed or refused.
     pub fn pop(&mut self, now: Time) -> Option<Str> {
-        while self.backoff.first().is_some_and(|(at, _)| *at <= now) {
-            if let Some((_, rank)) = self.backoff.pop_first() {
-                self.ready.insert(rank);
+        while self.pauses.first().is_some_and(|(until, _)| *until <= now) {
+            let Some((_, rank)) = self.pauses.pop_first() else { break };
+            if let Some(waiting) = self.waiting.get_mut(&rank.key) {
+                waiting.place = Place::Ready;
             }
+            self.ready.insert(rank);
         }
-        self.ready.pop_first().map(|rank| rank.key)
+        let rank = self.ready.pop_first()?;
+        if let Some(waiting) = self.waiting.get_mut(&rank.key) {
+            waiting.place = Place::Taken;
+        }
+        Some(rank.key)
     }
 
     /// The pod was refused by these plugins. Where there was nobody to refuse it, as there is no node at all, it makes no
     /// pause once there is one.
-    pub fn park(&mut self, key: &str, plugins: BTreeSet<&'static str>, now: Time) {
-        if let Some(rank) = self.ranks.get(key) {
-            if !plugins.is_empty() {
-                *self.attempts.entry(key.into()).or_default() += 1;
+    pub fn park(&mut self, key: &str, plugins: &BTreeSet<&'static str>, now: Time) {
+        let Some(waiting) = self.take(key) else { return };
+        waiting.attempts += u32::from(!plugins.is_empty());
+        waiting.place = Place::Parked(now);
+        let rank = waiting.rank.clone();
+        for (hopes, wake) in self.hopes.iter_mut().zip(WAKES) {
+            if plugins.is_empty() || plugins.iter().any(|plugin| wake.helps(plugin)) {
+                hopes.insert(rank.clone());
             }
-            self.parked.insert(rank.clone(), Parked { plugins, since: now });
         }
+        self.parked.insert((now, rank));
     }
 
     /// The pod could not be bound for a passing reason; it is tried again after its pause.
     pub fn delay(&mut self, key: &str, now: Time) {
-        let Some(rank) = self.ranks.get(key) else { return };
-        self.ready.remove(rank);
-        let attempts = self.attempts.entry(key.into()).or_default();
-        *attempts += 1;
-        self.backoff.insert((now.plus_ms(BACKOFF.delay_ms(*attempts)), rank.clone()));
+        let Some(waiting) = self.take(key) else { return };
+        waiting.attempts += 1;
+        let until = now.plus_ms(BACKOFF.delay_ms(waiting.attempts));
+        waiting.place = Place::Pause(until);
+        let rank = waiting.rank.clone();
+        self.pauses.insert((until, rank));
     }
 
     /// Something changed: whoever it may help comes back, after its pause.
     pub fn wake(&mut self, wake: Wake, now: Time) {
-        let helps = |plugin: &str| match wake {
-            Wake::Node => true,
-            Wake::PodGone => !matches!(plugin, "NodeAffinity" | "TaintToleration" | "NodeUnschedulable" | "NodeName"),
-            Wake::PodCame => matches!(plugin, "InterPodAffinity" | "PodTopologySpread"),
-        };
-        let woken: Vec<Rank> = self
-            .parked
-            .iter()
-            .filter(|(_, parked)| parked.plugins.is_empty() || parked.plugins.iter().any(|plugin| helps(plugin)))
-            .map(|(rank, _)| rank.clone())
-            .collect();
-        for rank in woken {
-            self.unpark(rank, now);
+        for rank in std::mem::take(&mut self.hopes[wake as usize]) {
+            self.unpark(&rank.key, now);
         }
     }
 
-    fn unpark(&mut self, rank: Rank, now: Time) {
-        let Some(parked) = self.parked.remove(&rank) else { return };
-        let attempts = self.attempts.get(&rank.key).copied().unwrap_or(0);
-        let until = parked.since.plus_ms(BACKOFF.delay_ms(attempts));
+    fn unpark(&mut self, key: &str, now: Time) {
+        let Some(Place::Parked(since)) = self.waiting.get(key).map(|waiting| waiting.place) else { return };
+        let Some(waiting) = self.take(key) else { return };
+        let until = since.plus_ms(BACKOFF.delay_ms(waiting.attempts));
+        let rank = waiting.rank.clone();
         if until <= now {
+            waiting.place = Place::Ready;
             self.ready.insert(rank);
         } else {
-            self.backoff.insert((until, rank));
+            waiting.place = Place::Pause(until);
+            self.pauses.insert((until, rank));
         }
     }
 
     /// Brings back pods that have been refused for long.
     pub fn flush(&mut self, now: Time) {
-        let old: Vec<Rank> = self
-            .parked
-            .iter()
-            .filter(|(_, parked)| now.ms_since(parked.since) >= FORGOTTEN_MS)
-            .map(|(rank, _)| rank.clone())
-            .collect();
-        for rank in old {
-            self.unpark(rank, now);
+        while let Some((since, rank)) = self.parked.first()
+            && now.ms_since(*since) >= FORGOTTEN_MS
+        {
+            let key = rank.key.clone();
+            self.unpark(&key, now);
         }
     }
 
     /// When [`Queue::pop`] may have something though nothing changed.
     pub fn wake_at(&self) -> Option<Time> {
-        let parked = self.parked.values().map(|parked| parked.since.plus_ms(FORGOTTEN_MS)).min();
-        let backoff = self.backoff.first().map(|(at, _)| *at);
-        parked.into_iter().chain(backoff).min()
+        let parked = self.parked.first().map(|(since, _)| since.plus_ms(FORGOTTEN_MS));
+        let pause = self.pauses.first().map(|(until, _)| *until);
+        parked.into_iter().chain(pause).min()
     }
 
     pub fn is_ready(&self) -> bool {
@@ -152,11 +198,11 @@ impl Queue {
 
     /// Pods that wait, of whatever sort.
     pub fn len(&self) -> usize {
-        self.ranks.len()
+        self.waiting.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.ranks.is_empty()
+        self.waiting.is_empty()
     }
 }
 
@@ -173,19 +219,19 @@ mod tests {
         queue.add(&"high".into(), 9, at(3));
         let order: Vec<_> = std::iter::from_fn(|| queue.pop(at(10))).collect();
         assert_eq!(order, ["high", "old", "new"]);
-        queue.park("old", ["NodeResourcesFit"].into(), at(10));
-        queue.park("new", ["NodeAffinity"].into(), at(10));
+        queue.park("old", &["NodeResourcesFit"].into(), at(10));
+        queue.park("new", &["NodeAffinity"].into(), at(10));
         queue.wake(Wake::PodGone, at(10));
         assert_eq!(queue.pop(at(10)), None, "it waits out its pause");
         assert_eq!(queue.pop(at(11)).as_deref(), Some("old"));
         assert_eq!(queue.pop(at(99)), None, "a pod that left does not change labels");
         queue.flush(at(10 + 301));
         assert_eq!(queue.pop(at(10 + 301)).as_deref(), Some("new"));
-        queue.park("high", BTreeSet::new(), at(400));
+        queue.park("high", &BTreeSet::new(), at(400));
         assert_eq!(queue.pop(at(400)), None);
         queue.wake(Wake::Node, at(400));
         assert_eq!(queue.pop(at(400)).as_deref(), Some("high"), "the first node came");
-        queue.park("high", ["TaintToleration"].into(), at(400));
+        queue.park("high", &["TaintToleration"].into(), at(400));
         queue.wake(Wake::Node, at(400).plus_ms(3));
         assert_eq!(queue.pop(at(400).plus_ms(19)), None);
         assert_eq!(

@@ -3,45 +3,54 @@
 //! taints 3; each from 0 to 100.
 
 use crate::class::Class;
+use crate::nodes::Nodes;
 use crate::plugins::{Mask, Snapshot};
-use crate::terms::NOWHERE;
+use crate::terms::{NOWHERE, TermId};
 
 const FULL: f32 = 100.0;
 /// Images smaller than this do not count, larger than the upper bound count as the bound, per container.
 const IMAGE_MIN_BYTES: f32 = 23.0 * 1024.0 * 1024.0;
 const IMAGE_MAX_BYTES: f32 = 1000.0 * 1024.0 * 1024.0;
 
-/// The score of each node that `mask` lets pass; others have no meaning.
-pub fn scores(class: &Class, snapshot: &Snapshot<'_>, mask: &Mask) -> Vec<f32> {
-    let nodes = snapshot.nodes;
-    let mut total = vec![0f32; nodes.len()];
-    resources(class, snapshot, &mut total);
-    if nodes.softly_tainted > 0 {
-        let raw = raw(mask, |at| {
-            let soft = nodes.taints[at].iter().filter(|taint| taint.effect == "PreferNoSchedule");
-            -(soft.filter(|taint| !class.tolerates(taint)).count() as f32)
-        });
-        add_normalised(&mut total, &raw, mask, 3.0);
-    }
-    if !class.node_preferred.is_empty() {
-        let raw = raw(mask, |at| {
-            let held = class.node_preferred.iter().filter(|(_, term)| term.holds(&nodes.names[at], &nodes.labels[at]));
-            held.map(|(weight, _)| *weight as f32).sum()
-        });
-        add_scaled(&mut total, &raw, mask, 2.0);
-    }
-    spread(class, snapshot, mask, &mut total);
-    inter_pod(class, snapshot, mask, &mut total);
-    images(class, snapshot, mask, &mut total);
-    total
+/// No score is lower: the node is no choice.
+pub const REFUSED: f32 = f32::NEG_INFINITY;
+
+/// A part of the score that rests on other nodes, or on pods elsewhere.
+struct Part {
+    /// Whether it has anything to say of pods of this class now.
+    concerns: fn(&Class, &Snapshot<'_>) -> bool,
+    /// Adds to the totals of the nodes that the mask lets pass; what it adds to others has no meaning.
+    add: fn(&Class, &Snapshot<'_>, &Mask, &mut [f32]),
 }
 
-/// Least allocated and balanced allocation, in one pass over plain columns.
-fn resources(class: &Class, snapshot: &Snapshot<'_>, total: &mut [f32]) {
-    let nodes = snapshot.nodes;
+const PARTS: &[Part] = &[
+    Part { concerns: |_, snapshot| snapshot.nodes.softly_tainted > 0, add: soft_taints },
+    Part { concerns: |class, _| !class.node_preferred.is_empty(), add: node_preferred },
+    Part { concerns: |class, _| class.spread.iter().any(|constraint| !constraint.hard), add: spread },
+    Part { concerns: leans, add: inter_pod },
+    Part {
+        concerns: |class, snapshot| class.images.iter().any(|image| snapshot.nodes.having.contains_key(image)),
+        add: images,
+    },
+];
+
+/// Adds to the nodes' own scores what rests on other nodes and on pods elsewhere.
+pub fn around(class: &Class, snapshot: &Snapshot<'_>, mask: &Mask, total: &mut [f32]) {
+    for part in PARTS.iter().filter(|part| (part.concerns)(class, snapshot)) {
+        (part.add)(class, snapshot, mask, total);
+    }
+}
+
+/// Whether [`around`] has anything to add for pods of this class.
+pub fn looks_around(class: &Class, snapshot: &Snapshot<'_>) -> bool {
+    PARTS.iter().any(|part| (part.concerns)(class, snapshot))
+}
+
+/// Least allocated and balanced allocation of the nodes from the place `from` on, in one pass over plain columns.
+pub fn own(class: &Class, nodes: &Nodes, from: usize, scores: &mut [f32]) {
     let (cpu, memory) = (class.scored_cpu as f32, class.scored_memory as f32);
     let (asked_cpu, asked_memory) = (class.requests.cpu as f32, class.requests.memory as f32);
-    for (at, total) in total.iter_mut().enumerate() {
+    for (at, score) in (from..).zip(scores) {
         let (has_cpu, has_memory) = ((nodes.cpu[at] as f32).max(1.0), (nodes.memory[at] as f32).max(1.0));
         let free_cpu = 1.0 - (nodes.scored_cpu[at] as f32 + cpu) / has_cpu;
         let free_memory = 1.0 - (nodes.scored_memory[at] as f32 + memory) / has_memory;
@@ -49,8 +58,25 @@ fn resources(class: &Class, snapshot: &Snapshot<'_>, total: &mut [f32]) {
         let used_cpu = ((nodes.cpu_used[at] as f32 + asked_cpu) / has_cpu).min(1.0);
         let used_memory = ((nodes.memory_used[at] as f32 + asked_memory) / has_memory).min(1.0);
         let balanced = (1.0 - (used_cpu - used_memory).abs() * 0.5) * FULL;
-        *total += least + balanced;
+        *score = least + balanced;
     }
+}
+
+fn soft_taints(class: &Class, snapshot: &Snapshot<'_>, mask: &Mask, total: &mut [f32]) {
+    let raw = raw(mask, |at| {
+        let soft = snapshot.nodes.taints[at].iter().filter(|taint| taint.effect == "PreferNoSchedule");
+        -(soft.filter(|taint| !class.tolerates(taint)).count() as f32)
+    });
+    add_normalised(total, &raw, mask, 3.0);
+}
+
+fn node_preferred(class: &Class, snapshot: &Snapshot<'_>, mask: &Mask, total: &mut [f32]) {
+    let nodes = snapshot.nodes;
+    let raw = raw(mask, |at| {
+        let held = class.node_preferred.iter().filter(|(_, term)| term.holds(&nodes.names[at], &nodes.labels[at]));
+        held.map(|(weight, _)| *weight as f32).sum()
+    });
+    add_scaled(total, &raw, mask, 2.0);
 }
 
 fn raw(mask: &Mask, score: impl Fn(usize) -> f32) -> Vec<f32> {
@@ -85,12 +111,8 @@ fn add_scaled(total: &mut [f32], raw: &[f32], mask: &Mask, weight: f32) {
 }
 
 fn spread(class: &Class, snapshot: &Snapshot<'_>, mask: &Mask, total: &mut [f32]) {
-    let soft: Vec<_> = class.spread.iter().filter(|constraint| !constraint.hard).collect();
-    if soft.is_empty() {
-        return;
-    }
     let mut raw = vec![0f32; mask.len()];
-    for constraint in soft {
+    for constraint in class.spread.iter().filter(|constraint| !constraint.hard) {
         let topology = snapshot.terms.topology_of(constraint.term);
         let term = snapshot.terms.get(constraint.term);
         let sums = topology.staying(term, |at| crate::plugins::spread::counts(class, constraint, snapshot, at));
@@ -107,47 +129,34 @@ fn spread(class: &Class, snapshot: &Snapshot<'_>, mask: &Mask, total: &mut [f32]
 fn inter_pod(class: &Class, snapshot: &Snapshot<'_>, mask: &Mask, total: &mut [f32]) {
     let terms = snapshot.terms;
     let mut raw = vec![0f32; mask.len()];
-    let mut any = false;
-    for preferred in &class.preferred {
-        let topology = terms.topology_of(preferred.term);
-        let sums = topology.sums(&terms.get(preferred.term).matching, |_| true);
-        for (raw, domain) in raw.iter_mut().zip(&topology.domain) {
+    let mut lean = |id: TermId, sums: &[i64], weight: i64| {
+        for (raw, domain) in raw.iter_mut().zip(&terms.topology_of(id).domain) {
             if *domain != NOWHERE {
-                *raw += (sums[*domain as usize] * preferred.weight) as f32;
+                *raw += (sums[*domain as usize] * weight) as f32;
             }
         }
-        any = true;
+    };
+    for preferred in &class.preferred {
+        lean(preferred.term, &terms.get(preferred.term).matching.of_domain, i64::from(preferred.weight));
     }
     for (id, term) in terms.iter() {
-        if term.leanings_total == 0 || !terms.looks_for(id, class) {
-            continue;
+        if term.leanings_total != 0 && terms.looks_for(id, class) {
+            lean(id, &term.leanings.of_domain, 1);
         }
-        let topology = terms.topology_of(id);
-        let mut sums = vec![0i64; topology.values.len()];
-        for (at, domain) in topology.domain.iter().enumerate() {
-            if *domain != NOWHERE {
-                sums[*domain as usize] += term.leanings[at];
-            }
-        }
-        for (raw, domain) in raw.iter_mut().zip(&topology.domain) {
-            if *domain != NOWHERE {
-                *raw += sums[*domain as usize] as f32;
-            }
-        }
-        any = true;
     }
-    if any {
-        add_normalised(total, &raw, mask, 2.0);
-    }
+    add_normalised(total, &raw, mask, 2.0);
+}
+
+/// Whether the class prefers company, or pods that run prefer its own.
+fn leans(class: &Class, snapshot: &Snapshot<'_>) -> bool {
+    let terms = snapshot.terms;
+    !class.preferred.is_empty() || terms.iter().any(|(id, term)| term.leanings_total != 0 && terms.looks_for(id, class))
 }
 
 fn images(class: &Class, snapshot: &Snapshot<'_>, mask: &Mask, total: &mut [f32]) {
     let nodes = snapshot.nodes;
     let count = nodes.count().max(1) as f32;
-    let known: Vec<_> = class.images.iter().filter_map(|image| Some((image, *nodes.having.get(image)?))).collect();
-    if known.is_empty() {
-        return;
-    }
+    let known = class.images.iter().filter_map(|image| Some((image, *nodes.having.get(image)?)));
     let mut raw = vec![0f32; mask.len()];
     for (image, having) in known {
         for (raw, images) in raw.iter_mut().zip(&nodes.images) {

@@ -1,7 +1,7 @@
 //! Affinity terms and spread constraints: which pods they look for, and how many of those run on each node.
 //!
-//! A term is shared by all classes that say the same. Counts per node are kept as pods come and go; counts per topology
-//! domain are summed when a pod is placed, over just the nodes that count for it.
+//! A term is shared by all classes that say the same. Counts per node and per topology domain are kept as pods come and go.
+//! Where not every node of a domain counts, as for some spread constraints, domains are summed when a pod is placed.
 
 use std::collections::BTreeMap;
 
@@ -15,6 +15,8 @@ pub struct TermId(pub usize);
 
 /// No domain: the node lacks the label.
 pub const NOWHERE: u32 = u32::MAX;
+/// No version of the nodes.
+const UNSUMMED: u64 = u64::MAX;
 
 pub struct Term {
     pub topology: usize,
@@ -22,16 +24,36 @@ pub struct Term {
     /// `None`: all namespaces (narrowed by `namespace_selector`, if any).
     namespaces: Option<Vec<Str>>,
     namespace_selector: Option<Selector>,
-    /// Pods on each node that the term looks for.
-    pub matching: Vec<i32>,
+    /// Pods that the term looks for.
+    pub matching: Tally,
     /// Those of them that are on their way out: they still keep others away, but are no part of a spread any more.
-    pub leaving: Vec<i32>,
-    /// Pods on each node whose class requires the term's absence.
-    pub holders: Vec<i32>,
-    /// Sum of the preferences of the pods on each node that name the term.
-    pub leanings: Vec<i64>,
-    pub holders_total: i64,
+    pub leaving: Tally,
+    /// Pods whose class requires the term's absence.
+    pub holders: Tally,
+    /// The preferences of the pods that name the term.
+    pub leanings: Tally,
+    /// The preferences without their signs: 0 when nobody leans.
     pub leanings_total: i64,
+    /// The version of the nodes for which domains are summed.
+    summed: u64,
+}
+
+/// A number per node, with its sums.
+#[derive(Default)]
+pub struct Tally {
+    pub of_node: Vec<i32>,
+    pub of_domain: Vec<i64>,
+    pub total: i64,
+}
+
+impl Tally {
+    fn add(&mut self, at: usize, domain: Option<u32>, number: i32) {
+        self.of_node[at] += number;
+        self.total += i64::from(number);
+        if let Some(sum) = domain.and_then(|domain| self.of_domain.get_mut(domain as usize)) {
+            *sum += i64::from(number);
+        }
+    }
 }
 
 /// The domains of one topology key.
@@ -87,18 +109,19 @@ impl Terms {
             selector,
             namespaces,
             namespace_selector,
-            matching: vec![0; nodes.len()],
-            leaving: vec![0; nodes.len()],
-            holders: vec![0; nodes.len()],
-            leanings: vec![0; nodes.len()],
-            holders_total: 0,
+            matching: Tally::default(),
+            leaving: Tally::default(),
+            holders: Tally::default(),
+            leanings: Tally::default(),
             leanings_total: 0,
+            summed: UNSUMMED,
         };
+        made.grow(nodes.len());
         for (at, residents) in nodes.residents.iter().enumerate() {
             for resident in residents {
                 let matches = made.looks_for(&resident.class, &self.namespaces);
-                made.matching[at] += i32::from(matches);
-                made.leaving[at] += i32::from(matches && resident.leaving);
+                made.matching.add(at, None, i32::from(matches));
+                made.leaving.add(at, None, i32::from(matches && resident.leaving));
             }
         }
         let id = TermId(self.terms.len());
@@ -111,7 +134,7 @@ impl Terms {
         if let Some(at) = self.topologies.iter().position(|topology| topology.key == key) {
             return at;
         }
-        let mut topology = Topology { key: key.into(), domain: Vec::new(), values: Vec::new(), version: u64::MAX };
+        let mut topology = Topology { key: key.into(), domain: Vec::new(), values: Vec::new(), version: UNSUMMED };
         topology.refresh(nodes);
         self.topologies.push(topology);
         self.topologies.len() - 1
@@ -135,43 +158,55 @@ impl Terms {
             topology.refresh(nodes);
         }
         for term in &mut self.terms {
-            term.matching.resize(nodes.len(), 0);
-            term.leaving.resize(nodes.len(), 0);
-            term.holders.resize(nodes.len(), 0);
-            term.leanings.resize(nodes.len(), 0);
+            term.grow(nodes.len());
+        }
+    }
+
+    /// Brings the sums of domains up to date, which counts rest on from here until a node changes.
+    pub fn sum_up(&mut self) {
+        for term in &mut self.terms {
+            let topology = &self.topologies[term.topology];
+            if term.summed == topology.version {
+                continue;
+            }
+            term.summed = topology.version;
+            for tally in [&mut term.matching, &mut term.leaving, &mut term.holders, &mut term.leanings] {
+                tally.of_domain = topology.sums(&tally.of_node, |_| true);
+            }
         }
     }
 
     /// Counts a pod in (`sign` 1) or out (-1) on the node at `at`.
     pub fn count(&mut self, at: usize, resident: &Resident, sign: i32) {
         let class: &Class = &resident.class;
+        let topologies = &self.topologies;
+        let domain_of = |term: &Term| {
+            let topology = &topologies[term.topology];
+            let current = (term.summed == topology.version).then(|| topology.domain.get(at).copied());
+            current.flatten().filter(|domain| *domain != NOWHERE)
+        };
         for term in &mut self.terms {
-            if term.matching.len() <= at {
-                term.matching.resize(at + 1, 0);
-                term.leaving.resize(at + 1, 0);
-                term.holders.resize(at + 1, 0);
-                term.leanings.resize(at + 1, 0);
+            if term.matching.of_node.len() <= at {
+                term.grow(at + 1);
             }
             if term.looks_for(class, &self.namespaces) {
-                term.matching[at] += sign;
-                term.leaving[at] += sign * i32::from(resident.leaving);
+                let domain = domain_of(term);
+                term.matching.add(at, domain, sign);
+                term.leaving.add(at, domain, sign * i32::from(resident.leaving));
             }
         }
         for id in &class.anti_affinity {
             let term = &mut self.terms[id.0];
-            term.holders[at] += sign;
-            term.holders_total += i64::from(sign);
+            let domain = domain_of(term);
+            term.holders.add(at, domain, sign);
         }
-        for preferred in &class.preferred {
-            let term = &mut self.terms[preferred.term.0];
-            term.leanings[at] += i64::from(sign) * preferred.weight;
-            term.leanings_total += i64::from(sign) * preferred.weight.abs();
-        }
+        let preferred = class.preferred.iter().map(|preferred| (preferred.term, preferred.weight));
         // A pod that requires company draws such pods a little, as upstream's hard affinity weight of 1 does.
-        for id in &class.affinity {
+        for (id, weight) in preferred.chain(class.affinity.iter().map(|id| (*id, 1))) {
             let term = &mut self.terms[id.0];
-            term.leanings[at] += i64::from(sign);
-            term.leanings_total += i64::from(sign);
+            let domain = domain_of(term);
+            term.leanings.add(at, domain, sign * weight);
+            term.leanings_total += i64::from(sign * weight.abs());
         }
     }
 
@@ -182,6 +217,18 @@ impl Terms {
 }
 
 impl Term {
+    /// Makes room for so many nodes.
+    fn grow(&mut self, nodes: usize) {
+        for tally in [&mut self.matching, &mut self.leaving, &mut self.holders, &mut self.leanings] {
+            tally.of_node.resize(nodes, 0);
+        }
+    }
+
+    /// The pods per domain that the term looks for and that stay.
+    pub fn staying(&self) -> Vec<i64> {
+        self.matching.of_domain.iter().zip(&self.leaving.of_domain).map(|(all, leaving)| all - leaving).collect()
+    }
+
     fn looks_for(&self, class: &Class, namespaces: &BTreeMap<Str, Labels>) -> bool {
         let listed = self.namespaces.as_ref().is_none_or(|listed| listed.contains(&class.namespace));
         let selected = || {
@@ -227,8 +274,8 @@ impl Topology {
 
     /// The pods per domain that a term looks for and that stay, over the nodes for which `counts` says so.
     pub fn staying(&self, term: &Term, counts: impl Fn(usize) -> bool) -> Vec<i64> {
-        let mut sums = self.sums(&term.matching, &counts);
-        for (sum, leaving) in sums.iter_mut().zip(self.sums(&term.leaving, &counts)) {
+        let mut sums = self.sums(&term.matching.of_node, &counts);
+        for (sum, leaving) in sums.iter_mut().zip(self.sums(&term.leaving.of_node, &counts)) {
             *sum -= leaving;
         }
         sums

@@ -332,3 +332,75 @@ fn what_a_decision_takes_of_a_budget_the_next_one_knows() {
     let victims: Vec<String> = lab.run().iter().filter_map(|line| line.rsplit(' ').next().map(str::to_owned)).collect();
     assert!(victims[0].contains("guarded") && victims[1].contains("free"), "{victims:?}");
 }
+
+/// What the scheduler keeps, beside what is found by looking at everything.
+fn assert_kept_is_true(scheduler: &mut Scheduler) {
+    let classes: Vec<Arc<Class>> = scheduler.nodes.residents.iter().flatten().map(|pod| pod.class.clone()).collect();
+    for class in &classes {
+        let (nodes, terms) = (&scheduler.nodes, &scheduler.terms);
+        let anew = Sights::default().of(class, nodes, terms).clone();
+        let kept = scheduler.sights.of(class, nodes, terms);
+        assert_eq!((&kept.refusals, &kept.scores), (&anew.refusals, &anew.scores), "{class:?}");
+    }
+    scheduler.terms.refresh(&scheduler.nodes);
+    scheduler.terms.sum_up();
+    for (id, term) in scheduler.terms.iter() {
+        let topology = scheduler.terms.topology_of(id);
+        for tally in [&term.matching, &term.leaving, &term.holders, &term.leanings] {
+            assert_eq!(tally.of_domain, topology.sums(&tally.of_node, |_| true), "{}", topology.key);
+            assert_eq!(tally.total, tally.of_node.iter().map(|number| i64::from(*number)).sum::<i64>());
+        }
+    }
+}
+
+#[test]
+fn what_is_kept_says_the_same_as_a_look_at_all() {
+    let label = |key: &str| json!({"labelSelector": {"matchLabels": {"app": key}}, "topologyKey": "zone"});
+    let wishes = [
+        Value::Null,
+        json!({"spec": {"nodeSelector": {"zone": "z1"}}}),
+        json!({"spec": {"tolerations": [{"key": "t", "operator": "Exists"}]}}),
+        json!({"spec": {"affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [(label("a"))]}}}}),
+        json!({"spec": {"affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution":
+            [{"weight": 7, "podAffinityTerm": (label("a"))}]}}}}),
+        json!({"metadata": {"labels": {"app": "b"}}, "spec": {"affinity": {"podAntiAffinity":
+            {"requiredDuringSchedulingIgnoredDuringExecution":
+            [{"labelSelector": {"matchLabels": {"app": "b"}}, "topologyKey": "kubernetes.io/hostname"}]}}}}),
+        json!({"spec": {"topologySpreadConstraints": [{"labelSelector": {"matchLabels": {"app": "a"}},
+            "topologyKey": "zone", "maxSkew": 1, "whenUnsatisfiable": "DoNotSchedule"}]}}),
+        json!({"spec": {"priority": 5}}),
+    ];
+    for seed in 0..40 {
+        let mut rng = base::Rng::new(seed);
+        let mut lab = Lab::new();
+        for step in 0..60 {
+            match rng.below(8) {
+                0 | 1 => {
+                    let name = format!("n{}", rng.below(12));
+                    let taints =
+                        if rng.chance(300) { json!([{"key": "t", "effect": "NoSchedule"}]) } else { json!([]) };
+                    let more = json!({"spec": {"taints": taints, "unschedulable": (rng.chance(200))}});
+                    lab.node(&name, ["1", "2", "4"][rng.below(3) as usize], &format!("z{}", rng.below(3)), more);
+                }
+                2 => {
+                    let name = format!("n{}", rng.below(12));
+                    let old = lab.cache.one(NODES, "", &name).cloned();
+                    if old.is_some() {
+                        lab.revision += 1;
+                        lab.change(NODES, None, old);
+                    }
+                }
+                3 => {
+                    let pod = lab.cache.view().list(PODS, "").nth(rng.below(20) as usize).cloned();
+                    if let Some(pod) = pod {
+                        lab.delete(pod.name());
+                    }
+                }
+                _ => lab.pod(&format!("p{step}"), "300m", wishes[rng.below(wishes.len() as u64) as usize].clone()),
+            }
+            lab.now = lab.now.plus_ms(500);
+            lab.run();
+            assert_kept_is_true(&mut lab.scheduler);
+        }
+    }
+}

@@ -11,12 +11,23 @@ impl Plugin for InterPodAffinity {
         "InterPodAffinity"
     }
 
+    fn looks_around(&self) -> bool {
+        true
+    }
+
+    fn concerns(&self, class: &Class, snapshot: &Snapshot<'_>) -> bool {
+        let terms = snapshot.terms;
+        !class.affinity.is_empty()
+            || !class.anti_affinity.is_empty()
+            || terms.iter().any(|(id, term)| term.holders.total > 0 && terms.looks_for(id, class))
+    }
+
     fn filter(&self, class: &Class, snapshot: &Snapshot<'_>, window: &mut Window<'_>) {
         let terms = snapshot.terms;
         require(class, snapshot, window);
         for id in &class.anti_affinity {
             let topology = terms.topology_of(*id);
-            let sums = topology.sums(&terms.get(*id).matching, |_| true);
+            let sums = &terms.get(*id).matching.of_domain;
             for (reason, domain) in window.with(&topology.domain) {
                 if *reason == 0 && *domain != NOWHERE && sums[*domain as usize] > 0 {
                     *reason = ANTI_AFFINITY;
@@ -24,11 +35,11 @@ impl Plugin for InterPodAffinity {
             }
         }
         for (id, term) in terms.iter() {
-            if term.holders_total == 0 || !terms.looks_for(id, class) {
+            if term.holders.total == 0 || !terms.looks_for(id, class) {
                 continue;
             }
             let topology = terms.topology_of(id);
-            let sums = topology.sums(&term.holders, |_| true);
+            let sums = &term.holders.of_domain;
             for (reason, domain) in window.with(&topology.domain) {
                 if *reason == 0 && *domain != NOWHERE && sums[*domain as usize] > 0 {
                     *reason = EXISTING_ANTI_AFFINITY;
@@ -44,11 +55,8 @@ fn require(class: &Class, snapshot: &Snapshot<'_>, window: &mut Window<'_>) {
         return;
     }
     let terms = snapshot.terms;
-    let sums: Vec<(TermId, Vec<i64>)> = class
-        .affinity
-        .iter()
-        .map(|id| (*id, terms.topology_of(*id).sums(&terms.get(*id).matching, |_| true)))
-        .collect();
+    let sums: Vec<(TermId, &[i64])> =
+        class.affinity.iter().map(|id| (*id, terms.get(*id).matching.of_domain.as_slice())).collect();
     let nobody = sums.iter().all(|(_, sums)| sums.iter().all(|sum| *sum == 0));
     let may_begin = nobody && class.affinity.iter().all(|id| terms.looks_for(*id, class));
     for (id, sums) in &sums {

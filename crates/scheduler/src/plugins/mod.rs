@@ -1,7 +1,8 @@
 //! The checks a pod must pass on a node, one file each, and the table of them.
 //!
 //! A plugin looks at a whole column of nodes at once, or at a part of it: it marks the nodes that it refuses with its own
-//! reason. Plugins that depend on the class and the nodes alone run once per class and are kept until a node changes.
+//! reason. What rests on the class, one node and the pods on it is kept in the class's [`crate::sight`] until that node
+//! changes; what rests on pods elsewhere is asked for every pod that it concerns.
 
 pub mod inter_pod;
 pub mod node_affinity;
@@ -51,9 +52,14 @@ impl Window<'_> {
 pub trait Plugin: Sync {
     fn name(&self) -> &'static str;
 
-    /// Whether the answer depends on nothing but the class and the nodes themselves.
-    fn is_static(&self) -> bool {
+    /// Whether the answer for a node rests on pods of other nodes, too.
+    fn looks_around(&self) -> bool {
         false
+    }
+
+    /// Whether it has anything to say of pods of this class now. Asked of plugins that look around.
+    fn concerns(&self, _: &Class, _: &Snapshot<'_>) -> bool {
+        true
     }
 
     /// Marks the nodes of the window that are not yet refused and that it refuses.

@@ -18,10 +18,6 @@ impl Plugin for NodeAffinity {
         "NodeAffinity"
     }
 
-    fn is_static(&self) -> bool {
-        true
-    }
-
     fn filter(&self, class: &Class, snapshot: &Snapshot<'_>, window: &mut Window<'_>) {
         if class.node_selector.is_empty() && class.node_required.is_none() {
             return;

@@ -10,10 +10,6 @@ impl Plugin for NodeName {
         "NodeName"
     }
 
-    fn is_static(&self) -> bool {
-        true
-    }
-
     fn filter(&self, class: &Class, snapshot: &Snapshot<'_>, window: &mut Window<'_>) {
         if class.node_name.is_empty() {
             return;

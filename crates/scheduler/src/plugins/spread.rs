@@ -26,28 +26,42 @@ impl Plugin for PodTopologySpread {
         "PodTopologySpread"
     }
 
+    fn looks_around(&self) -> bool {
+        true
+    }
+
+    fn concerns(&self, class: &Class, _: &Snapshot<'_>) -> bool {
+        class.spread.iter().any(|constraint| constraint.hard)
+    }
+
     fn filter(&self, class: &Class, snapshot: &Snapshot<'_>, window: &mut Window<'_>) {
         for constraint in class.spread.iter().filter(|constraint| constraint.hard) {
             let topology = snapshot.terms.topology_of(constraint.term);
             let term = snapshot.terms.get(constraint.term);
-            // Without selectors every node counts that has the label, which needs no look at each class.
+            // Without selectors every node counts that has the label: those sums are kept.
             let plain = class.node_selector.is_empty() && class.node_required.is_none() && !constraint.honors_taints;
             let single = class.spread.iter().filter(|other| other.hard).count() == 1;
-            let eligible: Vec<bool> = (0..snapshot.nodes.len())
-                .map(|at| match plain && single {
-                    true => topology.domain[at] != NOWHERE,
-                    false => counts(class, constraint, snapshot, at),
-                })
-                .collect();
-            let sums = topology.staying(term, |at| eligible[at]);
-            let mut exists = vec![false; sums.len()];
-            for (at, domain) in topology.domain.iter().enumerate() {
-                if *domain != NOWHERE && eligible[at] {
-                    exists[*domain as usize] = true;
+            let (sums, domains, least) = match plain && single {
+                true => {
+                    let sums = term.staying();
+                    let (domains, least) = (sums.len() as i64, sums.iter().min().copied());
+                    (sums, domains, least)
                 }
-            }
-            let domains = exists.iter().filter(|exists| **exists).count() as i64;
-            let least = sums.iter().zip(&exists).filter(|(_, exists)| **exists).map(|(sum, _)| *sum).min();
+                false => {
+                    let eligible: Vec<bool> =
+                        (0..snapshot.nodes.len()).map(|at| counts(class, constraint, snapshot, at)).collect();
+                    let sums = topology.staying(term, |at| eligible[at]);
+                    let mut exists = vec![false; sums.len()];
+                    for (at, domain) in topology.domain.iter().enumerate() {
+                        if *domain != NOWHERE && eligible[at] {
+                            exists[*domain as usize] = true;
+                        }
+                    }
+                    let domains = exists.iter().filter(|exists| **exists).count() as i64;
+                    let least = sums.iter().zip(&exists).filter(|(_, exists)| **exists).map(|(sum, _)| *sum).min();
+                    (sums, domains, least)
+                }
+            };
             let least = if domains < constraint.min_domains { 0 } else { least.unwrap_or(0) };
             let own = i64::from(constraint.counts_itself);
             for (at, reason) in window.free() {

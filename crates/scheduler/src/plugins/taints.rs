@@ -10,10 +10,6 @@ impl Plugin for TaintToleration {
         "TaintToleration"
     }
 
-    fn is_static(&self) -> bool {
-        true
-    }
-
     fn filter(&self, class: &Class, snapshot: &Snapshot<'_>, window: &mut Window<'_>) {
         for (reason, taints) in window.with(&snapshot.nodes.taints) {
             if *reason == 0 && taints.iter().any(|taint| taint.effect != "PreferNoSchedule" && !class.tolerates(taint))

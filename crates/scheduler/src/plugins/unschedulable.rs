@@ -10,10 +10,6 @@ impl Plugin for NodeUnschedulable {
         "NodeUnschedulable"
     }
 
-    fn is_static(&self) -> bool {
-        true
-    }
-
     fn filter(&self, class: &Class, snapshot: &Snapshot<'_>, window: &mut Window<'_>) {
         let taint =
             Taint { key: "node.kubernetes.io/unschedulable".into(), value: "".into(), effect: "NoSchedule".into() };
