@@ -23,7 +23,7 @@ pub use history::{Compacted, Event};
 use lanes::Lanes;
 pub use lanes::{Bell, Bells, Part};
 pub use source::Source;
-pub use view::{Entries, Key, View};
+pub use view::{Entries, Key, Shown, View};
 
 /// An index of one resource: adds the values under which an object is found.
 pub type IndexFn = fn(&Object, &mut Vec<Str>);

@@ -43,6 +43,10 @@ pub(crate) struct Shelf {
     indexes: Vec<(&'static str, Tree<EcoString, ()>)>,
 }
 
+/// The objects that a view shows of some resources: what was found out of them holds for every view that shows the same.
+#[derive(Clone, Default)]
+pub struct Shown(Vec<Option<Arc<Shelf>>>);
+
 /// Objects by key, ascending.
 pub type Entries<'a> = Vec<(&'a Key, &'a Object)>;
 
@@ -166,6 +170,20 @@ impl View {
             }
             _ => (self.list_from(resource, "", None).collect(), before.list_from(resource, "", None).collect()),
         }
+    }
+
+    /// What is shown of `resources`.
+    pub fn shown(&self, resources: &[Resource]) -> Shown {
+        Shown(resources.iter().map(|resource| self.shelves.get(resource).cloned()).collect())
+    }
+
+    /// Whether this view shows the same of `resources` as the one that `shown` is of. That it does may go unnoticed.
+    pub fn shows(&self, shown: &Shown, resources: &[Resource]) -> bool {
+        let same = |(known, resource): (&Option<Arc<Shelf>>, &Resource)| match (known, self.shelves.get(resource)) {
+            (Some(known), Some(now)) => Arc::ptr_eq(known, now),
+            (known, now) => known.is_none() && now.is_none(),
+        };
+        shown.0.len() == resources.len() && shown.0.iter().zip(resources).all(same)
     }
 
     pub(crate) fn note_known(&mut self, resource: Resource, known: Option<Revision>) {

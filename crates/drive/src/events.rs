@@ -53,7 +53,8 @@ impl<T> Recent<T> {
 
     fn insert(&mut self, key: String, value: T) {
         if self.young.len() >= REMEMBERED_MIN {
-            self.old = std::mem::take(&mut self.young);
+            // Who filled one generation fills the next.
+            self.old = std::mem::replace(&mut self.young, HashMap::with_capacity(REMEMBERED_MIN));
         }
         self.young.insert(key, value);
     }
@@ -76,9 +77,11 @@ struct Correlator {
 impl Correlator {
     /// What the record's event is known by, and its message; `None` when there was too much already.
     fn correlate(&mut self, record: &EventRecord, now: Time) -> Option<(String, String)> {
-        let mut about = record.about.clone();
-        about.take(&["resourceVersion"]);
-        let source = format!("{}|{}|{}", String::from_utf8_lossy(&about.to_json()), record.reporter, record.host);
+        let mut source = String::with_capacity(256);
+        for (name, value) in record.about.entries().iter().filter(|(name, _)| *name != "resourceVersion") {
+            source.extend([name, "=", value.text(), "|"]);
+        }
+        source.extend([&record.reporter, "|", record.host.as_str()]);
         let kind = format!("{source}|{}|{}", record.of_type, record.reason);
         let similar = self.similar.get_or_insert(&kind, || Similar { messages: BTreeSet::new(), last: now });
         if now.ms_since(similar.last) > SIMILAR_WINDOW_MS {

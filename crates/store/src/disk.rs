@@ -8,8 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-
-use turn::Turn;
+use std::time::Instant;
 
 /// A folder of files. Names are durable after [`Disk::sync_names`], contents after [`DiskFile::sync`].
 pub trait Disk: Send + Sync {
@@ -54,6 +53,8 @@ pub(crate) const SYNC_BYTES: u64 = 2 * 1024 * 1024;
 const GONE_PREFIX: &str = "gone-";
 /// Removing a larger file takes longer than a write should wait: a tenth of a second for 256 MiB.
 const GONE_BYTES_MIN: u64 = 1024 * 1024;
+/// So many times as long as it took to give back a piece of a file is the pause after it.
+const GIVE_BACK_PAUSE: u32 = 4;
 
 /// A real folder, held under a lock as long as this lives.
 pub struct FileDisk {
@@ -61,6 +62,8 @@ pub struct FileDisk {
     prepared: Arc<Mutex<Prepared>>,
     /// Large files removed so far.
     gone: AtomicU64,
+    /// Whoever holds it gives back the room of one.
+    giving_back: Arc<Mutex<()>>,
     _lock: File,
 }
 
@@ -119,7 +122,7 @@ impl FileDisk {
 
     fn at(dir: &Path, lock: File) -> FileDisk {
         let prepared = Arc::new(Mutex::new(Prepared::None));
-        FileDisk { dir: dir.to_path_buf(), prepared, gone: AtomicU64::new(0), _lock: lock }
+        FileDisk { dir: dir.to_path_buf(), prepared, gone: AtomicU64::new(0), giving_back: Arc::default(), _lock: lock }
     }
 
     /// The folder `dir` without its lock, to be read only: another process may be writing there.
@@ -203,13 +206,14 @@ impl Disk for FileDisk {
         }
         let gone = self.dir.join(format!("{GONE_PREFIX}{}", self.gone.fetch_add(1, Ordering::Relaxed)));
         std::fs::rename(path, &gone)?;
-        let there = gone.clone();
+        let (there, giving_back) = (gone.clone(), self.giving_back.clone());
         let work = move || {
             // While it is open, only its name goes: what takes long is to give back its room, and nobody waits for that.
-            let file = File::open(&there);
+            let file = OpenOptions::new().write(true).open(&there);
             let removed = std::fs::remove_file(there);
-            let _ = turn::take(Turn::Spare);
-            drop(file);
+            let _one_at_a_time = giving_back.lock();
+            // What is left of it when this fails goes with the last who has it open.
+            let _ = file.and_then(|file| give_back(&file));
             removed
         };
         match std::thread::Builder::new().name("store-remove".into()).spawn(work) {
@@ -237,6 +241,20 @@ impl Disk for FileDisk {
             *state = Prepared::Working;
         }
     }
+}
+
+/// Gives back the room of a file from its end, with pauses. The file system is locked meanwhile, against whoever syncs,
+/// too: so it is a little at a time, and by a thread that has its turn as all have (one that had to wait for what others
+/// leave kept the log waiting for a fifth of a second).
+fn give_back(file: &File) -> io::Result<()> {
+    let mut left = file.metadata()?.len();
+    while left > 0 {
+        let began = Instant::now();
+        left = left.saturating_sub(SYNC_BYTES);
+        file.set_len(left)?;
+        std::thread::sleep(began.elapsed() * GIVE_BACK_PAUSE);
+    }
+    Ok(())
 }
 
 impl DiskFile for File {

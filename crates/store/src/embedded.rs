@@ -37,6 +37,8 @@ const ALARM_PATIENCE: Duration = Duration::from_millis(1);
 const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(30);
 /// So many times as long as a piece of a snapshot took is the pause after it.
 const SNAPSHOT_PAUSE: u32 = 4;
+/// The longest pause of a snapshot that is late: a piece takes some milliseconds.
+const SNAPSHOT_LATE_PAUSE_MAX: Duration = Duration::from_millis(40);
 /// States of the past kept for lists that go on page by page.
 const RECENT_STATES: usize = 16;
 
@@ -306,10 +308,14 @@ fn write_beside(job: &SnapshotJob, disk: &dyn Disk, shared: &Shared) -> io::Resu
     let (began, mut asked, mut piece) = (Instant::now(), false, Instant::now());
     let _ = turn::take(Turn::Spare);
     let mut between = || {
-        if began.elapsed() <= SNAPSHOT_PATIENCE && !shared.queue().closing {
-            std::thread::sleep(piece.elapsed() * SNAPSHOT_PAUSE);
-        } else if !std::mem::replace(&mut asked, true) {
+        let (pause, closing) = (piece.elapsed() * SNAPSHOT_PAUSE, shared.queue().closing);
+        let late = began.elapsed() > SNAPSHOT_PATIENCE;
+        if (late || closing) && !std::mem::replace(&mut asked, true) {
             let _ = turn::take(Turn::Later);
+        }
+        if !closing {
+            // What it waited for a processor is no reason to wait longer, when it is late.
+            std::thread::sleep(if late { pause.min(SNAPSHOT_LATE_PAUSE_MAX) } else { pause });
         }
         piece = Instant::now();
     };

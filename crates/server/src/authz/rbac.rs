@@ -1,9 +1,11 @@
 //! Role-based access: the rules that a user's bindings give, and the check that nobody gives away what they lack.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
 
 use api::rbac::{Ask, BindingFacts, PolicyRule, RoleFacts, Subject};
-use cache::View;
+use cache::{Shown, View};
 use meta::{Object, Resource, Str};
 
 use super::{Attributes, Decision, groups};
@@ -72,23 +74,78 @@ pub fn decide(attributes: &Attributes<'_>, view: &View) -> Decision {
     }
 }
 
-/// Calls `each` with the rules of every binding of the user that holds in `namespace` (`""`: only cluster-wide ones),
-/// until it returns false.
-fn visit(user: &User, namespace: &str, view: &View, each: &mut dyn FnMut(&Object, &[PolicyRule]) -> bool) {
-    let cluster = bindings(user, CLUSTER_ROLE_BINDINGS, "", view);
-    let namespaced = (!namespace.is_empty()).then(|| bindings(user, ROLE_BINDINGS, namespace, view));
-    for binding in cluster.into_values().chain(namespaced.into_iter().flat_map(BTreeMap::into_values)) {
+/// A binding and the role that it gives.
+struct Grant {
+    binding: Object,
+    role: Object,
+}
+
+/// All that grants rest on.
+const SOURCES: &[Resource] = &[CLUSTER_ROLES, CLUSTER_ROLE_BINDINGS, ROLES, ROLE_BINDINGS];
+/// Users and namespaces of which the grants are remembered.
+const REMEMBERED_MAX: usize = 4096;
+
+/// The grants found last, as long as views show the same roles and bindings.
+#[derive(Default)]
+struct Remembered {
+    shown: Shown,
+    /// By user, groups, resource and namespace.
+    grants: HashMap<Vec<u8>, Rc<[Grant]>>,
+}
+
+thread_local! {
+    /// Callers ask again and again for what they may, and roles seldom change.
+    static REMEMBERED: RefCell<Remembered> = RefCell::default();
+}
+
+/// What the bindings of `resource` in `namespace` (`""` for those of the cluster) give the user, by the bindings' names.
+fn grants(user: &User, resource: Resource, namespace: &str, view: &View) -> Rc<[Grant]> {
+    let mut key = Vec::with_capacity(128);
+    for part in [user.name.as_str(), namespace, resource.0].into_iter().chain(groups(user)) {
+        // Whatever stands in a name, it can not be read as two.
+        key.extend_from_slice(&part.len().to_le_bytes());
+        key.extend_from_slice(part.as_bytes());
+    }
+    REMEMBERED.with_borrow_mut(|remembered| {
+        if !view.shows(&remembered.shown, SOURCES) {
+            *remembered = Remembered { shown: view.shown(SOURCES), grants: HashMap::new() };
+        }
+        if let Some(known) = remembered.grants.get(&key) {
+            return known.clone();
+        }
+        let found: Rc<[Grant]> = find_grants(user, resource, namespace, view);
+        if remembered.grants.len() >= REMEMBERED_MAX {
+            remembered.grants.clear();
+        }
+        remembered.grants.insert(key, found.clone());
+        found
+    })
+}
+
+fn find_grants(user: &User, resource: Resource, namespace: &str, view: &View) -> Rc<[Grant]> {
+    let grant = |binding: &Object| {
         // The index narrows, what the binding says decides.
-        let Some(facts) = binding.own::<BindingFacts>().filter(|facts| facts.binds(&user.name, groups(user))) else {
-            continue;
-        };
+        let facts = binding.own::<BindingFacts>().filter(|facts| facts.binds(&user.name, groups(user)))?;
         let role = match facts.role_kind.as_str() {
             "ClusterRole" => view.one(CLUSTER_ROLES, "", &facts.role_name),
             _ => view.one(ROLES, binding.namespace(), &facts.role_name),
         };
-        let Some(role) = role.and_then(|role| role.own::<RoleFacts>()) else { continue };
-        if !each(binding, &role.rules) {
-            return;
+        Some(Grant { binding: binding.clone(), role: role?.clone() })
+    };
+    bindings(user, resource, namespace, view).into_values().filter_map(grant).collect()
+}
+
+/// Calls `each` with the rules of every binding of the user that holds in `namespace` (`""`: only cluster-wide ones),
+/// until it returns false.
+fn visit(user: &User, namespace: &str, view: &View, each: &mut dyn FnMut(&Object, &[PolicyRule]) -> bool) {
+    let places = [(CLUSTER_ROLE_BINDINGS, ""), (ROLE_BINDINGS, namespace)];
+    let places = places.into_iter().filter(|(resource, place)| *resource == CLUSTER_ROLE_BINDINGS || !place.is_empty());
+    for (resource, place) in places {
+        for Grant { binding, role } in grants(user, resource, place, view).iter() {
+            let Some(role) = role.own::<RoleFacts>() else { continue };
+            if !each(binding, &role.rules) {
+                return;
+            }
         }
     }
 }
@@ -146,6 +203,29 @@ mod tests {
         let subjects: Vec<Value> = subjects.iter().map(subject).collect();
         let metadata = json!({"name": name, "namespace": namespace, "uid": (format!("{namespace}-b-{name}"))});
         object(resource, &json!({"metadata": metadata, "subjects": subjects, "roleRef": {"kind": kind, "name": role}}))
+    }
+
+    #[test]
+    fn what_is_remembered_of_a_user_ends_with_the_roles_that_it_rests_on() {
+        let mut cache = Cache::new(crate::indexes());
+        let (reads, writes) = (role(ROLES, "n", "r", "get"), role(ROLES, "n", "r", "update"));
+        let user = User::new("u", &[]);
+        let verbs = |view: &View, namespace: &str| -> Vec<String> {
+            rules_of(&user, namespace, view).iter().map(|rule| rule.verbs[0].to_string()).collect()
+        };
+        cache.load(Revision(1), [reads.clone(), binding("n", "b", "r", &[("User", "u")])]);
+        let before = cache.view();
+        assert_eq!(
+            (verbs(&before, "n"), verbs(&before, "m"), verbs(&before, "")),
+            (vec!["get".into()], vec![], vec![])
+        );
+        let change = |old: Option<Object>, new: Option<Object>| cache::Change { revision: Revision(2), new, old };
+        cache.apply(Revision(2), [change(Some(reads), Some(writes))]);
+        assert_eq!(verbs(&cache.view(), "n"), ["update"]);
+        assert_eq!(verbs(&before, "n"), ["get"], "an older view says what it showed");
+        let gone = cache.one(ROLE_BINDINGS, "n", "b").cloned();
+        cache.apply(Revision(3), [cache::Change { revision: Revision(3), new: None, old: gone }]);
+        assert!(verbs(&cache.view(), "n").is_empty());
     }
 
     #[test]
