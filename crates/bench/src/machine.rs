@@ -156,19 +156,24 @@ impl Meter {
         let cores = cores();
         let foreign = busy.saturating_sub(own) as f64 / (seconds * 1e6 * cores as f64).max(1.0) * 100.0;
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-        let cpu = read("/proc/cpuinfo");
-        let model = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
         let memory = read("/proc/meminfo");
         let memory_kib = memory.split_whitespace().nth(1).and_then(|word| word.parse::<i64>().ok()).unwrap_or(0);
         json!({
             "cores": (i64::try_from(cores).unwrap_or(0)),
-            "cpu": (model.trim_start_matches([' ', '\t', ':'])),
+            "cpu": (cpu()),
             "kernel": (read("/proc/sys/kernel/osrelease").trim()),
             "memory_mb": (memory_kib * 1024 / 1_000_000),
             "foreign_cpu_percent": (crate::numbers::rounded(foreign)),
             "seconds": (crate::numbers::rounded(seconds)),
         })
     }
+}
+
+/// The processor's name.
+pub fn cpu() -> String {
+    let told = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = told.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
+    model.trim_start_matches([' ', '\t', ':']).to_owned()
 }
 
 pub fn cores() -> usize {

@@ -159,6 +159,16 @@ pub fn plot(title: &str, unit: &str, lines: &BTreeMap<String, Points>) -> String
     svg
 }
 
+/// Whether a result takes the place of a stored one: it is of the same bench, of the same shape where there are some, and of
+/// the same processor. What another one needed says nothing of this one.
+pub fn replaces(new: &Value, old: &Value) -> bool {
+    let what = |result: &Value| {
+        let (bench, shape) = (result["bench"].clone(), result["options"]["shape"].clone());
+        [bench, shape, result["machine"]["cpu"].clone()]
+    };
+    what(new) == what(old)
+}
+
 /// What is worse than it was: figures of processor time for each operation that grew by more than a tenth.
 pub fn regressions(stored: &Value, now: &Value) -> Vec<String> {
     let mut found = Vec::new();
@@ -204,6 +214,15 @@ mod tests {
         let found = regressions(&result(), &now);
         assert_eq!(found.len(), 1);
         assert!(found[0].contains("11 % more"), "{found:?}");
+    }
+
+    #[test]
+    fn a_result_takes_the_place_of_its_own_processors() {
+        let mut new = result();
+        new.set(&["figures", "puts_per_s"], 30_i64);
+        assert!(replaces(&new, &result()));
+        new.set(&["machine", "cpu"], "another");
+        assert!(!replaces(&new, &result()));
     }
 
     #[test]

@@ -112,11 +112,12 @@ fn stored(dir: &Path) -> Result<Vec<Value>, Error> {
     }
 }
 
-/// Puts a result in the place of the same bench's; the table's order is kept.
+/// Puts a result in the place of the one that it is a later look at; the table's order is kept.
 fn keep(results: &mut Vec<Value>, result: Value) {
-    results
-        .retain(|other| other["bench"] != result["bench"] || other["options"]["shape"] != result["options"]["shape"]);
-    results.push(result);
+    match results.iter_mut().find(|old| report::replaces(&result, old)) {
+        Some(old) => *old = result,
+        None => results.push(result),
+    }
     let place = |result: &Value| BENCHES.iter().position(|bench| bench.name == result["bench"].text());
     results.sort_by_key(place);
 }
@@ -138,12 +139,18 @@ fn write(dir: &Path, results: &[Value]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Runs the benches that have a stored processor time again, with the options of then.
+/// Runs the benches of which a processor time of this processor is stored again, with the options of then.
 fn check(settings: &Settings) -> Result<(), Error> {
     let results = stored(&folder(settings))?;
     let mut worse = Vec::new();
+    let here = bench::machine::cpu();
     let timed = |result: &&Value| result["figures"].entries().keys().any(|key| key.starts_with("cpu_us_per_"));
-    for then in results.iter().filter(timed) {
+    let comparable = |result: &&Value| timed(result) && result["machine"]["cpu"].text() == here;
+    if !results.iter().any(|result| comparable(&result)) {
+        let why = format!("no result of this processor ({here}) is stored; `gantry bench all` stores some");
+        return Err(Error::doing("compare with what was", why));
+    }
+    for then in results.iter().filter(comparable) {
         let Some(bench) = bench::bench(then["bench"].text()) else { continue };
         eprintln!("== {}", bench.name);
         let mut said = said(settings);
