@@ -33,7 +33,8 @@ pub fn page(results: &[Value]) -> String {
     let mut text = format!("# Results of the bench\n\n{METHOD}\n");
     for result in results {
         // Writing to a String cannot fail.
-        let _ = write!(text, "\n## {}\n\n", result["bench"].text());
+        let shape = result["options"]["shape"].as_str().map(|shape| format!(": {shape}")).unwrap_or_default();
+        let _ = write!(text, "\n## {}{shape}\n\n", result["bench"].text());
         let machine = &result["machine"];
         let options: Vec<String> = result["options"].entries().iter().map(|(key, value)| said(key, value)).collect();
         let _ = writeln!(

@@ -356,8 +356,8 @@ impl Scheduler {
     fn choose(&mut self, key: &Str, class: &Arc<Class>) -> Option<usize> {
         let start = self.turn % self.nodes.len().max(1);
         if let Some(named) = &class.named {
-            let mut free = named.iter().filter_map(|name| self.nodes.place(name));
-            let free: BTreeSet<usize> = free.by_ref().filter(|place| self.refusal(*place, key, class) == 0).collect();
+            let places = named.iter().filter_map(|name| self.nodes.place(name));
+            let free: BTreeSet<usize> = places.filter(|place| self.refusal(*place, key, class) == 0).collect();
             // Seldom are there several to choose from.
             if free.len() < 2 {
                 return free.first().copied();
