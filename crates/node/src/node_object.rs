@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::agent::{Agent, NODES};
 use crate::pod::Standing;
+use crate::pod::status::replacing;
 
 const LEASES: Resource = Resource("leases.coordination.k8s.io");
 const LEASE_NAMESPACE: &str = "kube-node-lease";
@@ -187,7 +188,8 @@ pub fn is_due(status: &Value, old: &Value, silent_ms: u64) -> bool {
     silent_ms >= TELL_MS || !status.entries().iter().all(shows)
 }
 
-/// The request that writes a node's status; conditions that stay what they were keep their times.
+/// The request that writes a node's status; conditions that stay what they were keep their times, and those of others are
+/// not spoken of.
 pub fn telling(node: &str, mut status: Value, old: &Value, now: Time) -> Request {
     let known = old.at(&["status", "conditions"]).items();
     if let Some(conditions) = status.get_mut("conditions") {
@@ -198,6 +200,9 @@ pub fn telling(node: &str, mut status: Value, old: &Value, now: Time) -> Request
             condition.set(&["lastTransitionTime"], since);
         }
     }
+    // Merged by their types, of several addresses of one type the last would stand for all.
+    let addresses = replacing(&status["addresses"]);
+    status.set(&["addresses"], addresses);
     let request = Request::patch(NODES, "", node, PatchType::Strategic, json!({"status": status}));
     request.on("status").with(|options| options.manager = "kubelet".into())
 }
@@ -318,6 +323,28 @@ pub fn first_lease(node: &str, uid: &str, now: Time) -> Request {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_others_tell_of_a_node_meanwhile_stays() {
+        let at = |seconds: i64| Time::from_seconds(1_800_000_000 + seconds);
+        let addresses = |last: &str| {
+            let list = [("InternalIP", "192.0.2.1"), ("InternalIP", "2001:db8::1"), ("Hostname", last)];
+            Value::from(list.map(|(of_type, address)| json!({"type": of_type, "address": address})).to_vec())
+        };
+        let status = |now, last: &str| json!({"conditions": (conditions(now)), "addresses": (addresses(last))});
+        let old = json!({"metadata": {"name": "n"}, "status": (status(at(0), "one"))});
+        let request = telling("n", status(at(60), "two"), &old, at(60));
+        let client::Action::Patch(PatchType::Strategic, patch) = request.action else { panic!("{:?}", request.action) };
+        // Somebody was faster.
+        let mut stored = old.clone();
+        let theirs = json!({"type": "NetworkUnavailable", "status": "False", "reason": "RouteCreated"});
+        stored.make(&["status", "conditions"]).make_list().push(theirs.clone());
+        let kind = api::kinds::kinds().into_iter().find(|kind| kind.resource == NODES).unwrap();
+        let merged = meta::patch::strategic(&stored, &patch, kind.of()).unwrap();
+        let told = merged["status"]["conditions"].items();
+        assert!(told.len() == 5 && told.contains(&theirs), "{told:?}");
+        assert_eq!(merged["status"]["addresses"], addresses("two"));
+    }
 
     #[test]
     fn a_status_is_told_when_it_says_something_new_or_has_not_been_told_for_long() {

@@ -7,6 +7,13 @@ use super::decide::{all_containers, init_failed, is_over, policy_of, restarts};
 use super::worker::{RESIZE_IN_PROGRESS, RESIZE_PENDING};
 use super::{Memory, Observed, ProbeKind, Seen, SeenState, is_sidecar};
 
+/// What others tell of a pod in its status.
+const OF_OTHERS: [&str; 3] = ["qosClass", "nominatedNodeName", "resize"];
+/// The conditions that a node tells. One of them that it tells no more goes.
+const CONDITIONS: [&str; 6] =
+    ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", RESIZE_PENDING, RESIZE_IN_PROGRESS];
+const PLACED: &str = "PodScheduled";
+
 /// The whole status. `old` is the stored one; conditions keep their transition times, foreign conditions stay.
 pub fn status(pod: &Value, old: &Value, observed: &Observed, memory: &Memory, host: &[Str], now: Time) -> Value {
     let mut status = Value::map();
@@ -38,7 +45,7 @@ pub fn status(pod: &Value, old: &Value, observed: &Observed, memory: &Memory, ho
             status.set(&[key], statuses.clone());
         }
     }
-    for key in ["qosClass", "nominatedNodeName", "resize"] {
+    for key in OF_OTHERS {
         if let Some(value) = old.get(key) {
             status.set(&[key], value.clone());
         }
@@ -50,6 +57,46 @@ pub fn status(pod: &Value, old: &Value, observed: &Observed, memory: &Memory, ho
     let conditions = conditions(pod, old, observed, memory, phase, &init, &main, now);
     status.set(&["conditions"], conditions);
     status
+}
+
+/// What makes a stored status say what `status` does, as a strategic patch that says nothing of what is others': they may
+/// write at the same moment, and what they wrote is not known here yet.
+pub fn patch_of(status: &Value) -> Value {
+    let mut patch = Map::new();
+    for (key, value) in status.entries().iter().filter(|(key, _)| !OF_OTHERS.contains(key)) {
+        match key {
+            "conditions" => {
+                patch.insert(key, own_conditions(value.items()));
+                let order = value.items().iter().map(|one| json!({"type": (one["type"].clone())}));
+                patch.insert("$setElementOrder/conditions", order.collect::<Vec<_>>());
+            }
+            // Merged by their addresses they would keep those that are no more.
+            "hostIPs" | "podIPs" => drop(patch.insert(key, replacing(value))),
+            _ => drop(patch.insert(key, value.clone())),
+        }
+    }
+    Value::Map(patch)
+}
+
+/// A list that takes the place of another in a strategic patch, where the two would be merged.
+pub fn replacing(list: &Value) -> Value {
+    std::iter::once(json!({"$patch": "replace"})).chain(list.items().iter().cloned()).collect::<Vec<_>>().into()
+}
+
+/// What is to become of the conditions that are the node's.
+fn own_conditions(all: &[Value]) -> Vec<Value> {
+    let own = all.iter().filter_map(|one| match one["type"].text() {
+        // Another's, but for the generation that it is said of.
+        PLACED => one.get("observedGeneration").map(|at| json!({"type": PLACED, "observedGeneration": (at.clone())})),
+        of_type => CONDITIONS.contains(&of_type).then(|| {
+            let mut one = one.clone();
+            // What is merged keeps what is not spoken of.
+            ["reason", "message"].into_iter().for_each(|key| one.default(key, Value::Null));
+            one
+        }),
+    });
+    let over = CONDITIONS.iter().filter(|of_type| !all.iter().any(|one| one["type"].text() == **of_type));
+    own.chain(over.map(|of_type| json!({"type": (*of_type), "$patch": "delete"}))).collect()
 }
 
 fn set_addresses(status: &mut Value, spec: &Value, old: &Value, observed: &Observed, host: &[Str]) {
@@ -446,12 +493,9 @@ fn conditions(
         }
         all.push(condition);
     }
-    let mut own: Vec<Str> = all.iter().map(|one| one["type"].text().into()).collect();
-    // Whatever was told of it before.
-    own.extend([RESIZE_PENDING, RESIZE_IN_PROGRESS].map(Str::from));
-    all.extend(known.iter().filter(|one| !own.iter().any(|own| own == one["type"].text())).cloned());
+    all.extend(known.iter().filter(|one| !CONDITIONS.contains(&one["type"].text())).cloned());
     // That it is placed holds of every generation that its node sees.
-    let placed = all.iter_mut().find(|one| one["type"].text() == "PodScheduled" && one["status"].text() == "True");
+    let placed = all.iter_mut().find(|one| one["type"].text() == PLACED && one["status"].text() == "True");
     if let (Some(placed), Some(generation)) = (placed, pod.at(&["metadata", "generation"]).as_int()) {
         placed.set(&["observedGeneration"], generation);
     }

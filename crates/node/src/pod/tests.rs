@@ -528,3 +528,51 @@ fn what_is_told_is_told_of_the_generation_that_was_seen() {
         assert_eq!(condition["observedGeneration"].as_int(), expected, "{condition:?}");
     }
 }
+
+#[test]
+fn what_others_tell_of_a_pod_meanwhile_stays() {
+    let mut script = Script::new(json!({"restartPolicy": "Always", "containers": [{"name": "a"}]}));
+    let placed = json!({"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"});
+    let gate = |status: &str| json!({"type": "example.com/gate", "status": status});
+    script.pod.set(&["metadata", "generation"], 2i64);
+    script.pod.set(&["status"], json!({"conditions": [placed, (gate("False"))]}));
+    script.observed.addresses = vec!["10.1.0.9".into(), "fd00::9".into()];
+    script.memory.resize_pending = Some(("Deferred".into(), "later".to_owned()));
+    let kind = api::kinds::kinds().into_iter().find(|kind| kind.resource == Resource("pods")).unwrap();
+    let write = |stored: &Value, status: &Value| {
+        let patch = json!({"status": (super::status::patch_of(status))});
+        meta::patch::strategic(stored, &patch, kind.of()).unwrap()
+    };
+    let condition = |pod: &Value, of_type: &str| {
+        let found = pod["status"]["conditions"].items().iter().find(|one| one["type"].text() == of_type).cloned();
+        found.unwrap_or_default()
+    };
+    // Nobody else writes: what is stored is what was to be told.
+    script.pod = write(&script.pod, &script.status());
+    let types = |pod: &Value| -> Vec<String> {
+        pod["status"]["conditions"].items().iter().map(|one| one["type"].text().to_owned()).collect()
+    };
+    let own = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodResizePending"];
+    assert_eq!(types(&script.pod), [&own[..], &["PodScheduled", "example.com/gate"]].concat());
+    assert_eq!(condition(&script.pod, "PodScheduled")["observedGeneration"].as_int(), Some(2));
+    assert_eq!(condition(&script.pod, "Ready")["reason"].text(), "ContainersNotReady");
+    // While the next is on its way, somebody opens the gate, adds a condition, and names a node.
+    script.set("a", seen("1", 0, SeenState::Running, 0));
+    (script.memory.resize_pending, script.observed.addresses) = (None, vec!["10.1.0.9".into()]);
+    let status = script.status();
+    let mut stored = script.pod.clone();
+    let theirs = json!([
+        (gate("True")), {"type": "DisruptionTarget", "status": "True"}, {"type": "Ready", "status": "Unknown"}
+    ]);
+    let others = json!({"status": {"nominatedNodeName": "other", "conditions": theirs}});
+    stored = meta::patch::strategic(&stored, &others, kind.of()).unwrap();
+    let pod = write(&stored, &status);
+    for of_type in ["example.com/gate", "DisruptionTarget", "Ready", "ContainersReady"] {
+        assert_eq!(condition(&pod, of_type)["status"].text(), "True", "{of_type}");
+    }
+    assert!(condition(&pod, "Ready").get("reason").is_none(), "it is ready, for no reason");
+    assert!(condition(&pod, "PodResizePending").is_null());
+    assert_eq!(pod["status"]["nominatedNodeName"].text(), "other");
+    assert_eq!(pod["status"]["podIPs"], json!([{"ip": "10.1.0.9"}]));
+    assert_eq!(pod["status"]["containerStatuses"], status["containerStatuses"]);
+}

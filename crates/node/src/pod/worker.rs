@@ -7,6 +7,7 @@ use client::{PatchType, Request};
 use meta::{Object, Reason, Resource, Status, Value, json};
 
 use super::decide::all_containers;
+use super::status::patch_of;
 use super::{Command, Memory, Observed, ProbeKind, Standing, StartFailure, decide, status};
 
 const PODS: Resource = Resource("pods");
@@ -204,8 +205,8 @@ impl Worker {
     /// The request that writes `status`.
     pub fn telling(&self, status: &Value) -> Request {
         let meta = &self.pod["metadata"];
-        let patch = json!({"metadata": {"uid": (meta["uid"].clone())}, "status": (status.clone())});
-        let request = Request::patch(PODS, meta["namespace"].text(), meta["name"].text(), PatchType::Merge, patch);
+        let patch = json!({"metadata": {"uid": (meta["uid"].clone())}, "status": (patch_of(status))});
+        let request = Request::patch(PODS, meta["namespace"].text(), meta["name"].text(), PatchType::Strategic, patch);
         request.on("status").with(|options| options.manager = "kubelet".into())
     }
 
