@@ -13,6 +13,7 @@
 mod text;
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use base::{Blob, Revision};
@@ -131,6 +132,7 @@ pub struct Storage {
     knows: Format,
     halted: Arc<watch::Sender<Halted>>,
     over: Arc<watch::Sender<bool>>,
+    late: Arc<AtomicU64>,
 }
 
 /// Why a server shows nothing more; nothing while it serves.
@@ -150,7 +152,8 @@ impl Storage {
         knows: Format,
     ) -> Result<Storage, Error> {
         let (side, halted, over, registry_changes) = (Arc::default(), Arc::default(), Arc::default(), Arc::default());
-        let storage = Storage { backend, mirror, registry, registry_changes, seal, side, knows, halted, over };
+        let late = Arc::default();
+        let storage = Storage { backend, mirror, registry, registry_changes, seal, side, knows, halted, over, late };
         let failed = |error: StoreError| Error::Store { what: "read the store", why: error.to_string() };
         let at = storage.backend.revision();
         // Before anything else is looked at, which this server may not know how to read.
@@ -225,6 +228,11 @@ impl Storage {
     pub fn refusal(&self) -> Option<Status> {
         let halted = self.halted.borrow();
         halted.as_deref().map(|why| Status::new(Reason::ServiceUnavailable, format!("this server has stopped: {why}")))
+    }
+
+    /// Writes that the store refused since their fence had fallen: what this server sent as a leader of the past.
+    pub fn late(&self) -> u64 {
+        self.late.load(Ordering::Relaxed)
     }
 
     pub fn mirror(&self) -> &Arc<Mirror> {
@@ -304,6 +312,7 @@ impl Storage {
             // One that was not shown is not answered, though it has happened.
             Ok(commit) => serves().map(|()| commit.revision),
             Err(StoreError::Refused(refused)) if fence.is_some_and(|fence| fence.key == refused.key) => {
+                self.late.fetch_add(1, Ordering::Relaxed);
                 Err(WriteError::Failed(Status::new(Reason::Conflict, "another server leads now")))
             }
             Err(StoreError::Refused(refused)) => {
@@ -641,9 +650,10 @@ mod tests {
         lead(storage.backend()).await.unwrap();
         let late = fenced(fence, storage.commit(put("b"))).await;
         let Err(WriteError::Failed(status)) = late else { panic!("{late:?}") };
-        assert_eq!(status.message(), "another server leads now");
+        assert_eq!((status.message(), storage.late()), ("another server leads now", 1));
         assert!(storage.mirror().one(MAPS, "ns", "b").is_none());
         storage.commit(put("b")).await.unwrap();
+        assert_eq!(storage.late(), 1);
     }
 
     #[tokio::test]

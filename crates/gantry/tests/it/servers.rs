@@ -11,8 +11,9 @@ use cache::Cache;
 use client::{Api, HttpApi, Identity, Mirror, PatchType, Path as ApiPath, Request, Wish};
 use meta::{Reason, Resource, Value, json};
 use store::Backend;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-const MAPS: Resource = Resource("configmaps");
+pub const MAPS: Resource = Resource("configmaps");
 const NODES: Resource = Resource("nodes");
 const LEASES: Resource = Resource("leases.coordination.k8s.io");
 const DEPLOYMENTS: Resource = Resource("deployments.apps");
@@ -20,23 +21,23 @@ const DEPLOYMENTS: Resource = Resource("deployments.apps");
 const TAKEOVER_MAX: Duration = Duration::from_secs(3);
 
 /// A process that ends with the test.
-struct Process {
-    child: Child,
+pub struct Process {
+    pub child: Child,
     log: PathBuf,
 }
 
 impl Process {
-    fn start(command: &mut Command, log: &Path) -> Process {
+    pub fn start(command: &mut Command, log: &Path) -> Process {
         let out = std::fs::File::options().create(true).append(true).open(log).unwrap();
         let child = command.stdin(Stdio::null()).stdout(out.try_clone().unwrap()).stderr(out).spawn().unwrap();
         Process { child, log: log.to_owned() }
     }
 
-    fn signal(&self, signal: &str) {
+    pub fn signal(&self, signal: &str) {
         assert!(Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap().success());
     }
 
-    fn words(&self) -> String {
+    pub fn words(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 }
@@ -48,11 +49,11 @@ impl Drop for Process {
     }
 }
 
-fn port() -> u16 {
+pub fn port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-fn start_etcd(dir: &Path) -> (Process, String) {
+pub fn start_etcd(dir: &Path) -> (Process, String) {
     let (client, peer) = (format!("http://127.0.0.1:{}", port()), format!("http://127.0.0.1:{}", port()));
     let mut command = Command::new("etcd");
     command
@@ -62,6 +63,46 @@ fn start_etcd(dir: &Path) -> (Process, String) {
         .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
         .args(["--initial-cluster", &format!("default={peer}")]);
     (Process::start(&mut command, &dir.join("etcd.log")), client)
+}
+
+/// A server's way to etcd, on which nothing passes for a while: what was sent arrives afterwards.
+struct Way {
+    port: u16,
+    open: tokio::sync::watch::Sender<bool>,
+}
+
+impl Way {
+    async fn to(etcd: &str) -> Way {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (port, far) = (listener.local_addr().unwrap().port(), etcd.trim_start_matches("http://").to_owned());
+        let (open, seen) = tokio::sync::watch::channel(true);
+        tokio::spawn(async move {
+            while let Ok((near, _)) = listener.accept().await {
+                let Ok(far) = tokio::net::TcpStream::connect(&far).await else { continue };
+                let (near, far) = (near.into_split(), far.into_split());
+                tokio::spawn(pass(near.0, far.1, seen.clone()));
+                tokio::spawn(pass(far.0, near.1, seen.clone()));
+            }
+        });
+        Way { port, open }
+    }
+
+    fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+}
+
+async fn pass(
+    mut from: tokio::net::tcp::OwnedReadHalf,
+    mut to: tokio::net::tcp::OwnedWriteHalf,
+    mut open: tokio::sync::watch::Receiver<bool>,
+) {
+    let mut bytes = vec![0; 64 * 1024];
+    while let Ok(count @ 1..) = from.read(&mut bytes).await {
+        if open.wait_for(|open| *open).await.is_err() || to.write_all(&bytes[..count]).await.is_err() {
+            return;
+        }
+    }
 }
 
 struct Server {
@@ -127,7 +168,7 @@ impl Server {
     }
 }
 
-async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+pub async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let end = Instant::now() + Duration::from_secs(60);
     loop {
         if let Some(found) = look().await {
@@ -152,14 +193,14 @@ fn paths() -> client::Paths {
     })
 }
 
-fn door(dir: &Path, urls: &str) -> Arc<HttpApi> {
+pub fn door(dir: &Path, urls: &str) -> Arc<HttpApi> {
     let read = |name: &str| std::fs::read_to_string(dir.join("keys").join(name)).unwrap();
     let proof = Identity::Token(read("admin-token").trim().to_owned());
     Arc::new(HttpApi::new(urls, &read("ca.crt"), proof, paths()).unwrap())
 }
 
 /// Sends until something is known.
-async fn surely(api: &HttpApi, request: Request) -> Value {
+pub async fn surely(api: &HttpApi, request: Request) -> Value {
     let end = Instant::now() + Duration::from_secs(30);
     loop {
         match api.call(request.clone()).await {
@@ -384,6 +425,65 @@ async fn a_leader_that_dies_or_sleeps_is_replaced() {
             server.process.words().lines().filter(|line| line.contains("ERROR")).map(str::to_owned).collect();
         assert!(errors.is_empty(), "{errors:?}");
     }
+}
+
+/// How many writes the store refused of a server as a leader of the past.
+async fn refused(api: &HttpApi) -> u64 {
+    let text = api.get_raw("/metrics").await.unwrap();
+    let text = String::from_utf8_lossy(&text);
+    let number = text.lines().find_map(|line| line.strip_prefix("gantry_leader_fenced_writes_total ")?.parse().ok());
+    number.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_leader_sent_arrives_too_late_and_is_refused() {
+    const REPLICAS: usize = 150;
+    let dir = tempfile::tempdir().unwrap();
+    let secret = dir.path().join("secret");
+    std::fs::write(&secret, "a secret of this test, long enough").unwrap();
+    let (_etcd, etcd) = start_etcd(dir.path());
+    let (mut ways, mut servers) = (Vec::new(), Vec::new());
+    for name in ["one", "two", "three"] {
+        let way = Way::to(&etcd).await;
+        servers.push(Server::start(dir.path().join(name), &secret, &way.url()));
+        ways.push(way);
+    }
+    for server in &mut servers {
+        server.is_up().await;
+    }
+    let each: Vec<Arc<HttpApi>> = servers.iter().map(|server| door(&server.dir, &server.url())).collect();
+    let first = leader(&each[0], &servers, None).await;
+    let beside = each[(first + 1) % 3].clone();
+    let stop = Arc::new(AtomicBool::new(false));
+    let node = tokio::spawn(pretend_node(beside.clone(), stop.clone()));
+    let witness = Witness::begin(&beside, &stop);
+    deploy(&beside, "before", 1).await;
+    // Its way falls silent while it places pods: what it sends from then on lies there.
+    surely(&beside, Request::create(DEPLOYMENTS, deployment("many", REPLICAS as i64))).await;
+    until("the first pods", async || (placed(&beside, "many").await >= REPLICAS / 10).then_some(())).await;
+    let reigns = |server: &Server| server.process.words().matches("leads from revision").count();
+    let others: Vec<&Server> = (0..3usize).filter(|at| *at != first).map(|at| &servers[at]).collect();
+    let before: usize = others.iter().map(|server| reigns(server)).sum();
+    ways[first].open.send_replace(false);
+    until("the next reign", async || {
+        (others.iter().map(|server| reigns(server)).sum::<usize>() > before).then_some(())
+    })
+    .await;
+    ways[first].open.send_replace(true);
+    until("all pods", async || (placed(&beside, "many").await == REPLICAS).then_some(())).await;
+    until("the end of its reign", async || servers[first].process.words().contains("leads no more").then_some(()))
+        .await;
+    // It serves on, and shows the same as the others: each pod once.
+    for api in &each {
+        let pods = api.get_raw("/api/v1/namespaces/default/pods?labelSelector=app%3Dmany").await.unwrap();
+        assert_eq!(Value::parse(&pods).unwrap()["items"].items().len(), REPLICAS);
+    }
+    let counts = [refused(&each[0]).await, refused(&each[1]).await, refused(&each[2]).await];
+    eprintln!("refused of leaders of the past: {counts:?}");
+    assert!(counts[first] > 0, "{counts:?}");
+    stop.store(true, Ordering::Relaxed);
+    node.await.unwrap();
+    witness.judge(&each[first]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -195,5 +195,10 @@ fn metrics(server: &Server) -> String {
     }
     text.push_str(&server.flows.text());
     text.push_str(&format!("# TYPE gantry_revision counter\ngantry_revision {}\n", view.at()));
+    // What a leader of the past still sent.
+    let late = server.storage.late();
+    text.push_str(&format!(
+        "# TYPE gantry_leader_fenced_writes_total counter\ngantry_leader_fenced_writes_total {late}\n"
+    ));
     text
 }
