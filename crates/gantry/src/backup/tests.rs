@@ -38,6 +38,17 @@ fn member() -> Member {
     Member { child, endpoint: client, _dir: dir }
 }
 
+/// Waits until a member takes connections, which it does a moment after its start.
+fn wait_for(member: &Member) {
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let options = etcd::Options::new(vec![etcd::Endpoint::parse(&member.endpoint).unwrap()]);
+    let probe = etcd::Options { prefix: "/probe".to_owned(), ..options };
+    while runtime().unwrap().block_on(Etcd::open(&probe)).is_err() {
+        assert!(std::time::Instant::now() < until, "etcd does not answer");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+}
+
 fn words(words: &[&str]) -> Settings {
     let words = std::iter::once("gantry").chain(words.iter().copied()).map(std::ffi::OsString::from);
     crate::flags::read(words, &|_| None).unwrap()
@@ -62,6 +73,27 @@ fn cluster(data: &Path) -> Embedded {
     store
 }
 
+/// What one transaction of a writer puts, again and again, while backups are made.
+fn pair(number: u64) -> Txn {
+    let put = |name: &str| Put::new(format!("/registry/pods/ns/{name}"), number.to_string());
+    Txn::new().put(put("a")).put(put("b"))
+}
+
+/// A backup made meanwhile has both keys of a commit or none, and nothing from later; which commit it was.
+fn is_of_one_revision(file: &str) -> Option<u64> {
+    let mut seen = BTreeMap::new();
+    let found = read(Path::new(file), &mut |key| {
+        seen.insert(key.key.clone(), key);
+        Ok(())
+    });
+    let found = found.unwrap();
+    let pair = ["a", "b"].map(|name| seen.get(format!("/registry/pods/ns/{name}").as_bytes()));
+    assert_eq!(pair[0].map(|key| &key.value), pair[1].map(|key| &key.value));
+    assert!(seen.values().all(|key| key.mod_revision <= found.revision));
+    assert!(!seen.contains_key(&b"/leader"[..]));
+    pair[0].map(|key| String::from_utf8_lossy(&key.value).parse().unwrap())
+}
+
 #[test]
 fn a_backup_of_a_running_store_is_restored_elsewhere() {
     let dir = tempfile::tempdir().unwrap();
@@ -76,10 +108,7 @@ fn a_backup_of_a_running_store_is_restored_elsewhere() {
                 if stop.load(std::sync::atomic::Ordering::Relaxed) {
                     break;
                 }
-                let txn = Txn::new()
-                    .put(Put::new("/registry/pods/ns/a", at.to_string()))
-                    .put(Put::new("/registry/pods/ns/b", at.to_string()));
-                running.txn(txn).wait().unwrap();
+                running.txn(pair(at)).wait().unwrap();
             }
         });
         for round in 0..10 {
@@ -88,17 +117,7 @@ fn a_backup_of_a_running_store_is_restored_elsewhere() {
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
     });
     for round in 0..10 {
-        let mut seen = BTreeMap::new();
-        let found = read(Path::new(&format!("{file}{round}")), &mut |key| {
-            seen.insert(key.key.clone(), key);
-            Ok(())
-        });
-        let found = found.unwrap();
-        // One revision: both keys of a commit, and nothing from later.
-        let pair = ["a", "b"].map(|name| seen.get(format!("/registry/pods/ns/{name}").as_bytes()));
-        assert_eq!(pair[0].map(|key| &key.value), pair[1].map(|key| &key.value));
-        assert!(seen.values().all(|key| key.mod_revision <= found.revision));
-        assert!(!seen.contains_key(&b"/leader"[..]));
+        is_of_one_revision(&format!("{file}{round}"));
     }
     verify(&words(&["backup", "verify", &format!("{file}9")])).unwrap();
     let back = ["backup", "restore", &format!("{file}9"), "--data", &other];
@@ -183,16 +202,8 @@ fn a_cluster_moves_into_etcd_and_back_with_every_revision() {
     let (data, other, file) = (place("data"), place("other"), place("backup"));
     drop(cluster(Path::new(&data)));
     let (one, two) = (member(), member());
-    // Both take connections a moment after their start.
-    for member in [&one, &two] {
-        let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
-        let options = etcd::Options::new(vec![etcd::Endpoint::parse(&member.endpoint).unwrap()]);
-        let probe = etcd::Options { prefix: "/probe".to_owned(), ..options };
-        while runtime().unwrap().block_on(Etcd::open(&probe)).is_err() {
-            assert!(std::time::Instant::now() < until, "etcd does not answer");
-            std::thread::sleep(std::time::Duration::from_millis(50));
-        }
-    }
+    wait_for(&one);
+    wait_for(&two);
     let there =
         ["store", "migrate", "--from", "embedded", "--to", "etcd", "--data", &data, "--etcd-endpoints", &one.endpoint];
     migrate(&words(&there)).unwrap();
@@ -246,4 +257,71 @@ fn a_cluster_moves_into_etcd_and_back_with_every_revision() {
     let (from, to) = (digest(&one), digest(&two));
     assert_eq!(from.0, to.0);
     assert!(to.1.0 >= from.1.0 + LIFT);
+}
+
+#[test]
+fn a_backup_of_an_etcd_that_is_written_to_is_restored_elsewhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = |name: &str| dir.path().join(name).display().to_string();
+    let (data, other, file) = (place("data"), place("other"), place("backup"));
+    drop(cluster(Path::new(&data)));
+    let member = member();
+    wait_for(&member);
+    let at = ["--etcd-endpoints", &member.endpoint, "--data", &data];
+    migrate(&words(&[&["store", "migrate", "--from", "embedded", "--to", "etcd"], &at[..]].concat())).unwrap();
+    let backup = |file: &str, more: &[&str]| {
+        create(&words(&[&["backup", "create", file, "--backend", "etcd"], &at[..], more].concat()))
+    };
+    let threads = runtime().unwrap();
+    let options = etcd::Options::new(vec![etcd::Endpoint::parse(&member.endpoint).unwrap()]);
+    let running = threads.block_on(Etcd::open(&options)).unwrap();
+    let (stop, acknowledged) = (std::sync::atomic::AtomicBool::new(false), std::sync::atomic::AtomicU64::new(0));
+    use std::sync::atomic::Ordering::SeqCst;
+    let mut told = Vec::new();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 1u64.. {
+                if stop.load(SeqCst) {
+                    break;
+                }
+                threads.block_on(running.txn(pair(number))).unwrap();
+                acknowledged.store(number, SeqCst);
+            }
+        });
+        while acknowledged.load(SeqCst) == 0 {
+            std::thread::yield_now();
+        }
+        for round in 0..5 {
+            let before = acknowledged.load(SeqCst);
+            backup(&format!("{file}{round}"), &[]).unwrap();
+            told.push((before, acknowledged.load(SeqCst)));
+        }
+        stop.store(true, SeqCst);
+    });
+    for (round, (before, after)) in told.into_iter().enumerate() {
+        // All that was acknowledged before is in it.
+        let found = is_of_one_revision(&format!("{file}{round}")).unwrap();
+        assert!(before <= found && found <= after + 1, "{before} {found} {after}");
+    }
+    // The drill: into files, and beside the first into the same etcd.
+    let secret = format!("{data}/cluster-secret");
+    let back = ["backup", "restore", &format!("{file}4"), "--cluster-secret-file", &secret];
+    restore(&words(&[&back[..], &["--data", &other]].concat())).unwrap();
+    let there = ["--etcd-prefix", "/restored/"];
+    restore(&words(&[&back[..], &["--backend", "etcd"], &at[..], &there].concat())).unwrap();
+    backup(&format!("{file}5"), &there).unwrap();
+    let keys = |file: &str| {
+        let mut keys = Vec::new();
+        read(Path::new(file), &mut |key| {
+            keys.push((key.key, key.value, key.create_revision, key.mod_revision));
+            Ok(())
+        })
+        .unwrap();
+        keys
+    };
+    let dump = store::dump(&Path::new(&other).join("store"), None, false).unwrap();
+    let files: Vec<_> = dump.iter().map(|key| (key.key, key.value, key.create_revision, key.mod_revision)).collect();
+    let first = keys(&format!("{file}4"));
+    assert_eq!(first.len(), 304);
+    assert!(first == keys(&format!("{file}5")) && first == files);
 }
