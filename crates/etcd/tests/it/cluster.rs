@@ -174,17 +174,19 @@ async fn certificates_and_passwords_open_the_door() {
         format!("--trusted-ca-file={ca}"),
         "--client-cert-auth".to_owned(),
     ];
-    let cluster = Cluster::with(1, &words.each_ref().map(String::as_str));
-    let endpoint = etcd::Endpoint::parse(&format!("https://127.0.0.1:{}", cluster.members[0].client_port)).unwrap();
+    let mut cluster = Cluster::with(3, &words.each_ref().map(String::as_str));
+    let ports: Vec<u16> = cluster.members.iter().map(|member| member.client_port).collect();
+    let endpoint = |port: &u16| etcd::Endpoint::parse(&format!("https://127.0.0.1:{port}")).unwrap();
+    let endpoints = ports.iter().map(endpoint).collect();
     let identity = Some((client.0.as_str(), client.1.as_str()));
-    let mut options = Options { tls: Some(etcd::tls(&ca_pem, identity).unwrap()), ..Options::new(vec![endpoint]) };
+    let mut options = Options { tls: Some(etcd::tls(&ca_pem, identity).unwrap()), ..Options::new(endpoints) };
     let backend = crate::member::open(&options).await;
     backend.txn(Txn::new().put(Put::new("a", "v"))).await.unwrap();
     let nobody = Options { tls: Some(etcd::tls(&ca_pem, None).unwrap()), ..options.clone() };
     assert!(matches!(Etcd::open(&nobody).await, Err(OpenError::Reach { .. })));
 
     let control = |words: &[&str]| {
-        let place = format!("https://127.0.0.1:{}", cluster.members[0].client_port);
+        let place = format!("https://127.0.0.1:{}", ports[0]);
         let (own, own_key) = (write("own", &client.0), write("own-key", &client.1));
         let mut command = std::process::Command::new("etcdctl");
         command.env("ETCDCTL_API", "3").args([
@@ -214,4 +216,16 @@ async fn certificates_and_passwords_open_the_door() {
     backend.follow(backend.revision(), Box::new(seen.clone())).await.unwrap();
     backend.txn(Txn::new().put(Put::new("b", "v"))).await.unwrap();
     assert_eq!(seen.events().len(), 1);
+    // Each member is away once; whoever comes to another shows certificate and password there.
+    for at in 0..3usize {
+        cluster.members[at].kill();
+        let key = format!("c{at}");
+        let written = crate::suite::until("a write beside a dead member", async || {
+            backend.txn(Txn::new().put(Put::new(key.clone(), "v"))).await.ok()
+        });
+        let written = written.await.revision;
+        cluster.members[at].restart();
+        let told = async || seen.events().iter().any(|event| event.revision == written).then_some(());
+        crate::suite::until("the write in the feed", told).await;
+    }
 }

@@ -222,6 +222,29 @@ async fn members_that_are_killed_or_paused_lose_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_only_member_is_killed_or_paused_and_nothing_is_lost() {
+    let mut cluster = Cluster::start(1);
+    let backend = Arc::new(cluster.open("/gantry/").await);
+    let seen = Seen::default();
+    backend.follow(backend.revision(), Box::new(seen.clone())).await.unwrap();
+    let load = Load::start(&backend, 4);
+    load.go_on(100).await;
+    for _ in 0..3 {
+        cluster.members[0].kill();
+        cluster.members[0].restart();
+        let pause = load.go_on(60).await;
+        eprintln!("killed and begun anew: 60 more writes after {} ms", pause.as_millis());
+    }
+    cluster.members[0].pause();
+    // Longer than anybody waits for an answer.
+    let silent = backend.txn(Txn::new().put(Put::new("/silent", "v"))).await;
+    assert!(matches!(silent, Err(Error::Unknown(_))), "{silent:?}");
+    cluster.members[0].go_on();
+    load.go_on(60).await;
+    judge(&load.end().await, &backend, &[seen]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ways_that_are_cut_or_silent_lose_nothing() {
     let cluster = Cluster::start(3);
     drop(cluster.open("/gantry/").await);
