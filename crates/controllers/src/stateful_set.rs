@@ -163,10 +163,10 @@ impl Look<'_> {
                 return false;
             }
         }
-        // Those that stay come first, then those that go, from the last (`stateful_set_control.go`, `firstUnhealthyPod`).
+        // Those that stay come first, then those that go, from the first (`stateful_set_control.go`, `firstUnavailablePod`).
         let (stay, go): (Vec<&Replica>, Vec<&Replica>) =
             replicas.iter().partition(|replica| self.holds(replica.ordinal));
-        let sick = stay.into_iter().chain(go.into_iter().rev()).find(|replica| !replica.is_healthy());
+        let sick = stay.into_iter().chain(go).find(|replica| !replica.is_healthy());
         let sick = sick.map(|replica| replica.ordinal);
         for replica in replicas.iter().rev().filter(|replica| !self.holds(replica.ordinal)) {
             if replica.is_terminating() {
@@ -175,7 +175,9 @@ impl Look<'_> {
                 }
                 continue;
             }
-            if self.ordered && !replica.is_healthy() && sick != Some(replica.ordinal) {
+            // What ended does not get well: upstream would wait for it until somebody removes it.
+            let may_recover = !replica.is_healthy() && !replica.facts.phase.is_final();
+            if self.ordered && may_recover && sick != Some(replica.ordinal) {
                 return false;
             }
             self.remove(replica, cx);

@@ -778,21 +778,23 @@ fn a_stateful_set_takes_only_pods_of_its_names() {
 }
 
 #[test]
-fn a_stateful_set_of_pods_that_all_ended_shrinks_from_the_last() {
-    let mut world = world();
-    world.create(STATEFUL_SETS, workload("StatefulSet", 3));
-    world.settle();
-    world.play_pods = false;
-    for name in ["w-0", "w-1", "w-2"] {
-        world.change(PODS, "ns", name, |pod| pod.set(&["status"], json!({"phase": "Running"})));
+fn a_stateful_set_shrinks_past_pods_that_ended_and_halts_before_those_that_may_get_well() {
+    for (phase, expected) in [("Failed", [true; 3]), ("Running", [false; 3])] {
+        let mut world = world();
+        world.create(STATEFUL_SETS, workload("StatefulSet", 3));
+        world.settle();
+        world.play_pods = false;
+        for name in ["w-0", "w-1", "w-2"] {
+            world.change(PODS, "ns", name, |pod| pod.set(&["status"], json!({"phase": phase})));
+        }
+        world.change(STATEFUL_SETS, "ns", "w", |set| set.set(&["spec", "replicas"], 0i64));
+        world.settle();
+        let goes = |name: &str| {
+            let pod = world.get(PODS, "ns", name);
+            pod.is_null() || !pod["metadata"]["deletionTimestamp"].is_null()
+        };
+        assert_eq!(["w-0", "w-1", "w-2"].map(goes), expected, "{phase}");
     }
-    world.change(STATEFUL_SETS, "ns", "w", |set| set.set(&["spec", "replicas"], 0i64));
-    world.settle();
-    let goes = |name: &str| {
-        let pod = world.get(PODS, "ns", name);
-        pod.is_null() || !pod["metadata"]["deletionTimestamp"].is_null()
-    };
-    assert_eq!(["w-0", "w-1", "w-2"].map(goes), [true; 3]);
 }
 
 #[test]

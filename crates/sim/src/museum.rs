@@ -127,7 +127,7 @@ pub const EXHIBITS: &[Exhibit] = &[
         profile: "lost",
         schedule: None,
         story: "A stateful set that was to have no pods any more kept three that had ended with their nodes: it waited with the \
-                last for the first to be well, which was to go, too. Of those that go, the last comes first.",
+                last for the first to be well, which was to go, too. What ended holds nobody up.",
     },
     Exhibit {
         seed: 3,
