@@ -130,6 +130,7 @@ const KINDS: &[Row] = &[
     Row("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses", "", "", false, ALL, &[], || Arc::new(node::runtime_class::RuntimeClass::new())),
     Row("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", "", "", true, ALL, &[], || Arc::new(discovery::endpoint_slice::EndpointSlice::new())),
     Row("resource.k8s.io", "v1", "DeviceClass", "deviceclasses", "", "", false, ALL, &[], || Arc::new(resource::device_class::DeviceClass::new())),
+    Row("resource.k8s.io", "v1", "DeviceTaintRule", "devicetaintrules", "", "", false, ALL, &[STATUS], || Arc::new(resource::device_taint_rule::DeviceTaintRule::new())),
     Row("resource.k8s.io", "v1", "ResourceClaim", "resourceclaims", "", "", true, ALL, &[STATUS], || Arc::new(resource::resource_claim::ResourceClaim::new())),
     Row("resource.k8s.io", "v1", "ResourceClaimTemplate", "resourceclaimtemplates", "", "", true, ALL, &[], || Arc::new(resource::resource_claim_template::ResourceClaimTemplate::new())),
     Row("resource.k8s.io", "v1", "ResourceSlice", "resourceslices", "", "", false, ALL, &[], || Arc::new(resource::resource_slice::ResourceSlice::new())),

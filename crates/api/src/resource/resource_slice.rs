@@ -72,18 +72,22 @@ impl Rules for ResourceSlice {
     }
 }
 
-fn check_pool(pool: &At<'_>, errors: &mut Errors) {
-    let name = pool.field("name");
+/// The name of a pool: names of domains with slashes between them.
+pub fn check_pool_name(name: &At<'_>, errors: &mut Errors) {
     if name.is_empty() {
         errors.required(&name.path, "");
-    } else {
-        if name.text().len() > POOL_NAME_MAX_BYTES {
-            errors.too_long(&name.path, POOL_NAME_MAX_BYTES);
-        }
-        for part in name.text().split('/') {
-            check::invalid(&name, names::dns_subdomain(part), errors);
-        }
+        return;
     }
+    if name.text().len() > POOL_NAME_MAX_BYTES {
+        errors.too_long(&name.path, POOL_NAME_MAX_BYTES);
+    }
+    for part in name.text().split('/') {
+        check::invalid(name, names::dns_subdomain(part), errors);
+    }
+}
+
+fn check_pool(pool: &At<'_>, errors: &mut Errors) {
+    check_pool_name(&pool.field("name"), errors);
     let count = pool.field("resourceSliceCount");
     if count.int().unwrap_or(0) <= 0 {
         errors.invalid(&count, "must be greater than zero");
