@@ -1,7 +1,8 @@
 //! Lists: pages of a snapshot at one revision, filtered by selectors, made while they are sent.
 
 use std::collections::VecDeque;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use base::Revision;
 use base64::Engine;
@@ -11,8 +12,9 @@ use meta::{FieldSelector, Kind, Object, Reason, Resource, Selector, Status, Valu
 
 use crate::request::Query;
 
-/// Snapshots that are kept for lists in pages, so that all pages show one revision.
+/// Snapshots that are kept for lists in pages, so that all pages show one revision, and how long, as in Kubernetes.
 const SNAPSHOTS_MAX: usize = 64;
+const SNAPSHOT_AGE_MAX: Duration = Duration::from_secs(5 * 60);
 
 /// What of a resource is asked for.
 #[derive(Clone, Debug, Default)]
@@ -141,25 +143,39 @@ pub struct Page {
 /// Views at the revisions of lists that are read in pages: whole ones, and those of one resource that were read from the
 /// store's history, because the list was begun at another server, or names a revision of the past.
 #[derive(Default)]
-pub struct Snapshots(Mutex<VecDeque<(Option<Resource>, View)>>);
+pub struct Snapshots(Mutex<VecDeque<Snapshot>>);
+
+struct Snapshot {
+    of: Option<Resource>,
+    view: View,
+    kept: Instant,
+}
 
 impl Snapshots {
     /// Keeps a view, of `resource` alone if one is named.
     pub fn keep(&self, resource: Option<Resource>, view: &View) {
-        let mut views = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if views.iter().any(|(of, known)| known.at() == view.at() && (of.is_none() || *of == resource)) {
+        let now = Instant::now();
+        let mut views = self.known(now);
+        if views.iter().any(|known| known.view.at() == view.at() && (known.of.is_none() || known.of == resource)) {
             return;
         }
         if views.len() == SNAPSHOTS_MAX {
             views.pop_front();
         }
-        views.push_back((resource, view.clone()));
+        views.push_back(Snapshot { of: resource, view: view.clone(), kept: now });
+    }
+
+    /// Those that are not too old yet.
+    fn known(&self, now: Instant) -> MutexGuard<'_, VecDeque<Snapshot>> {
+        let mut views = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        views.retain(|known| now.saturating_duration_since(known.kept) < SNAPSHOT_AGE_MAX);
+        views
     }
 
     fn at(&self, resource: Resource, revision: Revision) -> Option<View> {
-        let views = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let fits = |of: &Option<Resource>| of.is_none_or(|of| of == resource);
-        views.iter().find(|(of, view)| view.at() == revision && fits(of)).map(|(_, view)| view.clone())
+        let views = self.known(Instant::now());
+        let fits = |of: Option<Resource>| of.is_none_or(|of| of == resource);
+        views.iter().find(|known| known.view.at() == revision && fits(known.of)).map(|known| known.view.clone())
     }
 
     /// The revision of the past that a list of `resource` is about, if its view is not kept.
@@ -378,4 +394,18 @@ pub fn too_new(asked: Revision, current: Revision) -> Status {
     Status::new(Reason::Timeout, format!("Too large resource version: {asked}, current: {current}"))
         .caused("ResourceVersionTooLarge", "", "Too large resource version")
         .retry_after(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_is_not_kept_for_ever() {
+        let snapshots = Snapshots::default();
+        snapshots.keep(None, &cache::Cache::new(Vec::new()).view());
+        let now = Instant::now();
+        assert_eq!(snapshots.known(now).len(), 1);
+        assert_eq!(snapshots.known(now + SNAPSHOT_AGE_MAX).len(), 0);
+    }
 }
