@@ -10,7 +10,7 @@
 use std::time::Duration;
 
 use meta::kind::Conversion;
-use meta::{Kind, Object, Reason, Status, Value, json};
+use meta::{Facts, Kind, Labels, Object, Reason, Status, Value, json};
 
 use crate::Server;
 use crate::callee::Callee;
@@ -36,7 +36,9 @@ pub async fn shown(server: &Server, kind: &Kind, mut objects: Vec<Object>) -> Re
     }
     let converted = ask(server, kind, &conversion, &wanted, values).await?;
     for (place, value) in places.into_iter().zip(converted) {
-        objects[place] = Object::new(objects[place].facts().clone(), value.to_json());
+        let labels = Labels::of(&value["metadata"]["labels"]);
+        let facts = Facts { labels, ..objects[place].facts().clone() };
+        objects[place] = Object::new(facts, value.to_json());
     }
     Ok(objects)
 }

@@ -40,11 +40,17 @@ pub(super) async fn list(
     {
         server.snapshots.keep(Some(kind.resource), &past);
     }
+    // A page of what is chosen among converted objects may have fewer than were asked for: the next one goes on.
+    let rough = filter.before_conversion(kind);
     let Page { revision, objects, next, remaining } =
-        page(kind, &auth.info.namespace, &filter, query, &view, &server.snapshots)?;
+        page(kind, &auth.info.namespace, rough.as_ref().unwrap_or(&filter), query, &view, &server.snapshots)?;
     // Whoever holds a view while it waits makes the next commit copy what it changes.
     drop(view);
-    let objects = conversion::shown(server, kind, objects).await?;
+    let mut objects = conversion::shown(server, kind, objects).await?;
+    let remaining = remaining.filter(|_| rough.is_none());
+    if rough.is_some() {
+        objects.retain(|object| filter.matches(kind, object));
+    }
     let mut metadata = json!({"resourceVersion": (revision.to_string())});
     if !next.is_empty() {
         metadata.set(&["continue"], next);

@@ -30,7 +30,7 @@ use crate::identity::{AUTHENTICATED, User};
 use crate::request::{Query, RequestInfo};
 use crate::subresource;
 use crate::table;
-use crate::verbs::list::{Filter, Wanted, page, too_new};
+use crate::verbs::list::{Filter, Page, Wanted, page, too_new};
 use crate::verbs::options::{DeleteOptions, WriteOptions};
 use crate::verbs::patch::{Patch, patch, patch_type};
 use crate::verbs::update::{Replace, change, standing};
@@ -472,9 +472,17 @@ async fn remove(
     }
     let filter = Filter::of(&incomer.query, kind)?;
     let view = server.storage.mirror().view();
-    let page = page(kind, &auth.info.namespace, &filter, &incomer.query, &view, &server.snapshots)?;
+    let rough = filter.before_conversion(kind);
+    let wanted = rough.as_ref().unwrap_or(&filter);
+    let Page { revision, mut objects, .. } =
+        page(kind, &auth.info.namespace, wanted, &incomer.query, &view, &server.snapshots)?;
+    drop(view);
+    if rough.is_some() {
+        objects = conversion::shown(server, kind, objects).await?;
+        objects.retain(|object| filter.matches(kind, object));
+    }
     let mut items = Vec::new();
-    for object in &page.objects {
+    for object in &objects {
         let mut info = auth.info.clone();
         (info.name, info.namespace) = (object.facts().name.clone(), object.facts().namespace.clone());
         let one = auth.narrowed(info);
@@ -489,7 +497,7 @@ async fn remove(
     let names = &kind.names;
     let list = json!({
         "apiVersion": (names.api_version()), "kind": (&names.list_kind), "items": items,
-        "metadata": {"resourceVersion": (page.revision.to_string())},
+        "metadata": {"resourceVersion": (revision.to_string())},
     });
     let of = kind.schema.kind(&names.group, &names.version, &names.list_kind);
     Ok(body::answer(200, content_type(accept.media), codec::write(accept, &list, of)))

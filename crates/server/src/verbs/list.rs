@@ -8,6 +8,7 @@ use base::Revision;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use cache::{Key, Part, View};
+use meta::labels::FieldTerm;
 use meta::{FieldSelector, Kind, Object, Reason, Resource, Selector, Status, Value, json};
 
 use crate::request::Query;
@@ -63,6 +64,16 @@ impl Filter {
 
     pub fn is_everything(&self) -> bool {
         self.labels.is_everything() && self.fields.is_everything()
+    }
+
+    /// What of this is said of objects of `kind` as they are stored, if some of it is not: a program that shows them in
+    /// another version may give them other labels and fields, but the name that they have (`conversion`).
+    pub fn before_conversion(&self, kind: &Kind) -> Option<Filter> {
+        kind.rules.conversion()?;
+        let of_place = |term: &FieldTerm| matches!(term.field.as_str(), "metadata.name" | "metadata.namespace");
+        let fields = FieldSelector(self.fields.0.iter().filter(|term| of_place(term)).cloned().collect());
+        let says_more = !self.labels.is_everything() || fields.0.len() < self.fields.0.len();
+        says_more.then(|| Filter { labels: Selector::everything(), fields, moved: self.moved })
     }
 
     pub fn matches(&self, kind: &Kind, object: &Object) -> bool {
@@ -399,6 +410,8 @@ pub fn too_new(asked: Revision, current: Revision) -> Status {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::registry::Entry;
+    use meta::Facts;
 
     #[test]
     fn a_snapshot_is_not_kept_for_ever() {
@@ -407,5 +420,43 @@ mod tests {
         let now = Instant::now();
         assert_eq!(snapshots.known(now).len(), 1);
         assert_eq!(snapshots.known(now + SNAPSHOT_AGE_MAX).len(), 0);
+    }
+
+    #[test]
+    fn what_converted_objects_say_is_asked_when_they_are() {
+        let version = |name: &str, storage: bool| {
+            json!({
+                "name": name, "served": true, "storage": storage, "selectableFields": [{"jsonPath": ".host"}],
+                "schema": {"openAPIV3Schema": {"type": "object", "properties": {"host": {"type": "string"}}}},
+            })
+        };
+        let kinds = |conversion: Value| {
+            let definition = json!({
+                "metadata": {"name": "cats.a.b"},
+                "spec": {
+                    "group": "a.b", "scope": "Namespaced", "names": {"plural": "cats", "kind": "Cat"},
+                    "versions": [(version("v1", true)), (version("v2", false))], "conversion": conversion,
+                },
+            });
+            let facts = Facts::of(crate::definitions::DEFINITIONS, &definition);
+            Entry::of(&Object::new(facts, definition.to_json()))
+        };
+        let rough = |kind: &Kind, labels: &str, fields: &str| {
+            let filter = Filter {
+                labels: Selector::parse(labels).unwrap(),
+                fields: FieldSelector::parse(fields).unwrap(),
+                moved: None,
+            };
+            filter.before_conversion(kind).map(|rough| (rough.labels.is_everything(), rough.fields.0.len()))
+        };
+        let webhook = json!({"strategy": "Webhook", "webhook": {"conversionReviewVersions": ["v1"]}});
+        let asked = kinds(webhook);
+        let kind = asked[1].kind();
+        assert_eq!(rough(kind, "", ""), None);
+        assert_eq!(rough(kind, "", "metadata.name=a"), None);
+        assert_eq!(rough(kind, "", "metadata.name=a,host=b"), Some((true, 1)));
+        assert_eq!(rough(kind, "a=b", ""), Some((true, 0)));
+        let plain = kinds(json!({"strategy": "None"}));
+        assert_eq!(rough(plain[1].kind(), "a=b", "host=b"), None);
     }
 }

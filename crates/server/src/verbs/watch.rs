@@ -100,6 +100,8 @@ struct Watch {
     initial_bookmark: bool,
     /// The initial objects are in the version that is watched.
     converted: bool,
+    /// What of objects the watch is about shows only in its version ([`Filter::before_conversion`]).
+    chooses_converted: bool,
     ended: bool,
     /// When events were sent last, and when the next may be.
     sent: tokio::time::Instant,
@@ -109,9 +111,11 @@ struct Watch {
 /// The frames of a watch, until its time is over or its server stops.
 pub fn frames(wish: Wish, mirror: Arc<Mirror>) -> impl Stream<Item = Bytes> + Send {
     let now = tokio::time::Instant::now();
-    let part = part_of(&wish.kind, &wish.namespace, &wish.filter);
+    let rough = wish.filter.before_conversion(&wish.kind);
+    let filter = rough.as_ref().unwrap_or(&wish.filter);
+    let part = part_of(&wish.kind, &wish.namespace, filter);
     let initial: VecDeque<Object> = match &wish.initial {
-        Some(view) => matching(&wish.kind, &part, &wish.namespace, &wish.filter, view).into(),
+        Some(view) => matching(&wish.kind, &part, &wish.namespace, filter, view).into(),
         None => VecDeque::new(),
     };
     let watch = Watch {
@@ -123,6 +127,7 @@ pub fn frames(wish: Wish, mirror: Arc<Mirror>) -> impl Stream<Item = Bytes> + Se
         initial,
         initial_bookmark: wish.marks_initial,
         converted: wish.convert.is_none(),
+        chooses_converted: rough.is_some(),
         ended: false,
         sent: now,
         not_before: None,
@@ -142,7 +147,10 @@ impl Watch {
             && let Some(convert) = self.wish.convert.clone()
         {
             match convert(std::mem::take(&mut self.initial).into()).await {
-                Ok(objects) => self.initial = objects.into(),
+                Ok(objects) => {
+                    self.initial = objects.into();
+                    self.initial.retain(|object| self.wish.filter.matches(&self.wish.kind, object));
+                }
                 Err(status) => return Some(self.fail(&status)),
             }
         }
@@ -221,6 +229,14 @@ impl Watch {
 
     /// What the watcher sees of events; where its version has to be asked for, all by one question.
     async fn put_all(&self, events: &[Event], out: &mut Vec<u8>) -> Result<(), Status> {
+        if let (Some(convert), true) = (&self.wish.convert, self.chooses_converted) {
+            for event in converted(events, convert).await? {
+                let Some((of_type, object)) = seen(&self.wish, &event) else { continue };
+                let gone = (of_type == "DELETED").then(|| deleted(object, event.revision));
+                self.put(of_type, gone.as_ref().unwrap_or(object), out);
+            }
+            return Ok(());
+        }
         let mut asked: (Vec<&'static str>, Vec<Object>) = Default::default();
         for event in events {
             let Some((of_type, object)) = seen(&self.wish, event) else { continue };
@@ -261,6 +277,14 @@ impl Watch {
     }
 }
 
+/// Events with what was and what is in the version that is watched, all by one question.
+async fn converted(events: &[Event], convert: &Convert) -> Result<Vec<Event>, Status> {
+    let objects = events.iter().flat_map(|event| [&event.old, &event.new]).flatten().cloned().collect();
+    let mut objects = convert(objects).await?.into_iter();
+    let mut take = |had: &Option<Object>| had.as_ref().and_then(|_| objects.next());
+    Ok(events.iter().map(|event| Event { old: take(&event.old), new: take(&event.new), ..event.clone() }).collect())
+}
+
 /// Until the time of a watch is over, or its server has nothing more to show.
 async fn end(deadline: tokio::time::Instant, over: &mut tokio::sync::watch::Receiver<bool>) {
     let over = async {
@@ -283,4 +307,47 @@ fn deleted(object: &Object, revision: Revision) -> Object {
 /// The history no longer reaches back to where the client was.
 pub fn too_old(since: Revision) -> Status {
     Status::new(Reason::Expired, format!("too old resource version: {since}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use meta::{Facts, Resource};
+
+    #[tokio::test]
+    async fn events_are_converted_with_what_was_and_what_is() {
+        let object = |host: &str| {
+            let value = json!({"metadata": {"name": host, "labels": {"version": "v1"}}});
+            Object::new(Facts::of(Resource("cats.a.b"), &value), value.to_json())
+        };
+        let convert: Convert = Arc::new(|objects| {
+            let newer = |object: Object| {
+                let mut value = object.value();
+                value.set(&["metadata", "labels", "version"], "v2");
+                Object::new(Facts::of(object.resource(), &value), value.to_json())
+            };
+            Box::pin(async move { Ok(objects.into_iter().map(newer).collect()) })
+        });
+        let event = |old: Option<&str>, new: Option<&str>| Event {
+            revision: Revision(1),
+            old: old.map(object),
+            new: new.map(object),
+        };
+        let events = [event(None, Some("a")), event(Some("a"), Some("b")), event(Some("b"), None)];
+        let seen: Vec<(Option<String>, Option<String>)> = converted(&events, &convert)
+            .await
+            .unwrap()
+            .iter()
+            .map(|event| {
+                let told = |object: &Option<Object>| {
+                    object
+                        .as_ref()
+                        .map(|object| format!("{} {}", object.name(), object.labels().get("version").unwrap()))
+                };
+                (told(&event.old), told(&event.new))
+            })
+            .collect();
+        let (a, b) = (Some("a v2".to_owned()), Some("b v2".to_owned()));
+        assert_eq!(seen, [(None, a.clone()), (a, b.clone()), (b, None)]);
+    }
 }
