@@ -56,6 +56,11 @@ impl Child {
         Ok(Child { started, process, log: log.to_owned() })
     }
 
+    /// All that it said.
+    pub fn said(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
     /// Whether it still runs; an error tells its last words.
     ///
     /// # Errors
@@ -64,7 +69,7 @@ impl Child {
         match self.started.try_wait() {
             Ok(None) => Ok(()),
             Ok(Some(status)) => {
-                let said = std::fs::read_to_string(&self.log).unwrap_or_default();
+                let said = self.said();
                 let tail: Vec<&str> = said.lines().rev().take(5).collect();
                 let tail: Vec<&str> = tail.into_iter().rev().collect();
                 Err(Error::doing("keep the process running", format!("{status}: {}", tail.join(" / "))))

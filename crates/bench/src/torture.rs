@@ -13,12 +13,16 @@ mod certificates;
 mod clients;
 mod clocks;
 mod cluster;
+mod damage;
 mod disks;
+pub mod hands;
+mod lead;
 mod left;
 mod limits;
-mod members;
+pub mod members;
 mod processes;
 mod registry;
+mod switch;
 
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -37,10 +41,11 @@ use crate::real::{IMAGE, free_port};
 use clients::{Clients, Verdict};
 use clocks::Clocks;
 use cluster::{Mounted, Torture};
-use members::Ring;
+use hands::Hands;
+use members::{MEMBERS, Ring};
 use registry::Registry;
 
-const NAMESPACE: &str = "torture";
+pub const NAMESPACE: &str = "torture";
 /// Of the file systems that the store, logs of a node, and images of a node lie on.
 const DISK: &str = "768m";
 const LOGS_DISK: &str = "16m";
@@ -81,10 +86,10 @@ pub const BENCH: Bench = Bench {
     run,
 };
 
-type Struck<'a> = Pin<Box<dyn Future<Output = Result<(), Error>> + 'a>>;
+pub type Struck<'a> = Pin<Box<dyn Future<Output = Result<(), Error>> + 'a>>;
 
 /// What goes wrong with a `T`, and how it is mended.
-struct Fault<T: 'static> {
+pub struct Fault<T: 'static> {
     name: &'static str,
     /// Running containers that it does not aim at go on.
     gentle: bool,
@@ -132,6 +137,8 @@ const FAULTS: &[Fault<Torture>] = &[
     Fault { name: "the server is killed", gentle: false, strike: |torture, _| Box::pin(torture.kill_server(false)) },
     Fault { name: "everything is killed", gentle: false, strike: |torture, _| Box::pin(torture.kill_server(true)) },
     Fault { name: "the disk is full", gentle: false, strike: |torture, _| Box::pin(torture.fill_disk()) },
+    Fault { name: "the log's end is torn", gentle: false, strike: |torture, rng| Box::pin(torture.tear_log(rng)) },
+    Fault { name: "a bit of the log flips", gentle: false, strike: |torture, rng| Box::pin(torture.flip_bit(rng)) },
     Fault { name: "certificates end", gentle: false, strike: |torture, _| Box::pin(torture.rotate_certificates()) },
 ];
 
@@ -211,7 +218,7 @@ async fn torture_nodes(run: &mut Run, torture: &mut Torture) -> Result<(), Error
     let (store, name) = (torture.data.join("store"), torture.name()?);
     torture.server = None;
     left::nothing_of(&name).await?;
-    let rotten = disks::rot(&torture.binary, &store, &run.dir().join("rotten"), &mut rng)?;
+    let rotten = damage::rot(&torture.binary, &store, &run.dir().join("rotten"), &mut rng)?;
     run.figure("rotten_files_per_run", f64::from(rotten));
     tell(run, struck, verdict)?;
     if !restarted.is_empty() {
@@ -222,7 +229,8 @@ async fn torture_nodes(run: &mut Run, torture: &mut Torture) -> Result<(), Error
 
 /// The torture of etcd's members and the servers that share them.
 async fn ring(run: &mut Run) -> Result<(), Error> {
-    let mut ring = Ring::start(run, addresses()).await?;
+    let stand = Duration::from_secs(run.number("stand_s")?);
+    let mut ring = Ring::start(run, MEMBERS, stand).await?;
     let done = torture_ring(run, &mut ring).await;
     done.map_err(|error| told_with_logs(run, error))
 }
@@ -230,12 +238,21 @@ async fn ring(run: &mut Run) -> Result<(), Error> {
 async fn torture_ring(run: &mut Run, ring: &mut Ring) -> Result<(), Error> {
     let doors = ring.doors();
     doors[0].namespace(NAMESPACE).await?;
+    let (hands, files) = (Hands::start(&doors), ring.files());
     let (writers, seed) = (run.number("writers")?, run.number("seed")?);
     let clients = Clients::start(&doors, writers, WATCHERS, seed);
     let (mut rng, half) = (Rng::new(seed), Duration::from_secs(run.number("minutes")? * 30));
     let mut struck = strike_for(ring, members::FAULTS, run, &mut rng, half, true).await?;
     struck += strike_for(ring, members::FAULTS, run, &mut rng, half, false).await?;
+    drop(hands);
     let verdict = clients.judge(&doors[0], usize::try_from(writers).unwrap_or(usize::MAX)).await?;
+    let left = ring.no_more_files_than(files).await?;
+    run.note(format!("before: at most {files} files of a server; after: {left}"));
+    if ring.works > 0 {
+        let slowest = ring.slowest.as_secs_f64();
+        run.figure("fenced_per_run", ring.fenced as f64);
+        run.note(format!("while the leader was struck, servers beside it answered within {slowest:.2} s"));
+    }
     tell(run, struck, verdict)
 }
 
@@ -245,6 +262,7 @@ fn tell(run: &mut Run, struck: u32, verdict: Verdict) -> Result<(), Error> {
     run.figure("judged_per_run", verdict.judged as f64);
     run.figure("heard_per_run", verdict.heard as f64);
     run.figure("broken_per_run", verdict.broken.len() as f64);
+    run.note(format!("judged in {:.1} s", verdict.took.as_secs_f64()));
     run.note(format!(
         "{} answers did not come, {} watches began anew, refusals by code: {:?}",
         verdict.unknown, verdict.relists, verdict.refusals

@@ -16,6 +16,7 @@ mod scale;
 mod schedule;
 mod services;
 mod store;
+mod takeover;
 mod watch;
 
 use crate::frame::Bench;
@@ -37,6 +38,7 @@ pub const BENCHES: &[Bench] = &[
     pods::BENCH,
     dns::BENCH,
     services::BENCH,
+    takeover::BENCH,
     crate::torture::BENCH,
     flood::BENCH,
     all_at_once::BENCH,

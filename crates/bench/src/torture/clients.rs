@@ -92,6 +92,8 @@ pub struct Verdict {
     pub heard: u64,
     pub relists: u64,
     pub refusals: BTreeMap<u16, u64>,
+    /// How long judging took.
+    pub took: Duration,
     pub broken: Vec<String>,
 }
 
@@ -129,7 +131,9 @@ impl Clients {
         self.tasks.clear();
         let mut notes = std::mem::take(&mut *lock(&self.notes));
         notes.lists.extend(listed(&list));
-        Ok(judge(notes))
+        let began = Instant::now();
+        let verdict = judge(notes);
+        Ok(Verdict { took: began.elapsed(), ..verdict })
     }
 }
 

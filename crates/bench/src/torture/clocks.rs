@@ -19,7 +19,7 @@ const SOURCE: &str = include_str!("clock.c");
 /// How far clocks jump.
 const JUMPS_S: [i64; 6] = [3, 40, 400, 7_200, -40, -7_200];
 /// How long a cluster shows what it thinks of its new time.
-const SHOWN: Duration = Duration::from_secs(4);
+pub const SHOWN: Duration = Duration::from_secs(4);
 
 /// The library, and the folder with one file for each process that has it.
 pub struct Clocks {
@@ -42,8 +42,21 @@ impl Clocks {
         command.env("LD_PRELOAD", &self.library).env("TORTURE_CLOCKS", &self.folder);
     }
 
-    /// Sets the clock of a process this far off; one that has no such clock is an error.
-    pub fn set(&self, process: Process, off: i64) -> Result<(), Error> {
+    /// How far a clock may jump.
+    pub fn some(rng: &mut Rng) -> i64 {
+        JUMPS_S[usize::try_from(rng.below(JUMPS_S.len() as u64)).unwrap_or(0)]
+    }
+
+    /// Lets the clock of a process jump to this far off; one that has no such clock is an error.
+    pub fn jump(&self, process: Process, off: i64) -> Result<(), Error> {
+        // The process may read its clock at any moment: it stands while the eight bytes change.
+        signal(process, Signal::STOP);
+        let set = self.set(process, off);
+        signal(process, Signal::CONT);
+        set
+    }
+
+    fn set(&self, process: Process, off: i64) -> Result<(), Error> {
         let file = self.folder.join(process.0.to_string());
         let file = std::fs::File::options().write(true).open(file).map_err(Error::while_doing("find a clock"))?;
         file.write_all_at(&(off * 1_000_000).to_ne_bytes(), 0).map_err(Error::while_doing("set a clock"))
@@ -62,13 +75,8 @@ impl Torture {
     }
 
     async fn jump(&mut self, process: Process, rng: &mut Rng) -> Result<(), Error> {
-        let at = usize::try_from(rng.below(JUMPS_S.len() as u64)).unwrap_or(0);
-        for off in [JUMPS_S[at], 0] {
-            // The process may read its clock at any moment: it stands while the eight bytes change.
-            signal(process, Signal::STOP);
-            let set = self.clocks.set(process, off);
-            signal(process, Signal::CONT);
-            set?;
+        for off in [Clocks::some(rng), 0] {
+            self.clocks.jump(process, off)?;
             tokio::time::sleep(SHOWN).await;
             self.writes().await?;
             self.nodes_ready().await?;

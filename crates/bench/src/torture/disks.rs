@@ -1,10 +1,9 @@
-//! Disks that are full, under the store, under logs, under images; and store files with a flipped byte.
+//! Disks that are full, under the store, under logs, under images.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use base::Rng;
 use meta::json;
 
 use super::cluster::{NODES, Torture, container, eventually, is_ready};
@@ -17,10 +16,10 @@ const PULLED: &str = "pulled-late";
 const FULL: Duration = Duration::from_secs(4);
 
 /// A disk that is full until this goes.
-struct Full(PathBuf);
+pub struct Full(PathBuf);
 
 impl Full {
-    fn fill(folder: &Path) -> Full {
+    pub fn fill(folder: &Path) -> Full {
         let filler = folder.join("filler");
         // It ends with the disk being full, which is what is wanted.
         let _ = Command::new("dd").args(["if=/dev/zero", "bs=4k"]).arg(format!("of={}", filler.display())).output();
@@ -106,41 +105,4 @@ impl Torture {
         let mut remove = Command::new(&self.binary);
         super::cluster::command(remove.args(["image", "remove", name, "--data"]).arg(&self.data)).map(|_| ())
     }
-}
-
-/// Flips a byte in a copy of each of the store's files: the check must refuse in one sentence, or find all that was there.
-pub fn rot(binary: &Path, store: &Path, copies: &Path, rng: &mut Rng) -> Result<u32, Error> {
-    let check = |data: &Path| Command::new(binary).args(["store", "check", "--data"]).arg(data).output();
-    let (mut refused, wrong) = (0, Error::while_doing::<std::io::Error>("copy the store"));
-    let files: Vec<PathBuf> = std::fs::read_dir(store).map_err(wrong)?.flatten().map(|entry| entry.path()).collect();
-    for (number, file) in files.iter().enumerate() {
-        let name = file.file_name().unwrap_or_default();
-        let bytes = std::fs::read(file).map_err(Error::while_doing("read the store"))?;
-        let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-        if !name.to_string_lossy().ends_with(".gantry") || used < 1024 {
-            continue;
-        }
-        let copy = copies.join(number.to_string()).join("store");
-        std::fs::create_dir_all(&copy).map_err(Error::while_doing("copy the store"))?;
-        for other in &files {
-            let to = copy.join(other.file_name().unwrap_or_default());
-            std::fs::copy(other, to).map_err(Error::while_doing("copy the store"))?;
-        }
-        let mut rotten = bytes;
-        // The last record may be the torn end of the log for all that anyone can tell.
-        let at = usize::try_from(rng.below(used as u64 / 2)).unwrap_or(0);
-        rotten[at] ^= 1 << rng.below(8);
-        std::fs::write(copy.join(name), rotten).map_err(Error::while_doing("flip a byte"))?;
-        let data = copies.join(number.to_string());
-        let output = check(&data).map_err(Error::while_doing("check a store"))?;
-        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        if output.status.success() {
-            return Err(Error::doing("refuse a damaged store", format!("byte {at} of {name:?} was taken for sound")));
-        }
-        if said.is_empty() || said.contains("panicked") {
-            return Err(Error::doing("refuse a damaged store in a sentence", said));
-        }
-        refused += 1;
-    }
-    Ok(refused)
 }

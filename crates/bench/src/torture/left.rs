@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::cluster::{LOOK, PATIENCE, Torture, command};
+use super::cluster::{LOOK, Patience, Torture, command};
 use super::limits::descriptors;
 use crate::error::Error;
 use crate::machine::Process;
@@ -107,14 +107,14 @@ impl Torture {
 
     /// Waits until there is no more of anything than before.
     pub async fn no_more_than(&self, before: &Counted) -> Result<Counted, Error> {
-        let began = Instant::now();
+        let patience = Patience::begin();
         loop {
             let now = self.count()?;
             let more = now.beyond(before);
             if more.is_empty() {
                 return Ok(now);
             }
-            if began.elapsed() > PATIENCE {
+            if patience.is_over() {
                 return Err(Error::doing("leave nothing behind", more.join("; ")));
             }
             tokio::time::sleep(LOOK).await;

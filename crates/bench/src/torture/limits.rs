@@ -1,6 +1,7 @@
 //! What runs out: file descriptors of the server and of an agent, memory of a container and of an agent.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use base::Rng;
 use meta::json;
@@ -22,27 +23,14 @@ const HUNGRY: &str = "hungry";
 impl Torture {
     pub async fn starve_server_of_files(&mut self) -> Result<(), Error> {
         let server = self.server()?.process();
-        self.starve_of_files(server).await?;
+        starve_of_files(server, self.stand).await?;
+        self.nodes_ready().await?;
         self.writes().await
     }
 
     pub async fn starve_agent_of_files(&mut self, rng: &mut Rng) -> Result<(), Error> {
         let agent = self.agent(rng)?;
-        self.starve_of_files(agent).await
-    }
-
-    /// The process has the descriptors that it has, and gets no more, for a while.
-    async fn starve_of_files(&mut self, process: Process) -> Result<(), Error> {
-        let pid = Pid::from_raw(i32::try_from(process.0).unwrap_or(0));
-        let top = descriptors(process).into_iter().max().unwrap_or(0) + 1;
-        let limit = |current| {
-            let before = prlimit(pid, Resource::Nofile, current);
-            before.map_err(Error::while_doing("limit a process"))
-        };
-        let all = rustix::process::getrlimit(Resource::Nofile);
-        let before = limit(Rlimit { current: Some(top), maximum: all.maximum })?;
-        tokio::time::sleep(self.stand).await;
-        limit(before)?;
+        starve_of_files(agent, self.stand).await?;
         self.nodes_ready().await
     }
 
@@ -101,6 +89,20 @@ impl Torture {
         }
         self.nodes_ready().await
     }
+}
+
+/// The process has the descriptors that it has, and gets no more, for a while.
+pub async fn starve_of_files(process: Process, stand: Duration) -> Result<(), Error> {
+    let pid = Pid::from_raw(i32::try_from(process.0).unwrap_or(0));
+    let top = descriptors(process).into_iter().max().unwrap_or(0) + 1;
+    let limit = |current| {
+        let before = prlimit(pid, Resource::Nofile, current);
+        before.map_err(Error::while_doing("limit a process"))
+    };
+    let all = rustix::process::getrlimit(Resource::Nofile);
+    let before = limit(Rlimit { current: Some(top), maximum: all.maximum })?;
+    tokio::time::sleep(stand).await;
+    limit(before).map(|_| ())
 }
 
 /// The open descriptors of a process.

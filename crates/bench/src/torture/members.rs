@@ -1,7 +1,6 @@
-//! The torture of a cluster whose state lies in etcd: three members, each in a network namespace of its own, and two
-//! servers that share them.
+//! The torture of a cluster whose state lies in etcd: members, each in a network namespace of its own, and three servers that
+//! share them. The leader of these is struck in its work by `lead`.
 
-use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -9,26 +8,31 @@ use std::time::Duration;
 use base::Rng;
 use rustix::process::Signal;
 
-use super::cluster::{answers, command, eventually, signal};
+use super::clocks::Clocks;
+use super::cluster::{LOOK, Mounted, Patience, answers, eventually, signal};
+use super::disks::Full;
+use super::limits::{descriptors, starve_of_files};
+use super::switch::Switch;
 use super::{Fault, Tortured};
 use crate::child::{Child, Server};
 use crate::door::{Ask, Door};
 use crate::error::Error;
 use crate::frame::Run;
-use crate::machine::Process;
 use crate::real::free_port;
 use meta::json;
 
-const MEMBERS: usize = 3;
-const SERVERS: usize = 2;
+pub const MEMBERS: usize = 3;
+pub const SERVERS: usize = 3;
 /// After how long members that hear no leader choose another.
 const ELECTION_MS: u32 = 1_000;
 const HEARTBEAT_MS: u32 = 100;
 const CLIENT_PORT: u16 = 2379;
 const PEER_PORT: u16 = 2380;
 const SECRET_FILE: &str = "cluster-secret";
-/// What namespaces and links are called, with the process' id behind it.
-const PREFIX: &str = "gb";
+/// Of the file system that one of several members lies on.
+const DISK: &str = "1g";
+/// Descriptors of a server that come and go with what happens to be asked at the moment.
+const FILES_SPARE: usize = 12;
 
 pub const FAULTS: &[Fault<Ring>] = &[
     Fault { name: "a member is killed", gentle: true, strike: |ring, rng| Box::pin(ring.kill_member(rng)) },
@@ -40,110 +44,40 @@ pub const FAULTS: &[Fault<Ring>] = &[
         strike: |ring, rng| Box::pin(ring.cut_member(rng, false)),
     },
     Fault { name: "a server stands still", gentle: true, strike: |ring, rng| Box::pin(ring.stop_server(rng)) },
+    Fault { name: "the leader stands still in its work", gentle: true, strike: |ring, _| Box::pin(ring.stop_leader()) },
+    Fault { name: "the leader is killed in its work", gentle: true, strike: |ring, _| Box::pin(ring.kill_leader()) },
+    Fault { name: "a server's clock jumps", gentle: true, strike: |ring, rng| Box::pin(ring.jump_server(rng)) },
+    Fault {
+        name: "a server has no descriptors left",
+        gentle: true,
+        strike: |ring, rng| Box::pin(ring.starve_server_of_files(rng)),
+    },
+    Fault { name: "a member's disk is full", gentle: true, strike: |ring, _| Box::pin(ring.fill_member()) },
     Fault { name: "a server is killed", gentle: false, strike: |ring, rng| Box::pin(ring.kill_server(rng)) },
     Fault { name: "two members stand still", gentle: false, strike: |ring, rng| Box::pin(ring.stop_most(rng)) },
     Fault { name: "all members are killed", gentle: false, strike: |ring, _| Box::pin(ring.kill_all()) },
-    Fault { name: "both servers are killed", gentle: false, strike: |ring, _| Box::pin(ring.kill_servers()) },
+    Fault { name: "all servers are killed", gentle: false, strike: |ring, _| Box::pin(ring.kill_servers()) },
 ];
-
-/// Namespaces with one switch between them; go with this.
-struct Switch {
-    name: String,
-    base: Ipv4Addr,
-}
-
-impl Switch {
-    fn make(base: Ipv4Addr) -> Result<Switch, Error> {
-        sweep();
-        // Short, since it is part of the names of links.
-        let switch = Switch { name: format!("{PREFIX}{}", std::process::id()), base };
-        let hub = switch.hub();
-        ip(&["netns", "add", &hub])?;
-        ip(&["-n", &hub, "link", "add", "br0", "type", "bridge"])?;
-        ip(&["-n", &hub, "link", "set", "br0", "up"])?;
-        let own = &switch.name;
-        ip(&["link", "add", own, "type", "veth", "peer", "name", "own", "netns", &hub])?;
-        ip(&["-n", &hub, "link", "set", "own", "master", "br0", "up"])?;
-        ip(&["address", "add", &format!("{}/24", switch.address(MEMBERS)), "dev", own])?;
-        ip(&["link", "set", own, "up"])?;
-        for member in 0..MEMBERS {
-            let (space, port) = (switch.space(member), format!("port{member}"));
-            ip(&["netns", "add", &space])?;
-            ip(&["-n", &hub, "link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", &space])?;
-            ip(&["-n", &hub, "link", "set", &port, "master", "br0", "up"])?;
-            ip(&["-n", &space, "address", "add", &format!("{}/24", switch.address(member)), "dev", "eth0"])?;
-            ip(&["-n", &space, "link", "set", "eth0", "up"])?;
-            ip(&["-n", &space, "link", "set", "lo", "up"])?;
-        }
-        Ok(switch)
-    }
-
-    fn hub(&self) -> String {
-        format!("{}-hub", self.name)
-    }
-
-    fn space(&self, member: usize) -> String {
-        format!("{}-{member}", self.name)
-    }
-
-    fn address(&self, of: usize) -> Ipv4Addr {
-        Ipv4Addr::from_bits(self.base.to_bits() + u32::try_from(of).unwrap_or(0) + 1)
-    }
-
-    /// Nothing goes between a member and its peers, and with `all` nor between it and anybody.
-    fn cut(&self, member: usize, all: bool) -> Result<(), Error> {
-        let mut rules =
-            "add table bridge cut; add chain bridge cut f { type filter hook forward priority 0; };".to_owned();
-        let peers = (0..MEMBERS).filter(|peer| *peer != member).map(|peer| format!("port{peer}"));
-        let others: Vec<String> = if all { peers.chain(["own".to_owned()]).collect() } else { peers.collect() };
-        for other in others {
-            for (from, to) in [(format!("port{member}"), other.clone()), (other, format!("port{member}"))] {
-                rules.push_str(&format!("add rule bridge cut f iifname {from} oifname {to} drop;"));
-            }
-        }
-        ip(&["netns", "exec", &self.hub(), "nft", &rules])
-    }
-
-    fn heal(&self) -> Result<(), Error> {
-        ip(&["netns", "exec", &self.hub(), "nft", "delete table bridge cut"])
-    }
-}
-
-impl Drop for Switch {
-    fn drop(&mut self) {
-        // Of one that was half made, some are missing.
-        let _ = ip(&["link", "delete", &self.name]);
-        for space in (0..MEMBERS).map(|member| self.space(member)).chain([self.hub()]) {
-            let _ = ip(&["netns", "delete", &space]);
-        }
-    }
-}
-
-/// Takes away the namespaces of runs that were killed; their links go with them.
-fn sweep() {
-    let all = std::fs::read_dir("/run/netns").into_iter().flatten().flatten();
-    for name in all.filter_map(|entry| entry.file_name().into_string().ok()) {
-        let owner = name.strip_prefix(PREFIX).and_then(|rest| rest.split_once('-')).and_then(|(id, _)| id.parse().ok());
-        if owner.is_some_and(|id| !Process(id).exists()) {
-            // Another run may be doing the same.
-            let _ = ip(&["netns", "delete", &name]);
-        }
-    }
-}
-
-fn ip(words: &[&str]) -> Result<(), Error> {
-    command(Command::new("ip").args(words)).map(|_| ())
-}
 
 /// The members and the servers.
 pub struct Ring {
     binary: PathBuf,
     dir: PathBuf,
-    stand: Duration,
+    pub stand: Duration,
     servers: Vec<Option<Server>>,
     ports: Vec<u16>,
     members: Vec<Child>,
+    count: usize,
     lives: u32,
+    /// How much work was begun that the leader was struck in.
+    pub works: u32,
+    /// Writes that the store refused of leaders of the past.
+    pub fenced: u64,
+    /// The slowest answer of a server that was not struck while the leader was.
+    pub slowest: Duration,
+    clocks: Clocks,
+    /// Where the last of several members lies.
+    disk: Option<Mounted>,
     switch: Switch,
 }
 
@@ -160,19 +94,28 @@ impl Tortured for Ring {
 }
 
 impl Ring {
-    /// Starts everything; `base` is the address before the first member's.
-    pub async fn start(run: &Run, base: Ipv4Addr) -> Result<Ring, Error> {
+    /// Starts as many members, and the servers. `stand` is how long what is stopped stands still.
+    pub async fn start(run: &Run, members: usize, stand: Duration) -> Result<Ring, Error> {
         let mut ring = Ring {
             binary: run.binary.clone(),
             dir: run.dir().to_owned(),
-            stand: Duration::from_secs(run.number("stand_s")?),
+            stand,
             servers: Vec::new(),
             ports: (0..SERVERS).map(|_| free_port()).collect::<Result<_, _>>()?,
             members: Vec::new(),
+            count: members,
             lives: 0,
-            switch: Switch::make(base)?,
+            works: 0,
+            fenced: 0,
+            slowest: Duration::ZERO,
+            clocks: Clocks::make(run.dir())?,
+            disk: None,
+            switch: Switch::make(super::addresses(), members)?,
         };
-        for member in 0..MEMBERS {
+        if members > 1 {
+            ring.disk = Some(Mounted::over(&ring.member_data(members - 1), DISK)?);
+        }
+        for member in 0..members {
             let child = ring.member(member, true)?;
             ring.members.push(child);
         }
@@ -193,6 +136,41 @@ impl Ring {
         self.servers.iter().flatten().map(|server| server.door.clone()).collect()
     }
 
+    /// The server with this number, while it runs.
+    pub fn server_at(&self, server: usize) -> Result<&Server, Error> {
+        let found = self.servers.get(server).and_then(Option::as_ref);
+        found.ok_or_else(|| Error::doing("find a server", "it does not run"))
+    }
+
+    /// Which server is at this port.
+    pub fn at_port(&self, port: u16) -> Option<usize> {
+        self.ports.iter().position(|own| *own == port)
+    }
+
+    /// How many descriptors the server has open that has most.
+    pub fn files(&self) -> usize {
+        self.servers.iter().flatten().map(|server| descriptors(server.process()).len()).max().unwrap_or(0)
+    }
+
+    /// Waits until no server has more descriptors open than that.
+    pub async fn no_more_files_than(&self, before: usize) -> Result<usize, Error> {
+        let patience = Patience::begin();
+        loop {
+            let now = self.files();
+            if now <= before + FILES_SPARE {
+                return Ok(now);
+            }
+            if patience.is_over() {
+                return Err(Error::doing("leave no descriptor behind", format!("{now} of a server, {before} before")));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    fn member_data(&self, member: usize) -> PathBuf {
+        self.dir.join(format!("member-{member}"))
+    }
+
     fn data(&self, server: usize) -> PathBuf {
         self.dir.join(format!("server-{server}"))
     }
@@ -205,10 +183,10 @@ impl Ring {
         self.lives += 1;
         let name = |member: usize| format!("member-{member}");
         let all: Vec<String> =
-            (0..MEMBERS).map(|member| format!("{}={}", name(member), self.url(member, PEER_PORT))).collect();
+            (0..self.count).map(|member| format!("{}={}", name(member), self.url(member, PEER_PORT))).collect();
         let mut etcd = Command::new("ip");
         etcd.args(["netns", "exec", &self.switch.space(member), "etcd", "--name", &name(member)]);
-        etcd.arg("--data-dir").arg(self.dir.join(name(member)));
+        etcd.arg("--data-dir").arg(self.member_data(member));
         let (peers, clients) = (self.url(member, PEER_PORT), self.url(member, CLIENT_PORT));
         etcd.args(["--listen-peer-urls", &peers, "--initial-advertise-peer-urls", &peers]);
         etcd.args(["--listen-client-urls", &clients, "--advertise-client-urls", &clients]);
@@ -220,11 +198,12 @@ impl Ring {
 
     async fn server(&mut self, server: usize) -> Result<Server, Error> {
         self.lives += 1;
-        let endpoints: Vec<String> = (0..MEMBERS).map(|member| self.url(member, CLIENT_PORT)).collect();
+        let endpoints: Vec<String> = (0..self.count).map(|member| self.url(member, CLIENT_PORT)).collect();
         let (data, mut command) = (self.data(server), Command::new(&self.binary));
         std::fs::create_dir_all(&data).map_err(Error::while_doing("make a folder"))?;
         command.args(["server", "--backend", "etcd", "--etcd-endpoints", &endpoints.join(","), "--log", "warn"]);
         command.args(["--listen", &format!("127.0.0.1:{}", self.ports[server]), "--data"]).arg(&data);
+        self.clocks.wind(&mut command);
         let log = self.dir.join(format!("server-{server}-{}.log", self.lives));
         Server::of(command, data, &[], &log).await
     }
@@ -234,7 +213,7 @@ impl Ring {
     }
 
     async fn kill_member(&mut self, rng: &mut Rng) -> Result<(), Error> {
-        let at = Ring::some(rng, MEMBERS);
+        let at = Ring::some(rng, self.count);
         signal(self.members[at].process, Signal::KILL);
         tokio::time::sleep(self.stand).await;
         self.members[at] = self.member(at, false)?;
@@ -242,7 +221,7 @@ impl Ring {
     }
 
     async fn stop_member(&mut self, rng: &mut Rng) -> Result<(), Error> {
-        let member = self.members[Ring::some(rng, MEMBERS)].process;
+        let member = self.members[Ring::some(rng, self.count)].process;
         signal(member, Signal::STOP);
         tokio::time::sleep(self.stand).await;
         signal(member, Signal::CONT);
@@ -250,14 +229,14 @@ impl Ring {
     }
 
     async fn cut_member(&mut self, rng: &mut Rng, all: bool) -> Result<(), Error> {
-        self.switch.cut(Ring::some(rng, MEMBERS), all)?;
+        self.switch.cut(Ring::some(rng, self.count), all)?;
         tokio::time::sleep(self.stand).await;
         self.switch.heal()
     }
 
     async fn stop_most(&mut self, rng: &mut Rng) -> Result<(), Error> {
-        let spared = Ring::some(rng, MEMBERS);
-        let stopped = (0..MEMBERS).filter(|member| *member != spared).map(|member| self.members[member].process);
+        let spared = Ring::some(rng, self.count);
+        let stopped = (0..self.count).filter(|member| *member != spared).map(|member| self.members[member].process);
         let stopped: Vec<_> = stopped.collect();
         stopped.iter().for_each(|member| signal(*member, Signal::STOP));
         tokio::time::sleep(self.stand).await;
@@ -267,7 +246,7 @@ impl Ring {
 
     async fn kill_all(&mut self) -> Result<(), Error> {
         self.members.iter().for_each(|member| signal(member.process, Signal::KILL));
-        for at in 0..MEMBERS {
+        for at in 0..self.count {
             self.members[at] = self.member(at, false)?;
         }
         Ok(())
@@ -291,7 +270,36 @@ impl Ring {
         self.kill_these(&(0..SERVERS).collect::<Vec<_>>()).await
     }
 
-    async fn kill_these(&mut self, servers: &[usize]) -> Result<(), Error> {
+    async fn jump_server(&mut self, rng: &mut Rng) -> Result<(), Error> {
+        let server = self.server_at(Ring::some(rng, SERVERS))?.process();
+        for off in [Clocks::some(rng), 0] {
+            self.clocks.jump(server, off)?;
+            tokio::time::sleep(super::clocks::SHOWN).await;
+            self.answers().await?;
+        }
+        Ok(())
+    }
+
+    async fn starve_server_of_files(&mut self, rng: &mut Rng) -> Result<(), Error> {
+        let server = self.server_at(Ring::some(rng, SERVERS))?.process();
+        starve_of_files(server, self.stand).await
+    }
+
+    /// One member's disk is full for a while: it may end, and begins again when there is room.
+    async fn fill_member(&mut self) -> Result<(), Error> {
+        let at = self.count - 1;
+        let full = Full::fill(&self.member_data(at));
+        tokio::time::sleep(self.stand).await;
+        self.answers().await?;
+        drop(full);
+        if self.members[at].check().is_err() {
+            self.members[at] = self.member(at, false)?;
+        }
+        Ok(())
+    }
+
+    /// Kills these servers, and starts them again.
+    pub async fn kill_these(&mut self, servers: &[usize]) -> Result<(), Error> {
         for at in servers {
             if let Some(server) = self.servers[*at].take() {
                 signal(server.process(), Signal::KILL);
