@@ -52,10 +52,16 @@ impl Nominated {
         self.at_place.keys().copied()
     }
 
-    /// Those who wait for a node and whose room `class` must leave alone; the pod named `except` is not among them.
-    pub fn before(&self, place: usize, class: &Class, except: &str) -> impl Iterator<Item = &(Str, Arc<Class>)> {
-        let all = self.at_place.get(&place).into_iter().flatten();
-        all.filter(move |(key, other)| **key != *except && other.priority >= class.priority)
+    /// Those who wait for a node and whose room the pod named `pod`, of `class`, must leave alone. Of its equals these are the
+    /// ones who came before it: two who left room to each other would both go without.
+    pub fn before(&self, place: usize, class: &Class, pod: &str) -> impl Iterator<Item = &(Str, Arc<Class>)> {
+        let all = self.at_place.get(&place).map_or(&[][..], Vec::as_slice);
+        let own = all.iter().position(|(key, _)| **key == *pod).unwrap_or(all.len());
+        let priority = class.priority;
+        let goes_first = move |(at, (_, other)): &(usize, &(Str, Arc<Class>))| {
+            *at != own && (other.priority > priority || other.priority == priority && *at < own)
+        };
+        all.iter().enumerate().filter(goes_first).map(|(_, other)| other)
     }
 }
 
@@ -75,6 +81,10 @@ mod tests {
         };
         assert_eq!(names(&nominated, 1, ""), ["b"]);
         assert_eq!(names(&nominated, 2, "a"), Vec::<String>::new());
+        nominated.insert(&first, 1, &class);
+        assert_eq!((names(&nominated, 1, "a"), names(&nominated, 1, "b")), (vec!["b".to_owned()], vec![]));
+        assert_eq!(names(&nominated, 1, "c"), ["b", "a"]);
+        nominated.insert(&first, 2, &class);
         nominated.vacate(2);
         assert_eq!((nominated.place_of("a"), nominated.places().collect::<Vec<_>>()), (None, vec![1]));
         nominated.remove(&second);

@@ -248,6 +248,10 @@ impl Api for LinkApi {
             let (door, asked) = (self.clone(), Asked::of(&request));
             let (call, home) = (self.net.number(), self.net.home(&self.client));
             self.net.truth.show(&Seen::Asked { call });
+            if let (Action::Create(binding), "binding") = (&request.action, &*request.subresource) {
+                let (uid, node) = (binding["metadata"]["uid"].text(), binding["target"]["name"].text());
+                self.net.truth.show(&Seen::Binds { uid, node, decided_on: request.options.decided_on });
+            }
             self.shell.spawn(Box::pin(async move { door.travel(home, request, tell).await }));
             let answer = tokio::select! {
                 biased;

@@ -57,6 +57,8 @@ pub enum Seen<'a> {
     Container { node: &'a str, pod: &'a str, uid: &'a str, container: &'a str, runs: bool },
     /// A client asks something of the server.
     Asked { call: u64 },
+    /// A pod, by its uid, is to be bound to a node, as was decided on a revision; whether it will be is open.
+    Binds { uid: &'a str, node: &'a str, decided_on: Revision },
     /// The answer came, or none will; with what it says of an object.
     Answered { call: u64, client: &'a str, key: &'a str, outcome: Outcome },
     /// A client that follows all of these resources (of all where none is named) is brought the changes after `since` up

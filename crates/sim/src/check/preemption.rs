@@ -3,7 +3,8 @@
 //!
 //! A deletion is judged by the view that it rests on. For whom it is does not stand in it: it is sound when it is for some
 //! pod that waits there. What the scheduler had decided before and did not see done yet counts where that speaks for it: so
-//! it is judged some time later, when it is known where those came that waited.
+//! it is judged some time later, when it is known where those came that waited. A binding that was asked for and never came
+//! about counts, too: the scheduler may not have known yet that it failed.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -23,6 +24,8 @@ const UNDERWAY_MS: u64 = 40_000;
 #[derive(Default)]
 pub struct Preemption {
     cases: VecDeque<Case>,
+    /// Where pods that wait were to be bound, and on what revision that was decided, by uid.
+    asked: BTreeMap<Str, Vec<(Str, Revision)>>,
     /// Those who were pushed out and are not gone yet, by uid: and by which life of a scheduler.
     pushed: BTreeMap<Str, (Object, u64)>,
 }
@@ -33,6 +36,8 @@ struct Case {
     victim: Object,
     /// What it rests on.
     view: View,
+    /// The nodes that pods which wait there had been given by then, by the pod's uid.
+    given: BTreeMap<Str, Vec<Str>>,
     /// Budgets that were broken knowingly.
     broken: Vec<Object>,
 }
@@ -72,20 +77,6 @@ fn fate(pod: &Object, now: &View) -> Fate {
     }
 }
 
-/// Whether `winner` has a place in a view when these do not run any more, whatever had been placed there.
-fn has_place(winner: &Object, view: &View, waited: &[(&Object, Fate)], goes: impl Fn(&Object) -> bool) -> bool {
-    view.list(NODES, "").any(|node| {
-        let stay = running(view, node.name()).filter(|pod| !goes(pod));
-        let may_come = |fate: &Fate| match fate {
-            Fate::Waits => false,
-            Fate::Placed(at) => at == node.name(),
-            Fate::Gone => true,
-        };
-        let come = waited.iter().filter(|(pod, fate)| may_come(fate) && pod.uid() != winner.uid());
-        takes(node, winner, stay.chain(come.map(|(pod, _)| *pod)))
-    })
-}
-
 impl Preemption {
     /// The budgets that a scheduler broke knowingly by this deletion.
     fn broken(&self, victim: &Object, before: &View, view: &View, life: u64) -> Vec<Object> {
@@ -113,6 +104,28 @@ impl Preemption {
 }
 
 impl Case {
+    /// Whether `winner` has a place when these do not run any more, whatever had been placed there.
+    fn has_place(&self, winner: &Object, waited: &[(&Object, Fate)], goes: impl Fn(&Object) -> bool) -> bool {
+        self.view.list(NODES, "").any(|node| {
+            let stay = running(&self.view, node.name()).filter(|pod| !goes(pod));
+            let given = |pod: &Object| {
+                self.given.get(pod.uid()).is_some_and(|nodes| nodes.iter().any(|given| given == node.name()))
+            };
+            // Room that was made for somebody is his.
+            let promised = |pod: &Object| {
+                facts(pod).priority >= facts(winner).priority
+                    && pod.value().at(&["status", "nominatedNodeName"]).text() == node.name()
+            };
+            let may_come = |pod: &Object, fate: &Fate| match fate {
+                Fate::Waits => given(pod) || promised(pod),
+                Fate::Placed(at) => at == node.name() || given(pod) || promised(pod),
+                Fate::Gone => true,
+            };
+            let come = waited.iter().filter(|(pod, fate)| may_come(pod, fate) && pod.uid() != winner.uid());
+            takes(node, winner, stay.chain(come.map(|(pod, _)| *pod)))
+        })
+    }
+
     fn judge(&self, now: &View) -> Result<(), String> {
         let (victim, view) = (&self.victim, &self.view);
         let (name, node) = (format!("{}/{}", victim.namespace(), victim.name()), facts(victim).node);
@@ -132,7 +145,7 @@ impl Case {
         if winners.is_empty() {
             return Err(format!("pod {name} was pushed out, and {} then had no room for anybody, {seen}", node.name()));
         }
-        winners.retain(|winner| !has_place(winner, view, &waited, |_| false));
+        winners.retain(|winner| !self.has_place(winner, &waited, |_| false));
         if winners.is_empty() {
             return Err(format!("pod {name} was pushed out, and whoever waited had room elsewhere, {seen}"));
         }
@@ -141,7 +154,7 @@ impl Case {
         let is_free = |pod: &Object| !budgets.iter().any(|budget| selects(budget, pod));
         let had_choice = |winner: &&Object| {
             let lower = |pod: &Object| facts(pod).priority < facts(winner).priority;
-            has_place(winner, view, &waited, |pod| lower(pod) && is_free(pod))
+            self.has_place(winner, &waited, |pod| lower(pod) && is_free(pod))
         };
         if winners.iter().all(had_choice) {
             let budget = first.name();
@@ -159,6 +172,9 @@ impl Checker for Preemption {
     }
 
     fn see(&mut self, seen: &Seen<'_>, past: &Past<'_>) -> Result<(), String> {
+        if let Seen::Binds { uid, node, decided_on } = seen {
+            self.asked.entry((*uid).into()).or_default().push(((*node).into(), *decided_on));
+        }
         let Seen::Commit { changes, before, after, author, .. } = seen else { return Ok(()) };
         while let Some(case) = self.cases.pop_front_if(|case| past.now.ms_since(case.at) >= UNDERWAY_MS) {
             case.judge(after)?;
@@ -167,6 +183,7 @@ impl Checker for Preemption {
             let Some(old) = change.old.as_ref().filter(|old| old.resource() == PODS) else { continue };
             if change.new.is_none() {
                 self.pushed.remove(old.uid());
+                self.asked.remove(old.uid());
             }
             let going = change.new.as_ref().is_none_or(|new| new.facts().deleting.is_some());
             let begins = going && old.facts().deleting.is_none();
@@ -175,7 +192,12 @@ impl Checker for Preemption {
             }
             if let Some(view) = past.at(author.decided_on) {
                 let broken = self.broken(old, before, view, author.life);
-                self.cases.push_back(Case { at: past.now, victim: old.clone(), view: view.clone(), broken });
+                let given = |pod: &Object| {
+                    let asked = self.asked.get(pod.uid())?.iter().filter(|(_, on)| *on <= author.decided_on);
+                    Some((pod.uid().into(), asked.map(|(node, _)| node.clone()).collect()))
+                };
+                let given = waiting(view).into_iter().filter_map(given).collect();
+                self.cases.push_back(Case { at: past.now, victim: old.clone(), view: view.clone(), given, broken });
             }
             if change.new.is_some() {
                 self.pushed.insert(old.uid().into(), (old.clone(), author.life));
