@@ -38,12 +38,18 @@ pub(super) async fn list(
     if let Some(revision) = server.snapshots.missing(kind.resource, query, view.at())
         && let Some(past) = server.storage.past(kind.resource, revision).await
     {
-        server.snapshots.keep(Some(kind.resource), &past);
+        server.snapshots.keep(Some(kind.resource), &past, server.now());
     }
     // A page of what is chosen among converted objects may have fewer than were asked for: the next one goes on.
     let rough = filter.before_conversion(kind);
-    let Page { revision, objects, next, remaining } =
-        page(kind, &auth.info.namespace, rough.as_ref().unwrap_or(&filter), query, &view, &server.snapshots)?;
+    let Page { revision, objects, next, remaining } = page(
+        kind,
+        &auth.info.namespace,
+        rough.as_ref().unwrap_or(&filter),
+        query,
+        (&view, server.now()),
+        &server.snapshots,
+    )?;
     // Whoever holds a view while it waits makes the next commit copy what it changes.
     drop(view);
     let mut objects = conversion::shown(server, kind, objects).await?;

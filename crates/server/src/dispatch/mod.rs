@@ -475,7 +475,7 @@ async fn remove(
     let rough = filter.before_conversion(kind);
     let wanted = rough.as_ref().unwrap_or(&filter);
     let Page { revision, mut objects, .. } =
-        page(kind, &auth.info.namespace, wanted, &incomer.query, &view, &server.snapshots)?;
+        page(kind, &auth.info.namespace, wanted, &incomer.query, (&view, server.now()), &server.snapshots)?;
     drop(view);
     if rough.is_some() {
         objects = conversion::shown(server, kind, objects).await?;

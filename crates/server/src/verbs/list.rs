@@ -2,9 +2,8 @@
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
-use base::Revision;
+use base::{Revision, Time};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use cache::{Key, Part, View};
@@ -13,9 +12,10 @@ use meta::{FieldSelector, Kind, Object, Reason, Resource, Selector, Status, Valu
 
 use crate::request::Query;
 
-/// Snapshots that are kept for lists in pages, so that all pages show one revision, and how long, as in Kubernetes.
+/// Snapshots that are kept for lists in pages, so that all pages show one revision.
 const SNAPSHOTS_MAX: usize = 64;
-const SNAPSHOT_AGE_MAX: Duration = Duration::from_secs(5 * 60);
+/// How long a list in pages may take at one revision: after so long Kubernetes compacts what was.
+const LIST_MAX_MS: u64 = 5 * 60 * 1000;
 
 /// What of a resource is asked for.
 #[derive(Clone, Debug, Default)]
@@ -159,14 +159,14 @@ pub struct Snapshots(Mutex<VecDeque<Snapshot>>);
 struct Snapshot {
     of: Option<Resource>,
     view: View,
-    kept: Instant,
+    kept: Time,
 }
 
 impl Snapshots {
-    /// Keeps a view, of `resource` alone if one is named.
-    pub fn keep(&self, resource: Option<Resource>, view: &View) {
-        let now = Instant::now();
-        let mut views = self.known(now);
+    /// Keeps a view, of `resource` alone if one is named, and lets go of those that no list goes on with.
+    pub fn keep(&self, resource: Option<Resource>, view: &View, now: Time) {
+        let mut views = self.known();
+        views.retain(|known| now.ms_since(known.kept) < LIST_MAX_MS);
         if views.iter().any(|known| known.view.at() == view.at() && (known.of.is_none() || known.of == resource)) {
             return;
         }
@@ -176,15 +176,12 @@ impl Snapshots {
         views.push_back(Snapshot { of: resource, view: view.clone(), kept: now });
     }
 
-    /// Those that are not too old yet.
-    fn known(&self, now: Instant) -> MutexGuard<'_, VecDeque<Snapshot>> {
-        let mut views = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        views.retain(|known| now.saturating_duration_since(known.kept) < SNAPSHOT_AGE_MAX);
-        views
+    fn known(&self) -> MutexGuard<'_, VecDeque<Snapshot>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn at(&self, resource: Resource, revision: Revision) -> Option<View> {
-        let views = self.known(Instant::now());
+        let views = self.known();
         let fits = |of: Option<Resource>| of.is_none_or(|of| of == resource);
         views.iter().find(|known| known.view.at() == revision && fits(known.of)).map(|known| known.view.clone())
     }
@@ -205,6 +202,8 @@ impl Snapshots {
 
 struct Token {
     revision: Revision,
+    /// When the list began, in whole seconds.
+    began: Time,
     after: String,
     /// How many are left, where it is known.
     left: Option<i64>,
@@ -213,7 +212,9 @@ struct Token {
 impl Token {
     fn encode(&self) -> String {
         let revision = i64::try_from(self.revision.0).unwrap_or(0);
-        let mut token = json!({"v": "meta.k8s.io/v1", "rv": revision, "start": (&self.after)});
+        let mut token = json!({
+            "v": "meta.k8s.io/v1", "rv": revision, "start": (&self.after), "began": (self.began.seconds()),
+        });
         if let Some(left) = self.left {
             token.set(&["left"], left);
         }
@@ -227,7 +228,9 @@ impl Token {
         let revision = value["rv"].as_int().and_then(|number| u64::try_from(number).ok()).ok_or_else(bad)?;
         let after = value["start"].as_str().ok_or_else(bad)?.to_owned();
         let left = value["left"].as_int().filter(|left| *left > 0);
-        Ok(Token { revision: Revision(revision), after, left })
+        // One that does not say it began long ago.
+        let began = Time::from_seconds(value["began"].as_int().unwrap_or(0));
+        Ok(Token { revision: Revision(revision), began, after, left })
     }
 }
 
@@ -308,13 +311,17 @@ impl Wanted {
     }
 }
 
-/// Reads one page. `view` is the newest state.
+/// Reads one page. `view` is the newest state, as of `now`.
+///
+/// # Errors
+/// Among others: the list began so long ago that its state counts as compacted; only that is told of in its token, since what
+/// can still be read of the past differs between servers and stores.
 pub fn page(
     kind: &Kind,
     namespace: &str,
     filter: &Filter,
     query: &Query,
-    view: &View,
+    (view, now): (&View, Time),
     snapshots: &Snapshots,
 ) -> Result<Page, Status> {
     let limit = usize::try_from(query.number("limit")?.unwrap_or(0)).unwrap_or(0);
@@ -335,6 +342,8 @@ pub fn page(
                 view.clone()
             } else if token.revision == view.at() {
                 view.clone()
+            } else if now.ms_since(token.began) >= LIST_MAX_MS {
+                return Err(expired(&token.after));
             } else {
                 snapshots.at(kind.resource, token.revision).ok_or_else(|| expired(&token.after))?
             }
@@ -384,14 +393,16 @@ pub fn page(
         Some(left) => left - i64::try_from(objects.len()).unwrap_or(i64::MAX),
         None => 1 + i64::try_from(rest.count()).unwrap_or(i64::MAX - 1),
     });
-    snapshots.keep(None, &view);
-    let next = Token { revision: view.at(), after: last, left: remaining }.encode();
+    snapshots.keep(None, &view, now);
+    // Whoever goes on at the newest state begins anew.
+    let began = token.as_ref().filter(|token| token.revision == view.at()).map_or(now, |token| token.began);
+    let next = Token { revision: view.at(), began, after: last, left: remaining }.encode();
     Ok(Page { revision: view.at(), objects, next, remaining })
 }
 
 /// 410, with a token that goes on at the newest state.
 fn expired(after: &str) -> Status {
-    let token = Token { revision: Revision::ZERO, after: after.to_owned(), left: None }.encode();
+    let token = Token { revision: Revision::ZERO, began: Time(0), after: after.to_owned(), left: None }.encode();
     let message = "The provided continue parameter is too old to display a consistent list result. You can start a \
                    new list without the continue parameter, or use the continue token in this response to retrieve \
                    the remainder of the results.";
@@ -415,11 +426,49 @@ mod tests {
 
     #[test]
     fn a_snapshot_is_not_kept_for_ever() {
-        let snapshots = Snapshots::default();
-        snapshots.keep(None, &cache::Cache::new(Vec::new()).view());
-        let now = Instant::now();
-        assert_eq!(snapshots.known(now).len(), 1);
-        assert_eq!(snapshots.known(now + SNAPSHOT_AGE_MAX).len(), 0);
+        let (snapshots, mut cache) = (Snapshots::default(), cache::Cache::new(Vec::new()));
+        let began = Time::from_seconds(1_800_000_000);
+        snapshots.keep(None, &cache.view(), began);
+        cache.advance(Revision(2));
+        snapshots.keep(None, &cache.view(), began.plus_ms(LIST_MAX_MS - 1));
+        assert_eq!(snapshots.known().len(), 2);
+        cache.advance(Revision(3));
+        snapshots.keep(None, &cache.view(), began.plus_ms(LIST_MAX_MS));
+        assert_eq!(snapshots.known().len(), 2);
+    }
+
+    #[test]
+    fn a_list_in_pages_ends_some_minutes_after_it_began() {
+        let definition = json!({
+            "metadata": {"name": "cats.a.b"},
+            "spec": {
+                "group": "a.b", "scope": "Namespaced", "names": {"plural": "cats", "kind": "Cat"},
+                "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object"}}}],
+            },
+        });
+        let facts = Facts::of(crate::definitions::DEFINITIONS, &definition);
+        let entries = Entry::of(&Object::new(facts, definition.to_json()));
+        let kind = entries[0].kind();
+        let cat = |name: &str| {
+            let cat = json!({"metadata": {"name": name, "namespace": "n"}});
+            Object::new(Facts::of(kind.resource, &cat), cat.to_json())
+        };
+        let (snapshots, mut cache) = (Snapshots::default(), cache::Cache::new(Vec::new()));
+        cache.load(Revision(1), ["a", "b", "c"].map(cat));
+        let began = Time::from_seconds(1_800_000_000);
+        let read = |cache: &cache::Cache, token: &str, now: Time| {
+            let query = Query::parse(&format!("limit=1&continue={token}"));
+            page(kind, "n", &Filter::default(), &query, (&cache.view(), now), &snapshots)
+        };
+        let first = read(&cache, "", began).unwrap();
+        cache.advance(Revision(2));
+        let second = read(&cache, &first.next, began.plus_ms(LIST_MAX_MS - 1000)).unwrap();
+        assert_eq!((second.revision, second.objects[0].name()), (Revision(1), "b"));
+        let late = began.plus_ms(LIST_MAX_MS);
+        let why = read(&cache, &second.next, late).err().unwrap();
+        assert_eq!(why.reason(), Reason::Expired, "as long after the list began, however late the last page came");
+        let rest = read(&cache, &why.0.continue_token, late).unwrap();
+        assert_eq!((rest.revision, rest.objects[0].name()), (Revision(2), "c"));
     }
 
     #[test]
