@@ -19,6 +19,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::error::Error;
+use crate::shapes::STRATEGIC;
 
 pub const JSON: &str = "application/json";
 pub const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
@@ -73,9 +74,9 @@ impl Ask {
             path = format!("{path}/{}", request.subresource);
         }
         match &request.action {
-            client::Action::Patch(client::PatchType::Merge, patch) => {
+            client::Action::Patch(client::PatchType::Strategic, patch) => {
                 let path = format!("{path}?fieldManager={}", request.options.manager);
-                Ok(Ask::patch(&path, "application/merge-patch+json", patch))
+                Ok(Ask::patch(&path, STRATEGIC, patch))
             }
             client::Action::Delete => {
                 let mut options = json!({"apiVersion": "v1", "kind": "DeleteOptions"});
