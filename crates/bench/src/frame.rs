@@ -14,6 +14,15 @@ use crate::numbers::{median, rounded};
 const FOLDER_PREFIX: &str = "gantry-bench-";
 const OWNER_FILE: &str = "owner";
 
+/// Where a bench's client runs: on one thread, so that the other processor is the server's.
+///
+/// # Errors
+/// The system gives it no place.
+pub fn runtime() -> Result<tokio::runtime::Runtime, Error> {
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    tokio.map_err(Error::while_doing("start the client"))
+}
+
 /// One bench.
 pub struct Bench {
     pub name: &'static str,

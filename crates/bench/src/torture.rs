@@ -35,7 +35,7 @@ use runtime::testing::{Compression, TestImage};
 
 use crate::door::Door;
 use crate::error::Error;
-use crate::frame::{Bench, Run, Want, figure, option};
+use crate::frame::{Bench, Run, Want, figure, option, runtime};
 use crate::machine::Process;
 use crate::real::{IMAGE, free_port};
 use clients::{Clients, Verdict};
@@ -143,8 +143,7 @@ const FAULTS: &[Fault<Torture>] = &[
 ];
 
 fn run(run: &mut Run) -> Result<(), Error> {
-    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let tokio = tokio.map_err(Error::while_doing("start the clients"))?;
+    let tokio = runtime()?;
     match run.word("backend") {
         "embedded" => tokio.block_on(nodes(run)),
         "etcd" => tokio.block_on(ring(run)),

@@ -365,8 +365,8 @@ impl Scheduler {
         }
         let snapshot = Snapshot { nodes: &self.nodes, terms: &self.terms };
         let sight = self.sights.of(class, snapshot.nodes, snapshot.terms);
-        let checked = PLUGINS.iter().any(|plugin| plugin.looks_around() && plugin.concerns(class, &snapshot));
-        if !checked && !score::looks_around(class, &snapshot) && self.nominated.is_empty() {
+        let is_checked = plugins::around(class, &snapshot).next().is_some();
+        if !is_checked && !score::looks_around(class, &snapshot) && self.nominated.is_empty() {
             return best(&sight.scores, start);
         }
         let mut scores = sight.scores.clone();
@@ -389,7 +389,7 @@ impl Scheduler {
             return mask;
         }
         let mut mask = self.sights.of(class, snapshot.nodes, snapshot.terms).refusals.clone();
-        for plugin in PLUGINS.iter().filter(|plugin| plugin.looks_around() && plugin.concerns(class, &snapshot)) {
+        for plugin in plugins::around(class, &snapshot) {
             plugin.filter(class, &snapshot, &mut Window { from: 0, mask: &mut mask });
         }
         for place in self.nominated.places() {

@@ -303,7 +303,8 @@ struct Committer {
 }
 
 /// Writes a snapshot in what those who serve leave, and in small pieces with pauses between, of a second's work in all.
-/// One that is not done after a while, or is waited for, asks for its share and does without the pauses.
+/// One that is not done after a while, or is waited for, asks for its share: the late one makes shorter pauses, the one that
+/// is waited for none.
 fn write_beside(job: &SnapshotJob, disk: &dyn Disk, shared: &Shared) -> io::Result<u64> {
     let (began, mut asked, mut piece) = (Instant::now(), false, Instant::now());
     let _ = turn::take(Turn::Spare);

@@ -22,7 +22,7 @@ use crate::benches::dns;
 use crate::cluster::{Nodes, lock};
 use crate::door::Ask;
 use crate::error::Error;
-use crate::frame::{Bench, Run, Want, figure, option};
+use crate::frame::{Bench, Run, Want, figure, option, runtime};
 use crate::load::{self, Maker, Until, micros};
 use crate::machine::Process;
 use crate::numbers::percentile;
@@ -76,9 +76,7 @@ pub const BENCH: Bench = Bench {
 };
 
 fn run(run: &mut Run) -> Result<(), Error> {
-    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let tokio = tokio.map_err(Error::while_doing("start the client"))?;
-    tokio.block_on(measure(run))
+    runtime()?.block_on(measure(run))
 }
 
 async fn measure(run: &mut Run) -> Result<(), Error> {

@@ -13,7 +13,7 @@ use meta::Value;
 use crate::child::Server;
 use crate::door::{Ask, JSON, PROTOBUF};
 use crate::error::Error;
-use crate::frame::{Bench, Run, Want, figure, option};
+use crate::frame::{Bench, Run, Want, figure, option, runtime};
 use crate::load::{self, Load, Maker, Until};
 use crate::machine;
 use crate::shapes::{NAMESPACE, gated_pod, pod_name, pods_path, stored_pods};
@@ -43,8 +43,7 @@ pub const BENCH: Bench = Bench {
 fn run(run: &mut Run) -> Result<(), Error> {
     let pinned = run.number("pin")? == 1 && machine::cores() > 1;
     let server_cores: &[usize] = if pinned { &[0] } else { &[] };
-    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let tokio = tokio.map_err(Error::while_doing("start the client"))?;
+    let tokio = runtime()?;
     let outcome = tokio.block_on(async {
         let server = Server::start(run, "server", server_cores).await?;
         if pinned {

@@ -17,7 +17,7 @@ use crate::asker;
 use crate::child::Child;
 use crate::door::Ask;
 use crate::error::Error;
-use crate::frame::{Bench, Run, Want, figure, option};
+use crate::frame::{Bench, Run, Want, figure, option, runtime};
 use crate::load::{self, Maker, Until};
 use crate::machine::{self, Process, program};
 use crate::numbers::percentile;
@@ -50,9 +50,7 @@ fn run(run: &mut Run) -> Result<(), Error> {
     if program("dnsperf").is_none() {
         return Err(Error::Lacks("the generator dnsperf is not installed (Debian: dnsperf)".into()));
     }
-    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let tokio = tokio.map_err(Error::while_doing("start the client"))?;
-    tokio.block_on(measure(run))
+    runtime()?.block_on(measure(run))
 }
 
 async fn measure(run: &mut Run) -> Result<(), Error> {

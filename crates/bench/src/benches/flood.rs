@@ -16,7 +16,7 @@ use meta::{Value, json};
 use crate::cluster::Task;
 use crate::door::{Ask, Door};
 use crate::error::Error;
-use crate::frame::{Bench, Run, Want, figure, now, option};
+use crate::frame::{Bench, Run, Want, figure, now, option, runtime};
 use crate::load::{self, Maker, Until};
 use crate::machine::Process;
 use crate::numbers::percentile;
@@ -68,8 +68,7 @@ struct Noted {
 }
 
 fn run(run: &mut Run) -> Result<(), Error> {
-    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    tokio.map_err(Error::while_doing("start the client"))?.block_on(flood(run))
+    runtime()?.block_on(flood(run))
 }
 
 async fn flood(run: &mut Run) -> Result<(), Error> {

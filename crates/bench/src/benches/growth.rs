@@ -10,7 +10,7 @@ use crate::child::Server;
 use crate::cluster::{Task, watch};
 use crate::door::{Ask, Line};
 use crate::error::Error;
-use crate::frame::{Bench, Run, Want, figure, now, option};
+use crate::frame::{Bench, Run, Want, figure, now, option, runtime};
 use crate::load::{self, Maker, Until};
 use crate::shapes::{NAMESPACE, node, node_name, pod_name, pods_path, usual_pod};
 
@@ -143,9 +143,7 @@ fn definition(number: usize) -> Ask {
 }
 
 fn run(run: &mut Run) -> Result<(), Error> {
-    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let tokio = tokio.map_err(Error::while_doing("start the client"))?;
-    tokio.block_on(async {
+    runtime()?.block_on(async {
         watches(run, &fresh(run, "watches").await?).await?;
         for thing in THINGS {
             things(run, &fresh(run, thing.name).await?, thing).await?;

@@ -6,7 +6,7 @@ use meta::json;
 
 use crate::door::Ask;
 use crate::error::Error;
-use crate::frame::{Bench, Run, Want, figure, option};
+use crate::frame::{Bench, Run, Want, figure, option, runtime};
 use crate::real::{Readiness, Up, creation, deletion};
 
 const NAMESPACE: &str = "default";
@@ -33,8 +33,7 @@ pub const BENCH: Bench = Bench {
 };
 
 fn run(run: &mut Run) -> Result<(), Error> {
-    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let tokio = tokio.map_err(Error::while_doing("start the client"))?;
+    let tokio = runtime()?;
     for round in 1..=run.number("rounds")? {
         run.say(format!("round {round}"));
         tokio.block_on(once(run, round))?;

@@ -14,7 +14,7 @@ use crate::child::Server;
 use crate::cluster::{Nodes, Pods};
 use crate::door::Ask;
 use crate::error::Error;
-use crate::frame::{Bench, Run, Want, figure, now, option};
+use crate::frame::{Bench, Run, Want, figure, now, option, runtime};
 use crate::load::{self, Maker, Until};
 use crate::shapes::{NAMESPACE, base_pod, node, pod_name, pods_path};
 
@@ -70,9 +70,7 @@ impl Size {
 }
 
 fn run(run: &mut Run) -> Result<(), Error> {
-    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let tokio = tokio.map_err(Error::while_doing("start the client"))?;
-    tokio.block_on(async {
+    runtime()?.block_on(async {
         let server = Server::start(run, "server", &[]).await?;
         measure(run, &server).await
     })

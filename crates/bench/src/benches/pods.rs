@@ -11,7 +11,7 @@ use runtime::testing::{Compression, TestImage};
 use runtime::{Config, ContainerSpec, Embedded, NetworkNamespace, Runtime, SandboxSpec, State};
 
 use crate::error::Error;
-use crate::frame::{Bench, Run, Want, figure, option};
+use crate::frame::{Bench, Run, Want, figure, option, runtime};
 use crate::load::{self, Maker, Until};
 use crate::machine::{Process, program};
 use crate::numbers::{median, percentile};
@@ -39,9 +39,7 @@ pub const BENCH: Bench = Bench {
 };
 
 fn run(run: &mut Run) -> Result<(), Error> {
-    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let tokio = tokio.map_err(Error::while_doing("start the client"))?;
-    tokio.block_on(through_the_api(run))?;
+    runtime()?.block_on(through_the_api(run))?;
     containers(run)
 }
 

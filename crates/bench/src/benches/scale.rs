@@ -8,7 +8,7 @@ use crate::child::Server;
 use crate::cluster::Nodes;
 use crate::door::Ask;
 use crate::error::Error;
-use crate::frame::{Bench, Run, Want, figure, option};
+use crate::frame::{Bench, Run, Want, figure, option, runtime};
 use crate::load::{self, Maker, Until};
 use crate::machine::Process;
 use crate::shapes::{NAMESPACE, deployment};
@@ -40,9 +40,7 @@ pub const BENCH: Bench = Bench {
 };
 
 fn run(run: &mut Run) -> Result<(), Error> {
-    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let tokio = tokio.map_err(Error::while_doing("start the client"))?;
-    tokio.block_on(async {
+    runtime()?.block_on(async {
         let server = Server::start(run, "server", &[]).await?;
         measure(run, &server).await
     })

@@ -14,7 +14,7 @@ use crate::child::Server;
 use crate::cluster::{Nodes, Pods};
 use crate::door::Ask;
 use crate::error::Error;
-use crate::frame::{Bench, Run, Want, figure, option};
+use crate::frame::{Bench, Run, Want, figure, option, runtime};
 use crate::load::{self, Maker, Until};
 use crate::machine::Process;
 use crate::numbers::{percentile, sampled_per_s};
@@ -55,9 +55,7 @@ fn run(run: &mut Run) -> Result<(), Error> {
     if shape.name != "basic" {
         run.want("pods_per_s", Want::AtLeast(TIMES_UPSTREAM * shape.upstream, TIMES_UPSTREAM * shape.upstream));
     }
-    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let tokio = tokio.map_err(Error::while_doing("start the client"))?;
-    tokio.block_on(async {
+    runtime()?.block_on(async {
         let server = Server::start(run, "server", &[]).await?;
         measure(run, &server, shape).await
     })

@@ -15,7 +15,7 @@ use store::{Backend, Embedded, Put, Txn};
 use crate::child::Child;
 use crate::door::{Ask, Line};
 use crate::error::Error;
-use crate::frame::{Bench, Run, Want, figure, option};
+use crate::frame::{Bench, Run, Want, figure, option, runtime};
 use crate::load::{self, Until};
 use crate::machine::{Process, program};
 use crate::numbers::median;
@@ -48,8 +48,7 @@ pub const BENCH: Bench = Bench {
 
 fn run(run: &mut Run) -> Result<(), Error> {
     run.note("own store in process with its own thread, etcd over gRPC on loopback; both on the same disk");
-    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let tokio = tokio.map_err(Error::while_doing("start the client"))?;
+    let tokio = runtime()?;
     let (backend, _) = Embedded::open(&run.dir().join("own"), store::Options::default())
         .map_err(Error::while_doing("open the store"))?;
     let mut etcd = match program(PEER) {

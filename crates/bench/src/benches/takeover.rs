@@ -8,7 +8,7 @@ use std::time::Duration;
 use base::Rng;
 
 use crate::error::Error;
-use crate::frame::{Bench, Run, Want, figure, option};
+use crate::frame::{Bench, Run, Want, figure, option, runtime};
 use crate::numbers::percentile;
 use crate::torture::NAMESPACE;
 use crate::torture::hands::Hands;
@@ -36,9 +36,7 @@ pub const BENCH: Bench = Bench {
 };
 
 fn run(run: &mut Run) -> Result<(), Error> {
-    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let tokio = tokio.map_err(Error::while_doing("start the client"))?;
-    tokio.block_on(measure(run))
+    runtime()?.block_on(measure(run))
 }
 
 async fn measure(run: &mut Run) -> Result<(), Error> {

@@ -78,6 +78,11 @@ pub const PLUGINS: &[&dyn Plugin] = &[
     &inter_pod::InterPodAffinity,
 ];
 
+/// Of the plugins that look around those that have anything to say of pods of `class` now.
+pub fn around<'a>(class: &'a Class, snapshot: &'a Snapshot<'a>) -> impl Iterator<Item = &'static dyn Plugin> + 'a {
+    PLUGINS.iter().copied().filter(|plugin| plugin.looks_around() && plugin.concerns(class, snapshot))
+}
+
 /// What each reason means to people, which plugin gives it, and whether taking pods away could help.
 pub struct ReasonRow {
     pub plugin: &'static str,
