@@ -17,6 +17,7 @@ macro_rules! say {
 }
 
 mod agent;
+mod allocator;
 mod apply;
 mod backend;
 mod backup;
@@ -45,7 +46,7 @@ use flags::Settings;
 const READER_GONE: i32 = 128 + 13;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: allocator::Allocator = allocator::Allocator;
 
 fn main() -> ExitCode {
     // The process that holds a pod must stay single-threaded, so it parts from everything else at once.
