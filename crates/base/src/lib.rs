@@ -10,6 +10,7 @@ mod backoff;
 mod blob;
 mod cidr;
 mod rng;
+mod short;
 mod time;
 mod tree;
 
@@ -17,6 +18,7 @@ pub use backoff::Backoff;
 pub use blob::{Blob, Dictionary};
 pub use cidr::{Cidr, NotACidr};
 pub use rng::{Rng, hash64};
+pub use short::{order, same};
 pub use time::{Clock, Time};
 pub use tree::{Finder, Range, Tree};
 

@@ -226,11 +226,16 @@ impl Walk<'_> {
         let mut gone = false;
         // Members and fields are both sorted: one pass over the two.
         for (key, value) in map.iter_mut() {
-            while fields.get(next).is_some_and(|field| field.name.as_str() < key) {
+            let before = &old[key];
+            // What stands as it stood is as its type has it. Most members do.
+            if value.is_same_as(before) {
+                continue;
+            }
+            while fields.get(next).is_some_and(|field| base::order(field.name.as_bytes(), key.as_bytes()).is_lt()) {
                 next += 1;
             }
             let place = Place { parent: Some(place), step: Step::Key(key) };
-            let Some(field) = fields.get(next).filter(|field| field.name == key) else {
+            let Some(field) = fields.get(next).filter(|field| base::same(field.name.as_bytes(), key.as_bytes())) else {
                 if found.unknown == Unknown::Drop {
                     gone = true;
                     self.report(&place);
@@ -239,7 +244,7 @@ impl Walk<'_> {
             };
             let inner = of.with(field.of);
             if !value.is_null() {
-                self.value(value, &old[key], inner, &place, found.short_name())?;
+                self.value(value, before, inner, &place, found.short_name())?;
             }
             // Protobuf, in which Kubernetes stores, has no empty lists: they come back as absent ones.
             let is_many = matches!(inner.kind(), Node::List { .. } | Node::Map { .. });

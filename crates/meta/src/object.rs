@@ -2,6 +2,7 @@
 //! facts read once.
 
 use std::any::Any;
+use std::cmp::Ordering;
 use std::fmt;
 use std::sync::atomic::AtomicU8;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -14,8 +15,21 @@ use crate::schema::TypeRef;
 use crate::value::{Str, Value};
 
 /// A resource by group and plural: `pods`, `deployments.apps`. Interned, so it is one word and compares as text.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Resource(pub &'static str);
+
+impl Ord for Resource {
+    fn cmp(&self, other: &Resource) -> Ordering {
+        // Most that are equal are one text.
+        if std::ptr::eq(self.0, other.0) { Ordering::Equal } else { self.0.cmp(other.0) }
+    }
+}
+
+impl PartialOrd for Resource {
+    fn partial_cmp(&self, other: &Resource) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
 
 impl Resource {
     /// The plural: `deployments`.

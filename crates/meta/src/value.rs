@@ -133,16 +133,16 @@ fn place(rows: &[Row], key: &str) -> Option<usize> {
     if rows.len() > FEW {
         return find(rows, key).ok();
     }
-    rows.iter().position(|(known, _)| known.len() == key.len() && known.as_bytes() == key.as_bytes())
+    rows.iter().position(|(known, _)| base::same(known.as_bytes(), key.as_bytes()))
 }
 
 /// Where a key is, or belongs.
 fn find(rows: &[Row], key: &str) -> Result<usize, usize> {
-    rows.binary_search_by(|(known, _)| known.as_str().cmp(key))
+    rows.binary_search_by(|(known, _)| base::order(known.as_bytes(), key.as_bytes()))
 }
 
 fn insert(rows: &mut EcoVec<Row>, key: Str, value: Value) -> Option<Value> {
-    if rows.last().is_none_or(|(last, _)| *last < key) {
+    if rows.last().is_none_or(|(last, _)| base::order(last.as_bytes(), key.as_bytes()).is_lt()) {
         rows.push((key, value));
         return None;
     }
@@ -194,7 +194,7 @@ impl PartialEq for Value {
             (Value::Bool(one), Value::Bool(other)) => one == other,
             (Value::Int(one), Value::Int(other)) => one == other,
             (Value::Float(one), Value::Float(other)) => one == other,
-            (Value::Str(one), Value::Str(other)) => one == other,
+            (Value::Str(one), Value::Str(other)) => base::same(one.as_bytes(), other.as_bytes()),
             (Value::List(one), Value::List(other)) => is_same(one, other) || one == other,
             (Value::Map(one), Value::Map(other)) => one == other,
             _ => false,
@@ -350,6 +350,16 @@ impl Value {
         }
     }
 
+    /// Whether both are one word or number, or clones of one map or list: equal, as far as that is seen at a look.
+    pub fn is_same_as(&self, other: &Value) -> bool {
+        match (self, other) {
+            (Value::Str(one), Value::Str(other)) => base::same(one.as_bytes(), other.as_bytes()),
+            (Value::Int(one), Value::Int(other)) => one == other,
+            (Value::Bool(one), Value::Bool(other)) => one == other,
+            _ => self.is_shared_with(other),
+        }
+    }
+
     /// Whether any number in it is a [`Value::Float`]: one that is whole is read back from its text as an integer.
     pub fn has_floats(&self) -> bool {
         match self {
@@ -440,8 +450,12 @@ impl Value {
                 same = map.len() == before.len();
                 let mut known = before.iter().peekable();
                 for (key, value) in map.iter_mut() {
-                    while known.next_if(|(earlier, _)| *earlier < key).is_some() {}
-                    same &= known.next_if(|(found, _)| *found == key).is_some_and(|(_, old)| value.graft(old));
+                    while known
+                        .next_if(|(earlier, _)| base::order(earlier.as_bytes(), key.as_bytes()).is_lt())
+                        .is_some()
+                    {}
+                    let old = known.next_if(|(found, _)| base::same(found.as_bytes(), key.as_bytes()));
+                    same &= old.is_some_and(|(_, old)| value.graft(old));
                 }
             }
             (Value::List(items), Value::List(before)) => {
@@ -561,53 +575,60 @@ fn write_float(text: &mut Vec<u8>, number: f64) {
 
 /// Appends `string` as a JSON string. Runs without escapes, nearly all, are copied at once.
 pub fn write_str(text: &mut Vec<u8>, string: &str) {
+    let mut rest = string.as_bytes();
+    text.reserve(rest.len() + 2);
     text.push(b'"');
-    let bytes = string.as_bytes();
-    let mut done = 0;
-    while let Some(at) = escaped(bytes, done) {
-        text.extend_from_slice(&bytes[done..at]);
-        done = at + 1;
-        let byte = bytes[at];
-        let escape: &[u8] = match byte {
-            b'"' => b"\\\"",
-            b'\\' => b"\\\\",
-            b'\n' => b"\\n",
-            b'\r' => b"\\r",
-            b'\t' => b"\\t",
-            0x08 => b"\\b",
-            0x0c => b"\\f",
-            _ => {
-                const HEX: &[u8; 16] = b"0123456789abcdef";
-                text.extend_from_slice(b"\\u00");
-                &[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]
-            }
-        };
-        text.extend_from_slice(escape);
+    while let Some(at) = escaped(rest) {
+        text.extend_from_slice(&rest[..at]);
+        write_escape(text, rest[at]);
+        rest = &rest[at + 1..];
     }
-    text.extend_from_slice(&bytes[done..]);
+    text.extend_from_slice(rest);
     text.push(b'"');
 }
 
-/// The first place from `start` on whose byte cannot stand in a JSON string as it is. Eight bytes are looked at together.
-fn escaped(bytes: &[u8], start: usize) -> Option<usize> {
+#[cold]
+fn write_escape(text: &mut Vec<u8>, byte: u8) {
+    let escape: &[u8] = match byte {
+        b'"' => b"\\\"",
+        b'\\' => b"\\\\",
+        b'\n' => b"\\n",
+        b'\r' => b"\\r",
+        b'\t' => b"\\t",
+        0x08 => b"\\b",
+        0x0c => b"\\f",
+        _ => {
+            const HEX: &[u8; 16] = b"0123456789abcdef";
+            text.extend_from_slice(b"\\u00");
+            &[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]
+        }
+    };
+    text.extend_from_slice(escape);
+}
+
+/// The first place whose byte cannot stand in a JSON string as it is. Eight bytes are looked at together, the last ones
+/// with some of those before them once more.
+#[inline]
+fn escaped(bytes: &[u8]) -> Option<usize> {
     const WORD: usize = size_of::<u64>();
     const ONES: u64 = u64::MAX / 255;
     const HIGHS: u64 = ONES << 7;
     // The high bit of each byte that is zero; a false one can only stand above a true one.
     let zeros = |word: u64| word.wrapping_sub(ONES) & !word & HIGHS;
-    let must = |byte: u8| byte < 0x20 || byte == b'"' || byte == b'\\';
-    let rest = bytes.get(start..)?;
-    let mut words = rest.chunks_exact(WORD);
-    for (at, word) in words.by_ref().enumerate() {
-        let word = u64::from_le_bytes(word.try_into().unwrap_or_default());
+    let first = |word: &[u8; WORD]| {
+        let word = u64::from_le_bytes(*word);
         let low = word.wrapping_sub(ONES * 0x20) & !word & HIGHS;
         let found = low | zeros(word ^ (ONES * u64::from(b'"'))) | zeros(word ^ (ONES * u64::from(b'\\')));
-        if found != 0 {
-            return Some(start + at * WORD + found.trailing_zeros() as usize / 8);
-        }
+        (found != 0).then(|| found.trailing_zeros() as usize / 8)
+    };
+    let must = |byte: &u8| *byte < 0x20 || *byte == b'"' || *byte == b'\\';
+    let Some(last) = bytes.last_chunk() else { return bytes.iter().position(must) };
+    let (words, rest) = bytes.as_chunks();
+    if let Some((at, found)) = words.iter().enumerate().find_map(|(at, word)| Some((at, first(word)?))) {
+        return Some(at * WORD + found);
     }
-    let tail = words.remainder();
-    tail.iter().position(|byte| must(*byte)).map(|at| start + rest.len() - tail.len() + at)
+    let at = if rest.is_empty() { None } else { first(last) };
+    at.map(|found| bytes.len() - WORD + found)
 }
 
 /// The value as JSON for people: two spaces of indentation.

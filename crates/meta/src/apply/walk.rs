@@ -1,5 +1,7 @@
 //! Walks values by their type: which fields a value has, how two values differ, and how they are merged.
 
+use std::cmp::Ordering;
+
 use super::set::{Set, Step};
 use crate::schema::{ListKind, Node, Scalar, TypeRef};
 use crate::value::{Map, Str, Value};
@@ -80,14 +82,15 @@ fn is_void(value: Option<&Value>) -> bool {
 fn zip<'a>(a: &'a Map, b: &'a Map, mut see: impl FnMut(&'a str, Option<&'a Value>, Option<&'a Value>)) {
     let (mut a, mut b) = (a.iter().peekable(), b.iter().peekable());
     loop {
-        let (first_a, first_b) = (a.peek().map(|(key, _)| *key), b.peek().map(|(key, _)| *key));
-        let key = match (first_a, first_b) {
+        let (key, order) = match (a.peek(), b.peek()) {
             (None, None) => return,
-            (Some(key), None) | (None, Some(key)) => key,
-            (Some(x), Some(y)) => x.min(y),
+            (Some((key, _)), None) => (*key, Ordering::Less),
+            (None, Some((key, _))) => (*key, Ordering::Greater),
+            (Some((x, _)), Some((y, _))) if base::same(x.as_bytes(), y.as_bytes()) => (*x, Ordering::Equal),
+            (Some((x, _)), Some((y, _))) => (*x.min(y), x.cmp(y)),
         };
-        let from_a = if first_a == Some(key) { a.next().map(|(_, value)| value) } else { None };
-        let from_b = if first_b == Some(key) { b.next().map(|(_, value)| value) } else { None };
+        let from_a = if order == Ordering::Greater { None } else { a.next().map(|(_, value)| value) };
+        let from_b = if order == Ordering::Less { None } else { b.next().map(|(_, value)| value) };
         see(key, from_a, from_b);
     }
 }
@@ -246,12 +249,9 @@ fn differ(old: Option<&Value>, new: Option<&Value>, of: Of<'_>) -> (Whole, Chang
         Atom::Members(inner) => {
             let (none, old_map) = (Map::new(), old.and_then(Value::as_map));
             let see = |key: &str, old: Option<&Value>, new: Option<&Value>| {
-                let inner = member(inner, key).0;
                 // Most members have not changed.
-                let skip =
-                    matches!((old, new), (Some(old), Some(new)) if is_same_scalar(old, new) || old.is_shared_with(new));
-                if !skip {
-                    changes.put(Step::Field(key.into()), differ(old, new, inner));
+                if !matches!((old, new), (Some(old), Some(new)) if old.is_same_as(new)) {
+                    changes.put(Step::Field(key.into()), differ(old, new, member(inner, key).0));
                 }
             };
             zip(old_map.unwrap_or(&none), new.and_then(Value::as_map).unwrap_or(&none), see);
@@ -272,15 +272,6 @@ fn differ(old: Option<&Value>, new: Option<&Value>, of: Of<'_>) -> (Whole, Chang
         _ => Whole::Same,
     };
     (whole, changes)
-}
-
-fn is_same_scalar(old: &Value, new: &Value) -> bool {
-    match (old, new) {
-        (Value::Str(old), Value::Str(new)) => old == new,
-        (Value::Int(old), Value::Int(new)) => old == new,
-        (Value::Bool(old), Value::Bool(new)) => old == new,
-        _ => false,
-    }
 }
 
 /// The items of a list by their step.

@@ -194,7 +194,10 @@ impl Struct {
     }
 
     pub fn field(&self, name: &str) -> Option<&Field> {
-        self.fields.binary_search_by(|field| field.name.as_str().cmp(name)).ok().map(|at| &self.fields[at])
+        self.fields
+            .binary_search_by(|field| base::order(field.name.as_bytes(), name.as_bytes()))
+            .ok()
+            .map(|at| &self.fields[at])
     }
 
     /// The fields that protobuf has, in the order of their numbers.
