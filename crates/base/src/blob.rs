@@ -13,8 +13,11 @@ use lz4_flex::block::{compress_with_dict, decompress_with_dict};
 
 /// Shorter ones are not worth it.
 const LEN_MIN: usize = 256;
-/// Packed to more than one part in so many is poor: the dictionary knows nothing like it.
+/// Packed to more than one part in so many, and what any object has for itself, is poor: the dictionary knows nothing like it.
 const POOR: usize = 4;
+/// A name, a uid, times and revisions: what no sibling has. A small object is not much more, and whatever it is packed
+/// against is gone through each time.
+const OWN_BYTES: usize = 160;
 /// A dictionary takes in what it knows nothing like, up to so many bytes.
 const DICTIONARY_BYTES_MAX: usize = 16 << 10;
 /// After so many poor ones a dictionary takes one in: what comes alone is not worth a copy.
@@ -62,7 +65,7 @@ impl Blob {
         }
         let plain = self.bytes();
         let packed = compress_with_dict(&plain, &dictionary.text);
-        if packed.len() > plain.len() / POOR && dictionary.learn(&plain) {
+        if packed.len() > plain.len() / POOR + OWN_BYTES && dictionary.learn(&plain) {
             // It is held as a part of the dictionary, not twice.
             *self.form() = Form::Plain(dictionary.text.slice(dictionary.text.len() - plain.len()..));
         } else if packed.len() < plain.len() / 4 * 3 {
