@@ -13,6 +13,7 @@ pub mod check;
 pub mod desired;
 pub mod exec;
 pub mod fault;
+pub mod gist;
 pub mod link;
 pub mod machine;
 pub mod minimise;

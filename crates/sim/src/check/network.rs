@@ -5,6 +5,7 @@
 //!
 //! All of it is worked out of slices, services and nodes here, without the planner. What changed is looked at, and no more.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
@@ -18,7 +19,8 @@ use net::{Cidr, NodeNet, Protocol, Via, Vip, VipKey};
 
 use super::{Checker, Seen, Sees};
 use crate::exec::Author;
-use crate::truth::{Past, has_same};
+use crate::gist::has_same;
+use crate::truth::Past;
 use crate::user::{NODES, PODS, SERVICES};
 
 /// The kernel of a machine has what its agent was brought after so long at most, as long as the agent goes on.
@@ -89,8 +91,11 @@ struct Service {
     joined: VecDeque<(Revision, Revision, Arc<Said>)>,
 }
 
-/// Of every node its own address and those of its pods.
-type Nodes = BTreeMap<Str, (Option<IpAddr>, Vec<Cidr>)>;
+/// A node's own address and those of its pods.
+type Place = (Option<IpAddr>, Vec<Cidr>);
+
+/// Of every node where it is.
+type Nodes = BTreeMap<Str, Place>;
 
 static NOWHERE: LazyLock<Nodes> = LazyLock::new(Nodes::new);
 
@@ -232,6 +237,36 @@ fn leads(vip: Option<&Arc<Vip>>, wanted: &BTreeSet<(IpAddr, u16, Str)>, machine:
     })
 }
 
+/// The routes to the pods of a node that is there.
+fn routes_to((address, cidrs): &Place) -> impl Iterator<Item = (Cidr, Via)> {
+    let via = address.map(Via::Node);
+    cidrs.iter().filter_map(move |cidr| Some((*cidr, via?)))
+}
+
+/// Whether the routes to the nodes other than a machine are not the same on two days: those of most nodes are.
+fn routes_differ(machine: &str, before: &Nodes, after: &Nodes) -> bool {
+    let (mut gone, mut made) = (Vec::new(), Vec::new());
+    let (mut old, mut new) = (before.iter().peekable(), after.iter().peekable());
+    loop {
+        let order = match (old.peek(), new.peek()) {
+            (Some((one, _)), Some((other, _))) => one.cmp(other),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (None, None) => break,
+        };
+        let was = if order == Ordering::Greater { None } else { old.next() };
+        let is = if order == Ordering::Less { None } else { new.next() };
+        if was != is {
+            let other = |node: &(&Str, &Place)| node.0 != machine;
+            gone.extend(was.filter(other).into_iter().flat_map(|(_, place)| routes_to(place)));
+            made.extend(is.filter(other).into_iter().flat_map(|(_, place)| routes_to(place)));
+        }
+    }
+    gone.sort_unstable();
+    made.sort_unstable();
+    gone != made
+}
+
 impl Network {
     fn begin(&mut self, before: &View) -> Result<(), String> {
         let at = before.at();
@@ -349,21 +384,28 @@ impl Network {
         news.map(|(_, _, key)| key.clone()).collect()
     }
 
-    /// The routes of a machine to the pods of the others, and the addresses of its own, where it sees so far; `None` when that
-    /// is too long ago.
-    fn others(&self, machine: &str, sees: &Sees) -> Option<(BTreeMap<Cidr, Via>, Vec<Cidr>)> {
+    /// Where the nodes were at a revision; `None` when that is too long ago.
+    fn placed(&self, at: Revision) -> Option<&Nodes> {
+        self.nodes.at(at).map(|found| found.map_or(&*NOWHERE, |(_, nodes)| &**nodes))
+    }
+
+    /// The addresses of a machine's own pods, where it sees so far; `None` when that is too long ago.
+    fn own(&self, machine: &str, sees: &Sees) -> Option<&[Cidr]> {
         let [_, _, places, own] = *sees;
-        let at = |revision| self.nodes.at(revision).map(|found| found.map_or(&*NOWHERE, |(_, nodes)| &**nodes));
-        let others = at(places)?.iter().filter(|(name, _)| *name != machine);
-        let placed = others.filter_map(|(_, (address, cidrs))| Some((Via::Node((*address)?), cidrs)));
-        let routes = placed.flat_map(|(via, cidrs)| cidrs.iter().map(move |cidr| (*cidr, via)));
         // The node itself is brought by both, and stays for as long as one of them shows it.
-        let of = |revision: Revision| Some(at(revision)?.get(machine).map(|(_, cidrs)| cidrs.clone()));
+        let of = |revision: Revision| Some(self.placed(revision)?.get(machine).map(|(_, cidrs)| &cidrs[..]));
         let own = match (of(places)?, of(own)?) {
             (Some(_), Some(_)) => of(places.max(own))?,
             (one, other) => one.or(other),
         };
-        Some((routes.collect(), own.unwrap_or_default()))
+        Some(own.unwrap_or_default())
+    }
+
+    /// The routes of a machine to the pods of the others, and the addresses of its own, where it sees so far; `None` when that
+    /// is too long ago.
+    fn others(&self, machine: &str, sees: &Sees) -> Option<(BTreeMap<Cidr, Via>, &[Cidr])> {
+        let others = self.placed(sees[2])?.iter().filter(|(name, _)| *name != machine);
+        Some((others.flat_map(|(_, place)| routes_to(place)).collect(), self.own(machine, sees)?))
     }
 
     /// A planner has taken in what is new.
@@ -427,8 +469,14 @@ impl Network {
     fn lie_elsewhere(&self, machine: &str, then: &Sees, now: &Sees) -> bool {
         let now: Sees = std::array::from_fn(|at| now[at].max(then[at]));
         let of = |at| self.nodes.at(at).flatten().map(|(at, _)| at);
-        let moved = (2..now.len()).any(|at| then[at] != now[at] && of(then[at]) != of(now[at]));
-        moved && self.others(machine, then) != self.others(machine, &now)
+        if (2..now.len()).all(|at| then[at] == now[at] || of(then[at]) == of(now[at])) {
+            return false;
+        }
+        let sides = [then, &now].map(|sees| Some((self.placed(sees[2])?, self.own(machine, sees)?)));
+        let [Some((before, own_before)), Some((after, own_after))] = sides else {
+            return sides[0].is_some() != sides[1].is_some();
+        };
+        own_before != own_after || routes_differ(machine, before, after)
     }
 
     /// Notes until when the kernel must be told, if it must.
@@ -463,7 +511,7 @@ impl Network {
                 return Err(format!("the kernel of {machine} leads on otherwise than its planner"));
             }
             if let Some((routes, own)) = self.others(machine, &book.saw)
-                && (net.routes != routes || !net.pod_cidrs.iter().eq(&own))
+                && (net.routes != routes || !net.pod_cidrs.iter().eq(own))
             {
                 let (has, wants, at) = (net.routes.len(), routes.len(), book.saw[2]);
                 let is = &net.pod_cidrs;

@@ -14,7 +14,8 @@ use meta::{Object, Owner, Str, Value};
 use super::{Checker, Seen};
 use crate::desired::facts;
 use crate::exec::Author;
-use crate::truth::{Past, spec_of};
+use crate::gist::spec_of;
+use crate::truth::Past;
 use crate::user::{DAEMON_SETS, DEPLOYMENTS, JOBS, NODES, PODS, REPLICA_SETS, REQUIRED, STATEFUL_SETS};
 
 /// Names the template that a pod of a stateful set was made of.

@@ -13,7 +13,8 @@ use meta::{Object, Quantity, Selector, Str, Value};
 use super::spread::is_spread;
 use super::{Binding, Checker, Seen, bindings};
 use crate::desired::facts;
-use crate::truth::{Past, spec_of};
+use crate::gist::spec_of;
+use crate::truth::Past;
 use crate::user::{HOSTNAME, NODES, PODS, REQUIRED};
 
 const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";

@@ -15,7 +15,8 @@ use meta::{Object, Selector, Str};
 use super::scheduler::{unborne, unwanted};
 use super::{Binding, Checker, Seen, bindings};
 use crate::desired::facts;
-use crate::truth::{Past, spec_of};
+use crate::gist::spec_of;
+use crate::truth::Past;
 use crate::user::{NODES, PODS};
 
 #[derive(Default)]
