@@ -93,8 +93,9 @@ pub fn protocol_of(port: &Value) -> &str {
 
 /// The services that a change of a pod touches.
 pub fn services_of(event: &Event, view: &View, out: &mut Vec<Str>) {
-    if let (Some(old), Some(new)) = (&event.old, &event.new)
-        && old.labels() == new.labels()
+    let labelled_alike = matches!((&event.old, &event.new), (Some(old), Some(new)) if old.labels() == new.labels());
+    if labelled_alike
+        && let (Some(old), Some(new)) = (&event.old, &event.new)
         && old.facts().deleting.is_some() == new.facts().deleting.is_some()
     {
         let (a, b) = (pod_facts(old), pod_facts(new));
@@ -102,7 +103,8 @@ pub fn services_of(event: &Event, view: &View, out: &mut Vec<Str>) {
             return;
         }
     }
-    for pod in sides(event) {
+    // Whose labels are what they were is selected by whoever selected it.
+    for pod in sides(event).take(if labelled_alike { 1 } else { 2 }) {
         for place in selection::places_of(pod) {
             for service in view.by(SERVICES, selection::SELECTOR, &place).filter(|service| selects(service, pod)) {
                 if service.namespace() == pod.namespace() {

@@ -50,7 +50,7 @@ pub fn normalise_change(
     if value.is_null() && matches!(of.kind(), Node::Struct { .. }) {
         *value = Value::map();
     }
-    walk.value(value, old, of, &Place { parent: None, step: Step::Root }, "")
+    walk.value(value, old, of, &Place { parent: None, step: Step::Root }, None)
 }
 
 /// Most unknown members that are reported.
@@ -106,7 +106,7 @@ fn json_kind(value: &Value) -> String {
 }
 
 #[cold]
-fn wrong(value: &Value, of: TypeRef<'_>, place: &Place<'_>, owner: &str) -> TypeError {
+fn wrong(value: &Value, of: TypeRef<'_>, place: &Place<'_>, owner: Option<&Struct>) -> TypeError {
     let mut path = String::new();
     place.print(&mut path, false);
     let kind = match (value, of.kind()) {
@@ -117,7 +117,10 @@ fn wrong(value: &Value, of: TypeRef<'_>, place: &Place<'_>, owner: &str) -> Type
     };
     TypeError(match path.as_str() {
         "" => format!("json: cannot unmarshal {kind} into Go value of type {}", of.describe()),
-        path => format!("json: cannot unmarshal {kind} into Go struct field {owner}.{path} of type {}", of.describe()),
+        path => {
+            let (owner, of) = (owner.map_or("", Struct::short_name), of.describe());
+            format!("json: cannot unmarshal {kind} into Go struct field {owner}.{path} of type {of}")
+        }
     })
 }
 
@@ -129,7 +132,7 @@ impl Walk<'_> {
         old: &Value,
         of: TypeRef<'_>,
         place: &Place<'_>,
-        owner: &str,
+        owner: Option<&Struct>,
     ) -> Result<(), TypeError> {
         if value.is_shared_with(old) {
             return Ok(());
@@ -187,11 +190,11 @@ impl Walk<'_> {
             (Either::List, Value::List(items)) => {
                 for (at, found) in items.make_mut().iter_mut().enumerate() {
                     let place = Place { parent: Some(place), step: Step::Item(at) };
-                    self.value(found, &Value::Null, of, &place, "")?;
+                    self.value(found, &Value::Null, of, &place, None)?;
                 }
                 Ok(())
             }
-            _ => self.value(value, &Value::Null, of, place, ""),
+            _ => self.value(value, &Value::Null, of, place, None),
         }
     }
 
@@ -202,7 +205,7 @@ impl Walk<'_> {
         old: &Value,
         of: TypeRef<'_>,
         place: &Place<'_>,
-        owner: &str,
+        owner: Option<&Struct>,
     ) -> Result<(), TypeError> {
         if value.is_null() {
             if !of.is_loose() {
@@ -244,7 +247,7 @@ impl Walk<'_> {
             };
             let inner = of.with(field.of);
             if !value.is_null() {
-                self.value(value, before, inner, &place, found.short_name())?;
+                self.value(value, before, inner, &place, Some(found))?;
             }
             // Protobuf, in which Kubernetes stores, has no empty lists: they come back as absent ones.
             let is_many = matches!(inner.kind(), Node::List { .. } | Node::Map { .. });
@@ -287,7 +290,7 @@ impl Walk<'_> {
                     *value = zero(of.with(field.of)).unwrap_or(Value::Null);
                 }
                 Some(_) if value.is_null() => {}
-                Some(field) => self.value(value, &old[key], of.with(field.of), &place, "")?,
+                Some(field) => self.value(value, &old[key], of.with(field.of), &place, None)?,
                 None if found.unknown == Unknown::Drop => {
                     gone = true;
                     self.report(&place);
@@ -395,7 +398,7 @@ fn scalar_value(
     scalar: Scalar,
     of: TypeRef<'_>,
     place: &Place<'_>,
-    owner: &str,
+    owner: Option<&Struct>,
 ) -> Result<(), TypeError> {
     if of.is_loose() {
         return Ok(());

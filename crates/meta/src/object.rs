@@ -21,7 +21,7 @@ pub struct Resource(pub &'static str);
 impl Ord for Resource {
     fn cmp(&self, other: &Resource) -> Ordering {
         // Most that are equal are one text.
-        if std::ptr::eq(self.0, other.0) { Ordering::Equal } else { self.0.cmp(other.0) }
+        if std::ptr::eq(self.0, other.0) { Ordering::Equal } else { base::order(self.0.as_bytes(), other.0.as_bytes()) }
     }
 }
 

@@ -5,6 +5,7 @@
 //! shared by their clones, so a change of an object copies only what changes.
 
 mod read;
+mod texts;
 
 use std::ops::Index;
 
@@ -234,38 +235,30 @@ impl Value {
         text
     }
 
-    /// Appends compact JSON to `text`.
-    pub fn write_json(&self, text: &mut Vec<u8>) {
+    /// Appends compact JSON to `text`. True where a number in it is a [`Value::Float`]: one that is whole is read back as an
+    /// integer.
+    pub fn write_json(&self, text: &mut Vec<u8>) -> bool {
         match self {
             Value::Null => text.extend_from_slice(b"null"),
             Value::Bool(true) => text.extend_from_slice(b"true"),
             Value::Bool(false) => text.extend_from_slice(b"false"),
-            Value::Int(number) => write_int(text, *number),
+            Value::Int(number) => text.extend_from_slice(itoa::Buffer::new().format(*number).as_bytes()),
             Value::Float(number) => write_float(text, *number),
             Value::Str(string) => write_str(text, string),
-            Value::List(items) => {
-                text.push(b'[');
-                for (at, item) in items.iter().enumerate() {
-                    if at > 0 {
-                        text.push(b',');
-                    }
-                    item.write_json(text);
-                }
-                text.push(b']');
-            }
-            Value::Map(map) => {
-                text.push(b'{');
-                for (at, (key, value)) in map.iter().enumerate() {
-                    if at > 0 {
-                        text.push(b',');
-                    }
-                    write_str(text, key);
-                    text.push(b':');
-                    value.write_json(text);
-                }
-                text.push(b'}');
-            }
+            Value::List(items) => return self.write_many(text, items.as_ptr().addr(), |text| write_items(text, items)),
+            Value::Map(map) => return self.write_many(text, map.0.as_ptr().addr(), |text| write_members(text, map)),
         }
+        matches!(self, Value::Float(_))
+    }
+
+    fn write_many(&self, text: &mut Vec<u8>, address: usize, write: impl FnOnce(&mut Vec<u8>) -> bool) -> bool {
+        if let Some(floats) = texts::append(self, address, text) {
+            return floats;
+        }
+        let start = text.len();
+        let floats = write(text);
+        texts::note(self, address, &text[start..], floats);
+        floats
     }
 
     pub fn map() -> Value {
@@ -360,16 +353,6 @@ impl Value {
         }
     }
 
-    /// Whether any number in it is a [`Value::Float`]: one that is whole is read back from its text as an integer.
-    pub fn has_floats(&self) -> bool {
-        match self {
-            Value::Float(_) => true,
-            Value::List(items) => items.iter().any(Value::has_floats),
-            Value::Map(map) => map.iter().any(|(_, value)| value.has_floats()),
-            _ => false,
-        }
-    }
-
     /// The member `key`; `None` when absent or when this is no map.
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.as_map().and_then(|map| map.get(key))
@@ -441,7 +424,7 @@ impl Value {
     /// Shares with `old` whatever is equal in both and stands at the same place; returns whether that is all. Who compares
     /// the two later sees at one look what has not changed, and both together take little more room than one.
     pub fn graft(&mut self, old: &Value) -> bool {
-        if self.is_shared_with(old) {
+        if self.is_same_as(old) {
             return true;
         }
         let mut same;
@@ -450,11 +433,11 @@ impl Value {
                 same = map.len() == before.len();
                 let mut known = before.iter().peekable();
                 for (key, value) in map.iter_mut() {
-                    while known
-                        .next_if(|(earlier, _)| base::order(earlier.as_bytes(), key.as_bytes()).is_lt())
-                        .is_some()
-                    {}
-                    let old = known.next_if(|(found, _)| base::same(found.as_bytes(), key.as_bytes()));
+                    let is_it = |(found, _): &(&str, &Value)| base::same(found.as_bytes(), key.as_bytes());
+                    let mut old = known.next_if(is_it);
+                    while old.is_none() && known.next_if(|(earlier, _)| *earlier < key).is_some() {
+                        old = known.next_if(is_it);
+                    }
                     same &= old.is_some_and(|(_, old)| value.graft(old));
                 }
             }
@@ -549,9 +532,32 @@ impl<'de> serde::Deserialize<'de> for Value {
     }
 }
 
-fn write_int(text: &mut Vec<u8>, number: i64) {
-    use std::io::Write;
-    write!(text, "{number}").expect("writing to memory does not fail");
+fn write_items(text: &mut Vec<u8>, items: &[Value]) -> bool {
+    let mut floats = false;
+    text.push(b'[');
+    for (at, item) in items.iter().enumerate() {
+        if at > 0 {
+            text.push(b',');
+        }
+        floats |= item.write_json(text);
+    }
+    text.push(b']');
+    floats
+}
+
+fn write_members(text: &mut Vec<u8>, map: &Map) -> bool {
+    let mut floats = false;
+    text.push(b'{');
+    for (at, (key, value)) in map.iter().enumerate() {
+        if at > 0 {
+            text.push(b',');
+        }
+        write_str(text, key);
+        text.push(b':');
+        floats |= value.write_json(text);
+    }
+    text.push(b'}');
+    floats
 }
 
 /// As Go's encoding/json writes floats: whole numbers without a fraction, very large and small ones with an exponent.

@@ -99,10 +99,11 @@ pub async fn call(server: &Arc<Server>, user: &User, request: Request) -> Result
         }
         Action::Create(given) if request.subresource.is_empty() => {
             let like = server.creations.like(&call, &given);
-            let (mut value, _) = codec::complete(&call, &like, given.clone())?;
-            if like.is_null() {
-                // The next one, made of the same template, is then seen to be complete.
-                value.graft(&given);
+            // The next one, made of the same template, is then seen to be complete.
+            let template = like.is_null().then(|| given.clone());
+            let (mut value, _) = codec::complete(&call, &like, given)?;
+            if let Some(template) = template {
+                value.graft(&template);
             }
             subresource::create_or_review(server, &call, value).await?
         }

@@ -30,7 +30,7 @@ use crate::error::Error;
 use crate::pack;
 use crate::registry::Registry;
 use crate::seal::Seal;
-use text::encode;
+use text::{Text, encode};
 
 const PREFIX: &str = "/registry/";
 
@@ -334,9 +334,9 @@ impl Storage {
                 let mut facts = Facts::of(resource, &object);
                 facts.own = registry.stored(resource).and_then(|kind| kind.rules.facts(&object));
                 let key = key_of(resource, &facts.namespace, &facts.name);
-                let (bytes, stamp) =
+                let Text { bytes, stamp, floats } =
                     encode(&object).ok_or_else(|| Status::internal("an object without a place for its revision"))?;
-                let tree = (!object.has_floats()).then_some(object);
+                let tree = (!floats).then_some(object);
                 // A sealed or packed value has no place for the revision; its plain text travels beside it.
                 let other = match SEALED.contains(&resource) {
                     true => Some(self.seal.seal(&key, &bytes).map_err(Status::internal)?),
@@ -386,6 +386,9 @@ fn format_in(side: &Side) -> Format {
     Format::of(side.get(Format::KEY).map(|version| &**version))
 }
 
+/// The longest revision.
+const REVISION_DIGITS_MAX: usize = 20;
+
 /// Makes objects of stored values.
 struct Decoder {
     registry: SharedRegistry,
@@ -411,10 +414,7 @@ impl Decoder {
                 });
                 (Facts { revision: version.mod_revision, ..facts }, body, tree)
             }
-            None => {
-                let (facts, body, tree) = self.parsed(resource, key, version)?;
-                (facts, body, Some(tree).filter(|tree| !tree.has_floats()))
-            }
+            None => self.parsed(resource, key, version)?,
         };
         Ok(Some(match tree {
             Some(tree) => Object::written(facts, body, tree),
@@ -431,7 +431,13 @@ impl Decoder {
         Ok(Some(object))
     }
 
-    fn parsed(&self, resource: Resource, key: &Bytes, version: &Version) -> Result<(Facts, Blob, Value), Error> {
+    /// Facts and text of a stored value, and its tree where the text is read back as that.
+    fn parsed(
+        &self,
+        resource: Resource,
+        key: &Bytes,
+        version: &Version,
+    ) -> Result<(Facts, Blob, Option<Value>), Error> {
         let damaged = |why: String| Error::Object { key: key.escape_ascii().to_string(), why };
         let stored = version.value.bytes();
         let bytes = self.seal.unseal(key, &stored).map_err(|error| damaged(error.to_string()))?;
@@ -442,9 +448,10 @@ impl Decoder {
         let registry = self.registry.read().unwrap_or_else(PoisonError::into_inner).clone();
         facts.own = registry.stored(resource).and_then(|kind| kind.rules.facts(&value));
         // What the store holds anyway is not held twice.
-        let text = value.to_json();
+        let mut text = Vec::with_capacity(bytes.len() + REVISION_DIGITS_MAX);
+        let floats = value.write_json(&mut text);
         let body = if text == stored { version.value.clone() } else { text.into() };
-        Ok((facts, body, value))
+        Ok((facts, body, (!floats).then_some(value)))
     }
 }
 

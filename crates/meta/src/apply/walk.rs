@@ -140,7 +140,8 @@ pub(super) fn is_alike(one: &Value, other: &Value, of: Of<'_>) -> bool {
             (Value::Map(one), Value::Map(other)) => {
                 let mut pairs = one.iter().zip(other.iter());
                 let alike = |(name, one): (&str, &Value), (key, other): (&str, &Value)| {
-                    name == key && is_alike(one, other, member(inner, key).0)
+                    base::same(name.as_bytes(), key.as_bytes())
+                        && (one.is_same_as(other) || is_alike(one, other, member(inner, key).0))
                 };
                 one.len() == other.len() && pairs.all(|(one, other)| alike(one, other))
             }

@@ -14,16 +14,25 @@ thread_local! {
 /// Bytes of a text whose draft is kept for the next one.
 const DRAFT_MAX_BYTES: usize = 64 << 10;
 
-/// The object's text, and where in it the revision's digits go: between the quotes of `metadata.resourceVersion`.
-pub(super) fn encode(object: &Value) -> Option<(Bytes, u32)> {
+/// An object's text.
+pub(super) struct Text {
+    pub bytes: Bytes,
+    /// Where in it the revision's digits go: between the quotes of `metadata.resourceVersion`.
+    pub stamp: u32,
+    /// A number in it is a float: one that is whole is read back as an integer.
+    pub floats: bool,
+}
+
+/// The text of an object; `None` without a place for its revision.
+pub(super) fn encode(object: &Value) -> Option<Text> {
     DRAFT.with_borrow_mut(|text| {
         text.clear();
-        let place = write(object, text);
+        let (place, floats) = write(object, text);
         let bytes = Bytes::copy_from_slice(text);
         if text.capacity() > DRAFT_MAX_BYTES {
             *text = Vec::new();
         }
-        Some((bytes, place?))
+        Some(Text { bytes, stamp: place?, floats })
     })
 }
 
@@ -39,14 +48,14 @@ pub(super) fn restamp(text: &[u8], known: Revision, revision: Revision) -> Optio
     Some([before, revision.to_string().as_bytes(), after].concat().into())
 }
 
-/// Writes an object's text and says where the revision's digits go.
-fn write(object: &Value, text: &mut Vec<u8>) -> Option<u32> {
-    let mut place = None;
+/// Writes an object's text and says where the revision's digits go, and whether a number is a float.
+fn write(object: &Value, text: &mut Vec<u8>) -> (Option<u32>, bool) {
+    let (mut place, mut floats) = (None, false);
     text.push(b'{');
     for (at, (key, value)) in object.entries().iter().enumerate() {
         write_key(text, at, key);
         if key != "metadata" {
-            value.write_json(text);
+            floats |= value.write_json(text);
             continue;
         }
         text.push(b'{');
@@ -55,12 +64,12 @@ fn write(object: &Value, text: &mut Vec<u8>) -> Option<u32> {
             if key == "resourceVersion" {
                 place = u32::try_from(text.len() + 1).ok();
             }
-            value.write_json(text);
+            floats |= value.write_json(text);
         }
         text.push(b'}');
     }
     text.push(b'}');
-    place
+    (place, floats)
 }
 
 fn write_key(text: &mut Vec<u8>, at: usize, key: &str) {
@@ -83,8 +92,9 @@ mod tests {
             "data": {"metadata": {"resourceVersion": ""}},
             "metadata": {"annotations": {"a": "\"resourceVersion\":\"\""}, "name": "x", "resourceVersion": ""},
         });
-        let (bytes, stamp) = encode(&object).unwrap();
-        assert_eq!(bytes, object.to_json());
+        let Text { bytes, stamp, floats } = encode(&object).unwrap();
+        assert_eq!((&bytes[..], floats), (&object.to_json()[..], false));
+        assert!(encode(&json!({"metadata": {"resourceVersion": ""}, "spec": {"a": [1.0]}})).unwrap().floats);
         let value = Value::parse(&stamped(&bytes, stamp, Revision(42))).unwrap();
         assert_eq!(value.at(&["metadata", "resourceVersion"]).text(), "42");
         assert_eq!(value.at(&["data", "metadata", "resourceVersion"]).text(), "");
