@@ -8,10 +8,10 @@ use std::cell::RefCell;
 use super::Value;
 
 /// Maps and lists that each thread remembers; those that fall into one place take turns.
-const PLACES: usize = 512;
+const PLACES: usize = 256;
 /// Shorter texts are written as fast as they are found.
 const BYTES_MIN: usize = 64;
-const BYTES_MAX: usize = 4 << 10;
+const BYTES_MAX: usize = 2 << 10;
 
 #[derive(Default)]
 struct Known {
