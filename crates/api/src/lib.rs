@@ -48,6 +48,7 @@ pub const INDEXES: &[IndexRow] = &[
         apiregistration::api_service::REMOTE,
         apiregistration::api_service::remote_of,
     ),
+    (Resource("clusterroles.rbac.authorization.k8s.io"), rbac::role::AGGREGATING, rbac::role::aggregating_of),
     (Resource("daemonsets.apps"), core::selection::SELECTOR, core::selection::selector_of),
     (Resource("deployments.apps"), core::selection::SELECTOR, core::selection::selector_of),
     (Resource("jobs.batch"), core::selection::SELECTOR, core::selection::selector_of),

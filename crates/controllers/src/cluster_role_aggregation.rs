@@ -1,7 +1,8 @@
 //! Cluster roles made of others: the rules of all roles that their selectors pick.
 
+use api::rbac::role;
 use cache::{Event, View};
-use meta::{Object, Resource, Selector, Str, Value};
+use meta::{Resource, Selector, Str, Value};
 use reconcile::{Context, Effect, Outcome, Reconciler};
 
 use crate::common::*;
@@ -18,7 +19,7 @@ impl Reconciler for ClusterRoleAggregation {
     }
 
     fn keys(&self, _: Resource, _: &Event, view: &View, out: &mut Vec<Str>) {
-        out.extend(view.list(CLUSTER_ROLES, "").filter(|role| may_aggregate(role)).map(key_of));
+        out.extend(view.by(CLUSTER_ROLES, role::AGGREGATING, role::OF_OTHERS).map(key_of));
     }
 
     fn reconcile(&self, key: &str, view: &View, cx: &mut Context) -> Outcome {
@@ -47,11 +48,4 @@ impl Reconciler for ClusterRoleAggregation {
         }
         Outcome::Settled
     }
-}
-
-/// Whether a role may be made of others. The text is looked at, not read: this is asked of all roles at every change,
-/// and whoever has the words elsewhere is only reconciled in vain.
-fn may_aggregate(role: &Object) -> bool {
-    const FIELD: &[u8] = b"\"aggregationRule\"";
-    role.text().windows(FIELD.len()).any(|text| text == FIELD)
 }

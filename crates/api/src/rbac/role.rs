@@ -3,9 +3,21 @@
 use std::any::Any;
 use std::sync::Arc;
 
-use meta::{At, Change, Errors, Rules, Value, names};
+use meta::{At, Change, Errors, Object, Rules, Str, Value, names};
 
 use crate::check;
+
+/// The index of cluster roles that may be made of others; they are filed under [`OF_OTHERS`].
+pub const AGGREGATING: &str = "aggregating";
+pub const OF_OTHERS: &str = "others";
+
+/// For [`AGGREGATING`]. The text is looked at, not read: whoever has the words elsewhere is only looked at in vain.
+pub fn aggregating_of(role: &Object, out: &mut Vec<Str>) {
+    const FIELD: &[u8] = b"\"aggregationRule\"";
+    if role.text().windows(FIELD.len()).any(|text| text == FIELD) {
+        out.push(OF_OTHERS.into());
+    }
+}
 
 /// Both kinds of role; `cluster` ones may name URLs and aggregate others.
 pub struct Role {
