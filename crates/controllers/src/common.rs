@@ -264,8 +264,20 @@ pub fn write_status(cx: &mut Context, object: &Object, value: &Value, status: Va
     true
 }
 
-/// A pod of `template`, owned by `owner`; its name is `prefix` and a suffix.
-pub fn pod_of(template: &Value, of: Gvk, owner: &Object, prefix: &str, rng: &mut Rng) -> Value {
+/// A pod of `template`, owned by `owner`; its name is `prefix` and a suffix, the first of those in `rng` that is not taken.
+///
+/// A decision that follows a failure has the same `rng`. By then some of its pods are there: their names are passed over, so
+/// that those that were refused are asked for by the names that they were refused by. A refused creation may happen yet, when
+/// somebody on the way has sent it twice, and another name would make up for it by a pod too many. For the same reason a pod
+/// that is for one place alone has an `rng` of that place's own.
+pub fn pod_of(
+    template: &Value,
+    of: Gvk,
+    owner: &Object,
+    prefix: &str,
+    taken: impl Fn(&str) -> bool,
+    rng: &mut Rng,
+) -> Value {
     let mut metadata = Map::new();
     for field in ["labels", "annotations", "finalizers"] {
         if let Some(value) = template["metadata"].get(field).filter(|value| !value.is_null()) {
@@ -274,7 +286,11 @@ pub fn pod_of(template: &Value, of: Gvk, owner: &Object, prefix: &str, rng: &mut
     }
     metadata.insert("namespace", owner.namespace());
     metadata.insert("generateName", prefix);
-    metadata.insert("name", generated(prefix, rng));
+    let mut name = generated(prefix, rng);
+    while taken(&name) {
+        name = generated(prefix, rng);
+    }
+    metadata.insert("name", name);
     metadata.insert("ownerReferences", Value::from(vec![reference(of, owner)]));
     json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": (template["spec"].clone())})
 }

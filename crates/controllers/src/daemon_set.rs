@@ -47,6 +47,7 @@ struct Place<'a> {
 }
 
 struct Look<'a> {
+    view: &'a View,
     object: &'a Object,
     value: &'a Value,
     template: Value,
@@ -118,6 +119,7 @@ impl Reconciler for DaemonSets {
         let desired = i64::try_from(places.iter().filter(|place| place.runs).count()).unwrap_or(i64::MAX);
         let rolling = &value["spec"]["updateStrategy"]["rollingUpdate"];
         let look = Look {
+            view,
             object,
             value: &value,
             template,
@@ -221,7 +223,9 @@ impl Look<'_> {
             return;
         }
         let prefix = format!("{}-", self.object.name());
-        let mut pod = pod_of(&self.template, DAEMON_SET, self.object, &prefix, &mut cx.rng);
+        let taken = |name: &str| self.view.one(PODS, self.object.namespace(), name).is_some();
+        let mut rng = cx.rng.fork(node.name());
+        let mut pod = pod_of(&self.template, DAEMON_SET, self.object, &prefix, taken, &mut rng);
         pod.set(&["metadata", "labels", HASH_LABEL], &self.update.hash);
         let generation = self.value.at(&["metadata", "annotations", GENERATION]).text();
         if !generation.is_empty() {

@@ -438,7 +438,10 @@ impl<'a> Look<'a> {
         if let Some(index) = index {
             prefix.push_str(&format!("{index}-"));
         }
-        let mut pod = pod_of(&self.spec()["template"], JOB, self.object, &prefix, &mut cx.rng);
+        let taken = |name: &str| self.pods.iter().any(|pod| pod.object.name() == name);
+        let mut own = index.map(|_| cx.rng.fork(&prefix));
+        let rng = own.as_mut().unwrap_or(&mut cx.rng);
+        let mut pod = pod_of(&self.spec()["template"], JOB, self.object, &prefix, taken, rng);
         pod.make(&["metadata", "finalizers"]).make_list().push(TRACKING.into());
         if let Some(index) = index {
             let text = index.to_string();

@@ -38,6 +38,8 @@ mod trust_bundle_publisher;
 mod ttl_after_finished;
 
 #[cfg(test)]
+mod again;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;

@@ -43,8 +43,9 @@ impl ReplicaSets {
             }
             let missing = wanted - active.len();
             let prefix = format!("{}-", set.name());
+            let taken = |name: &str| view.one(PODS, set.namespace(), name).is_some();
             for _ in 0..missing.min(BATCH_MAX) {
-                let pod = pod_of(&spec["template"], self.of, set, &prefix, &mut cx.rng);
+                let pod = pod_of(&spec["template"], self.of, set, &prefix, taken, &mut cx.rng);
                 let message = format!("Created pod: {}", pod.at(&["metadata", "name"]).text());
                 cx.push(Effect::Create { resource: PODS, object: pod });
                 record(cx, self.name, self.of, set, "Normal", "SuccessfulCreate", message);

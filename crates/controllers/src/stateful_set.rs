@@ -212,7 +212,7 @@ impl Look<'_> {
         let revision = if held { &self.current } else { &self.update };
         let name = format!("{}-{ordinal}", self.object.name());
         let prefix = format!("{}-", self.object.name());
-        let mut pod = pod_of(&revision.template, STATEFUL_SET, self.object, &prefix, &mut cx.rng);
+        let mut pod = pod_of(&revision.template, STATEFUL_SET, self.object, &prefix, |_| false, &mut cx.rng);
         pod.set(&["metadata", "name"], &name);
         pod.set(&["metadata", "labels", "statefulset.kubernetes.io/pod-name"], &name);
         pod.set(&["metadata", "labels", "apps.kubernetes.io/pod-index"], ordinal.to_string());
