@@ -15,6 +15,7 @@ pub mod columns;
 pub mod coordination;
 pub mod core;
 pub mod custom;
+pub mod default_class;
 pub mod descriptions;
 pub mod discovery;
 pub mod expressions;

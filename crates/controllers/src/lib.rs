@@ -14,6 +14,7 @@ mod deployment;
 mod disruption;
 mod endpoint_slice;
 mod endpoints;
+mod ephemeral_volume;
 mod garbage_collector;
 mod history;
 mod job;
@@ -36,6 +37,7 @@ mod taint_eviction;
 mod token_secret;
 mod trust_bundle_publisher;
 mod ttl_after_finished;
+mod volume_binder;
 
 #[cfg(test)]
 mod again;
@@ -145,4 +147,6 @@ pub const CONTROLLERS: &[Make] = &[
     |_| Box::new(pod_certificate_cleaner::PodCertificateCleaner),
     |_| Box::new(storage_migration::StorageMigration),
     |_| Box::new(service_cidr::ServiceCidrs),
+    |_| Box::new(volume_binder::VolumeBinder),
+    |_| Box::new(ephemeral_volume::EphemeralVolumes),
 ];

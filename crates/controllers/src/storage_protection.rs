@@ -1,14 +1,13 @@
 //! Lets go of volumes, claims and classes of attributes that are being deleted once nobody uses them: their finalizer,
 //! which admission gave them, is taken away.
 
+use api::core::volume_binding::{CLAIMS, VOLUMES, claims_of};
 use cache::{Event, View};
-use meta::{Object, Resource, Str, Value};
+use meta::{Object, Resource, Str};
 use reconcile::{Context, Effect, Outcome, Reconciler};
 
 use crate::common::{PODS, is_deleting, key_of, sides, split};
 
-const CLAIMS: Resource = Resource("persistentvolumeclaims");
-const VOLUMES: Resource = Resource("persistentvolumes");
 const CLASSES: Resource = Resource("volumeattributesclasses.storage.k8s.io");
 
 /// One protected resource: what guards it and when it is in use.
@@ -32,7 +31,7 @@ impl StorageProtection {
                 view.list(PODS, claim.namespace()).any(|pod| {
                     let value = pod.value();
                     !value.at(&["spec", "nodeName"]).text().is_empty()
-                        && mounts(pod, &value).contains(&claim.name().into())
+                        && claims_of(pod.name(), &value).contains(&claim.name().into())
                 })
             },
         }
@@ -67,17 +66,6 @@ impl StorageProtection {
             },
         }
     }
-}
-
-/// The claims that a pod mounts, those of its own (ephemeral) volumes among them.
-fn mounts(pod: &Object, value: &Value) -> Vec<Str> {
-    let volumes = value.at(&["spec", "volumes"]).items().iter();
-    let claims = volumes.filter_map(|volume| match volume.at(&["persistentVolumeClaim", "claimName"]).text() {
-        "" if volume.get("ephemeral").is_some() => Some(format!("{}-{}", pod.name(), volume["name"].text()).into()),
-        "" => None,
-        claim => Some(claim.into()),
-    });
-    claims.collect()
 }
 
 impl Reconciler for StorageProtection {

@@ -8,6 +8,7 @@ use base::Revision;
 use client::{Action, Api, Mirror, PatchType, Request};
 use meta::{Object, Reason, Status, Str, Value, json};
 use reconcile::EventRecord;
+use scheduler::volumes::Choice;
 use scheduler::{NAME, PODS, Placement, Plan, Refusal, Scheduler, WATCHES};
 use tokio::sync::mpsc;
 
@@ -60,8 +61,8 @@ pub async fn run(mirror: Arc<Mirror>, api: Arc<dyn Api>, shell: Arc<dyn Shell>, 
         while let Ok(placement) = losses.try_recv() {
             give_back(&mut scheduler, &placement, &hands);
         }
-        let Plan { placements, refusals } = scheduler.plan(&view, shell.now(), PLAN_MAX);
-        let busy = !placements.is_empty() || !refusals.is_empty();
+        let Plan { placements, refusals, choices } = scheduler.plan(&view, shell.now(), PLAN_MAX);
+        let busy = !placements.is_empty() || !refusals.is_empty() || !choices.is_empty();
         for placement in placements {
             let (hands, lost, ended, decided_on) = (hands.clone(), lost.clone(), ended.clone(), view.at());
             under_way.insert(placement.uid.clone(), placement.clone());
@@ -75,6 +76,10 @@ pub async fn run(mirror: Arc<Mirror>, api: Arc<dyn Api>, shell: Arc<dyn Shell>, 
         for refusal in refusals {
             let (hands, decided_on) = (hands.clone(), view.at());
             shell.spawn(Box::pin(async move { refuse(refusal, decided_on, &hands).await }));
+        }
+        for choice in choices {
+            let hands = hands.clone();
+            shell.spawn(Box::pin(async move { hands.tell(choice).await }));
         }
         for pod in scheduler.held() {
             let hands = hands.clone();
@@ -172,6 +177,13 @@ async fn refuse(refusal: Refusal, decided_on: Revision, hands: &Hands) {
 }
 
 impl Hands {
+    /// Tells claims and volumes what was chosen for them. Who was too late chooses again.
+    async fn tell(&self, choice: Choice) {
+        let Choice { resource, namespace, name, patch } = choice;
+        let request = Request::patch(resource, &namespace, &name, PatchType::Merge, patch);
+        report(self.api.call(request.with(|options| options.manager = NAME.into())).await.map(|_| ()));
+    }
+
     /// Tells on the pod why it waits, and for which node.
     async fn condition(&self, pod: &Object, reason: &str, message: &str, nominated: Option<&str>) {
         let now = self.shell.now().rfc3339();

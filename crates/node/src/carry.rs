@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use api::core::volume_binding::{self, CLAIMS, VOLUMES};
 use base::Time;
 use meta::{Resource, Str, Value};
 use net::{PodLink, PodLinks};
@@ -123,6 +124,19 @@ async fn fetch_all(agent: &Agent, pod: &Value, names: Vec<(Resource, &str)>) -> 
     futures_util::future::join_all(reads).await.into_iter().collect()
 }
 
+/// The claims that a pod's volumes stand for, and the volumes that those are bound to.
+async fn fetch_claims(agent: &Agent, pod: &Value) -> Fetched {
+    let claims = volume_binding::claims_of(pod.at(&["metadata", "name"]).text(), pod);
+    let mut fetched = fetch_all(agent, pod, claims.iter().map(|name| (CLAIMS, name.as_str())).collect()).await;
+    let claims = fetched.values().filter_map(|found| found.as_ref().ok()?.as_ref());
+    let bound: BTreeSet<Str> = claims.map(|claim| claim["spec"]["volumeName"].text().into()).collect();
+    for name in bound.into_iter().filter(|name: &Str| !name.is_empty()) {
+        let found = agent.fetch(VOLUMES, "", &name).await;
+        fetched.insert((VOLUMES, name), found);
+    }
+    fetched
+}
+
 fn from<'a>(fetched: &'a Fetched) -> impl Fn(Resource, &str) -> Result<Option<Value>, String> + 'a {
     move |resource, name| fetched.get(&(resource, name.into())).cloned().unwrap_or(Ok(None))
 }
@@ -159,12 +173,14 @@ fn place<'a>(agent: &Agent, host: &'a [Str], addresses: &'a [Str]) -> Place<'a> 
 
 /// Makes or updates the pod's volumes.
 pub async fn refresh(agent: &Agent, pod: &Value) -> Result<(), String> {
-    let (fetched, tokens, anchors, credentials) = tokio::join!(
+    let (mut fetched, claimed, tokens, anchors, credentials) = tokio::join!(
         fetch_all(agent, pod, of_volumes(pod)),
+        fetch_claims(agent, pod),
         tokens(agent, pod),
         certificates::anchors(agent, pod),
         certificates::credentials(agent, pod)
     );
+    fetched.extend(claimed);
     let addresses = agent.observe(uid(pod)).await.map(|(observed, _)| observed.addresses).unwrap_or_default();
     let host = agent.host_addresses();
     let sources = volumes::Sources {

@@ -252,7 +252,8 @@ fn mounts(pod: &Value, container: &Value, env: &[(String, String)], dirs: &PodDi
 }
 
 fn read_only_by_nature(volume: &Value) -> bool {
-    ["configMap", "secret", "downwardAPI", "projected"].iter().any(|key| volume.get(key).is_some())
+    volume.at(&["persistentVolumeClaim", "readOnly"]).is_true()
+        || ["configMap", "secret", "downwardAPI", "projected"].iter().any(|key| volume.get(key).is_some())
 }
 
 /// A path below a volume that leads nowhere else; directories are made where nothing is, with the rights that the volume

@@ -9,8 +9,9 @@
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
+use api::core::volume_binding::{self, BIND_COMPLETED, CLAIMS, Holder, VOLUMES};
 use meta::{Resource, Str, Value};
-use rustix::mount::MountFlags;
+use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::certificates::{Credentials, Found};
 use crate::env::{CONFIG_MAPS, Fetch, Place, SECRETS, bytes_of, field_value, resource_value};
@@ -72,9 +73,11 @@ pub fn make(pod: &Value, dirs: &PodDirs, sources: &Sources<'_>) -> Result<(), St
     let group = pod.at(&["spec", "securityContext", "fsGroup"]).as_int().and_then(|group| u32::try_from(group).ok());
     for volume in pod.at(&["spec", "volumes"]).items() {
         let name = volume["name"].text();
-        let path = path_of(volume, dirs);
-        make_one(pod, volume, &path, group, sources)
-            .map_err(|why| format!("MountVolume.SetUp failed for volume {name:?} : {why}"))?;
+        let made = match is_claim(volume) {
+            true => claimed(pod, volume, &dirs.volumes(), group, sources),
+            false => make_one(pod, volume, &path_of(volume, dirs), group, sources),
+        };
+        made.map_err(|why| format!("MountVolume.SetUp failed for volume {name:?} : {why}"))?;
     }
     Ok(())
 }
@@ -84,9 +87,19 @@ pub fn path_of(volume: &Value, dirs: &PodDirs) -> PathBuf {
     let (name, has) = (volume["name"].text(), |key: &&str| volume.get(key).is_some());
     match volume.get("hostPath") {
         Some(host) => PathBuf::from(host["path"].text()),
+        // What a claim stands for lies elsewhere; a link tells where.
+        None if is_claim(volume) => {
+            let link = dirs.volumes().join(name);
+            std::fs::read_link(&link).unwrap_or(link)
+        }
         None if IN_MEMORY.iter().any(has) => dirs.memory.join(name),
         None => dirs.volumes().join(name),
     }
+}
+
+/// Whether a volume is what a claim is bound to.
+fn is_claim(volume: &Value) -> bool {
+    ["persistentVolumeClaim", "ephemeral"].iter().any(|key| volume.get(key).is_some())
 }
 
 fn text(error: &std::io::Error) -> String {
@@ -119,6 +132,85 @@ fn make_one(pod: &Value, volume: &Value, path: &Path, group: Option<u32>, source
     let source = ["configMap", "secret", "downwardAPI", "projected"].iter().find_map(|key| volume.get(key));
     let mode = source.and_then(|source| source["defaultMode"].as_int()).unwrap_or(0o644);
     write_files(path, &files, mode as u32, group).map_err(|error| text(&error))
+}
+
+/// Lays a link to what the volume's claim is bound to.
+fn claimed(
+    pod: &Value,
+    volume: &Value,
+    volumes: &Path,
+    group: Option<u32>,
+    sources: &Sources<'_>,
+) -> Result<(), String> {
+    let meta = &pod["metadata"];
+    let name = volume_binding::claim_of(meta["name"].text(), volume).unwrap_or_default();
+    let found = (sources.fetch)(CLAIMS, &name)?;
+    let claim = found.ok_or_else(|| format!("persistentvolumeclaim {name:?} not found"))?;
+    let owned = || claim["metadata"]["ownerReferences"].items().iter().any(|owner| owner["uid"] == meta["uid"]);
+    if volume.get("ephemeral").is_some() && !owned() {
+        return Err(format!("PVC {name} was not created for this pod (pod is not owner)"));
+    }
+    let bound_to = claim["spec"]["volumeName"].text();
+    if bound_to.is_empty() || volume_binding::annotation(&claim, BIND_COMPLETED).is_empty() {
+        return Err(format!("PVC {name} is not bound"));
+    }
+    let found = (sources.fetch)(VOLUMES, bound_to)?;
+    let bound = found.ok_or_else(|| format!("persistentvolume {bound_to:?} not found"))?;
+    if volume_binding::holder(&bound, &claim) != Holder::This {
+        return Err(format!("PV {bound_to} is bound to another claim than {name}"));
+    }
+    let spec = &bound["spec"];
+    if spec["volumeMode"].text() == "Block" {
+        return Err("block volumes are not served here".to_owned());
+    }
+    let target = match (spec.get("local"), spec.get("hostPath")) {
+        (Some(local), _) => {
+            let target = PathBuf::from(local["path"].text());
+            // Nobody makes the directory of a disk that is not there.
+            if !target.is_dir() {
+                return Err(format!("path {:?} does not exist", target.display()));
+            }
+            let policy = pod.at(&["spec", "securityContext", "fsGroupChangePolicy"]).text();
+            if let Some(group) = group.filter(|group| policy != "OnRootMismatch" || !is_shared(&target, *group)) {
+                share(&target, group).map_err(|error| text(&error))?;
+            }
+            target
+        }
+        (None, Some(host)) => {
+            let target = PathBuf::from(host["path"].text());
+            host_path(&target, host["type"].text())?;
+            target
+        }
+        _ => return Err(format!("volumes of this sort are not served here: persistentvolume {bound_to:?}")),
+    };
+    let link = volumes.join(volume["name"].text());
+    if std::fs::read_link(&link).is_ok_and(|known| known == target) {
+        return Ok(());
+    }
+    std::fs::create_dir_all(volumes).and_then(|()| symlink(target, link)).map_err(|error| text(&error))
+}
+
+/// Whether a directory is already a group's.
+fn is_shared(path: &Path, group: u32) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(path).is_ok_and(|found| found.gid() == group && found.mode() & 0o2070 == 0o2070)
+}
+
+/// Gives all that lies at `path` to a group, which may do what the owner may; what comes to it is the group's, too. The
+/// root comes last: it tells that the rest is done.
+fn share(path: &Path, group: u32) -> std::io::Result<()> {
+    let found = path.symlink_metadata()?;
+    if found.is_dir() {
+        for entry in std::fs::read_dir(path)? {
+            share(&entry?.path(), group)?;
+        }
+    }
+    own(path, Some(group))?;
+    if found.is_symlink() {
+        return Ok(());
+    }
+    let mode = found.permissions().mode();
+    set_mode(path, if found.is_dir() { mode | 0o2070 } else { mode | 0o060 })
 }
 
 fn host_path(path: &Path, of_type: &str) -> Result<(), String> {
@@ -354,8 +446,8 @@ fn is_same(dir: &Path, files: &[File]) -> bool {
 pub fn remove(dir: &Path) -> std::io::Result<()> {
     if let Ok(entries) = std::fs::read_dir(dir) {
         for entry in entries.flatten() {
-            // Most are no mount points, which is no error here.
-            let _ = rustix::mount::unmount(entry.path(), rustix::mount::UnmountFlags::DETACH);
+            // Most are no mount points, which is no error here. A link leads to a disk that outlives the pod.
+            let _ = rustix::mount::unmount(entry.path(), UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
         }
     }
     match std::fs::remove_dir_all(dir) {
@@ -457,5 +549,52 @@ mod tests {
             }
             assert_eq!(mode, expected, "{medium:?} {group:?}");
         }
+    }
+
+    #[test]
+    fn a_claim_is_a_link_to_its_volume_that_outlives_the_pod() {
+        let data = tempfile::tempdir().unwrap();
+        let disk = data.path().join("disk");
+        std::fs::create_dir(&disk).unwrap();
+        std::fs::write(disk.join("kept"), "x").unwrap();
+        let dirs =
+            PodDirs { root: data.path().join("u"), logs: data.path().join("logs"), memory: data.path().join("memory") };
+        let mut claim = meta::json!({
+            "metadata": {"name": "c", "namespace": "ns", "uid": "uc"}, "spec": {"volumeName": "v"},
+        });
+        let bound = meta::json!({
+            "metadata": {"name": "v"},
+            "spec": {"local": {"path": (disk.display().to_string())}, "claimRef": {"namespace": "ns", "name": "c", "uid": "uc"}},
+        });
+        let pod = meta::json!({
+            "metadata": {"name": "p", "namespace": "ns", "uid": "u"},
+            "spec": {"volumes": [{"name": "d", "persistentVolumeClaim": {"claimName": "c"}}]},
+        });
+        let volume = &pod["spec"]["volumes"].items()[0];
+        let mounted = |claim: &Value| {
+            let fetch =
+                |resource: Resource, _: &str| Ok(Some(if resource == CLAIMS { claim.clone() } else { bound.clone() }));
+            let sources = Sources {
+                fetch: &fetch,
+                token: &|_, _| Err(String::new()),
+                anchors: &Found::default(),
+                credentials: &Found::default(),
+                place: Place { host_addresses: &[], addresses: &[], allocatable: (0, 0) },
+            };
+            make(&pod, &dirs, &sources)
+        };
+        assert!(mounted(&claim).unwrap_err().ends_with("PVC c is not bound"));
+        claim.set(&["metadata", "annotations", BIND_COMPLETED], "yes");
+        mounted(&claim).unwrap();
+        mounted(&claim).unwrap();
+        assert_eq!(path_of(volume, &dirs), disk);
+        claim.set(&["metadata", "uid"], "of another life");
+        assert!(mounted(&claim).unwrap_err().contains("another claim"));
+        remove(&dirs.volumes()).unwrap();
+        assert_eq!(read(&disk, "kept").as_deref(), Some("x"));
+
+        share(&disk, 7).unwrap();
+        assert!(is_shared(&disk, 7));
+        assert_eq!(std::fs::metadata(disk.join("kept")).unwrap().permissions().mode() & 0o060, 0o060);
     }
 }

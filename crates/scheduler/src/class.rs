@@ -271,7 +271,8 @@ fn toleration(value: &Value) -> Toleration {
     }
 }
 
-fn node_term(term: &Value) -> NodeTerm {
+/// A term of a node selector.
+pub fn node_term(term: &Value) -> NodeTerm {
     let read = |list: &Value| -> Vec<meta::labels::Requirement> {
         list.items()
             .iter()

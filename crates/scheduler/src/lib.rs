@@ -18,10 +18,12 @@ pub mod queue;
 pub mod score;
 pub mod sight;
 pub mod terms;
+pub mod volumes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use api::core::volume_binding::{self, CLAIMS, CLASSES, VOLUMES};
 use base::Time;
 use cache::{Event, View};
 use meta::{Object, Resource, Str, Value};
@@ -33,12 +35,13 @@ use plugins::{Mask, NO_AFFINITY, PLUGINS, Reason, Snapshot, Window, resources, r
 use queue::{Queue, Wake};
 use sight::{Sights, best};
 use terms::Terms;
+use volumes::{Choice, Needs};
 
 pub const PODS: Resource = Resource("pods");
 pub const NODES: Resource = Resource("nodes");
 pub const NAMESPACES: Resource = Resource("namespaces");
 /// What the scheduler must be told of.
-pub const WATCHES: &[Resource] = &[NODES, NAMESPACES, PODS];
+pub const WATCHES: &[Resource] = &[NODES, NAMESPACES, CLASSES, VOLUMES, CLAIMS, PODS];
 /// The name that pods ask for when they ask for nobody else.
 pub const NAME: &str = "default-scheduler";
 
@@ -47,6 +50,8 @@ pub const NAME: &str = "default-scheduler";
 pub struct Plan {
     pub placements: Vec<Placement>,
     pub refusals: Vec<Refusal>,
+    /// For pods that are placed once their claims are bound.
+    pub choices: Vec<Choice>,
 }
 
 /// A pod and its node.
@@ -81,6 +86,8 @@ pub struct Refusal {
 struct Pending {
     class: Arc<Class>,
     object: Object,
+    /// The claims that it mounts.
+    claims: Vec<Str>,
 }
 
 #[derive(Default)]
@@ -126,6 +133,7 @@ impl Scheduler {
             NODES => self.observe_node(event, now),
             NAMESPACES => self.observe_namespace(event),
             PODS => self.observe_pod(event, now),
+            CLAIMS | VOLUMES | CLASSES => self.queue.wake(Wake::Volume, now),
             _ => {}
         }
     }
@@ -239,7 +247,8 @@ impl Scheduler {
                 self.nominated.insert(&key, place, &class);
             }
             self.queue.remove(&key);
-            self.pending.insert(key.clone(), Pending { class, object: pod.clone() });
+            let claims = volume_binding::claims_of(pod.name(), &value);
+            self.pending.insert(key.clone(), Pending { class, object: pod.clone(), claims });
         } else if let Some(known) = self.pending.get_mut(&key) {
             known.object = pod.clone();
         }
@@ -331,7 +340,20 @@ impl Scheduler {
             let (class, pod) = (pending.class.clone(), pending.object.clone());
             let (namespace, name, uid) =
                 (pod.facts().namespace.clone(), pod.facts().name.clone(), pod.facts().uid.clone());
-            match self.choose(&key, &class) {
+            let reason = "Unschedulable";
+            let needs = match Needs::of(&pod, &pending.claims, view) {
+                Ok(needs) => needs,
+                Err(why) => {
+                    let message = format!("0/{} nodes are available: {why}.", self.nodes.count());
+                    self.nominated.remove(&key);
+                    self.queue.park(&key, &BTreeSet::from([volumes::PLUGIN]), now);
+                    let (nominated, victims) = (None, Vec::new());
+                    plan.refusals.push(Refusal { key, namespace, name, uid, reason, message, nominated, victims });
+                    continue;
+                }
+            };
+            match self.choose(&key, &class, &needs) {
+                Some(at) if needs.is_open() => plan.choices.extend(self.wait_for_claims(&key, &class, &needs, at, now)),
                 Some(at) => {
                     self.turn = at + 1;
                     let node = self.nodes.names[at].clone();
@@ -339,12 +361,11 @@ impl Scheduler {
                     plan.placements.push(Placement { key, namespace, name, uid, node });
                 }
                 None => {
-                    let mask = self.refusals(&key, &class);
+                    let mask = self.refusals(&key, &class, &needs);
                     let (message, plugins) = self.explain(&class, &mask);
                     let victims = self.preempt(&key, &class, &mask, view);
                     let nominated = self.nominated.place_of(&key).map(|place| self.nodes.names[place].clone());
                     self.queue.park(&key, &plugins, now);
-                    let reason = "Unschedulable";
                     plan.refusals.push(Refusal { key, namespace, name, uid, reason, message, nominated, victims });
                 }
             }
@@ -352,12 +373,30 @@ impl Scheduler {
         plan
     }
 
+    /// Promises the pod its room on a node, and says what its claims have to hear of that.
+    fn wait_for_claims(&mut self, key: &Str, class: &Arc<Class>, needs: &Needs, at: usize, now: Time) -> Vec<Choice> {
+        self.turn = at + 1;
+        self.nominated.insert(key, at, class);
+        let choices = needs.choices(&self.nodes.names[at], &self.nodes.labels[at]).unwrap_or_default();
+        if choices.is_empty() {
+            self.queue.park(key, &BTreeSet::from([volumes::PLUGIN]), now);
+        } else {
+            // What could not be written is decided anew.
+            self.queue.delay(key, now);
+        }
+        choices
+    }
+
     /// The best of the nodes that take the pod; among equals the next in turn.
-    fn choose(&mut self, key: &Str, class: &Arc<Class>) -> Option<usize> {
+    fn choose(&mut self, key: &Str, class: &Arc<Class>, needs: &Needs) -> Option<usize> {
         let start = self.turn % self.nodes.len().max(1);
         if let Some(named) = &class.named {
             let places = named.iter().filter_map(|name| self.nodes.place(name));
-            let free: BTreeSet<usize> = places.filter(|place| self.refusal(*place, key, class) == 0).collect();
+            let free = |place: &usize| {
+                self.refusal(*place, key, class) == 0
+                    && needs.refusal(&self.nodes.names[*place], &self.nodes.labels[*place]) == 0
+            };
+            let free: BTreeSet<usize> = places.filter(free).collect();
             // Seldom are there several to choose from.
             if free.len() < 2 {
                 return free.first().copied();
@@ -366,11 +405,12 @@ impl Scheduler {
         let snapshot = Snapshot { nodes: &self.nodes, terms: &self.terms };
         let sight = self.sights.of(class, snapshot.nodes, snapshot.terms);
         let is_checked = plugins::around(class, &snapshot).next().is_some();
-        if !is_checked && !score::looks_around(class, &snapshot) && self.nominated.is_empty() {
+        let looks_around = is_checked || score::looks_around(class, &snapshot);
+        if !looks_around && self.nominated.is_empty() && needs.is_empty() {
             return best(&sight.scores, start);
         }
         let mut scores = sight.scores.clone();
-        let mask = self.refusals(key, class);
+        let mask = self.refusals(key, class, needs);
         score::around(class, &Snapshot { nodes: &self.nodes, terms: &self.terms }, &mask, &mut scores);
         for (score, refusal) in scores.iter_mut().zip(&mask) {
             *score = if *refusal == 0 { *score } else { score::REFUSED };
@@ -379,13 +419,14 @@ impl Scheduler {
     }
 
     /// Why each node refuses the pod; 0 where none does.
-    fn refusals(&mut self, key: &Str, class: &Arc<Class>) -> Mask {
+    fn refusals(&mut self, key: &Str, class: &Arc<Class>, needs: &Needs) -> Mask {
         let snapshot = Snapshot { nodes: &self.nodes, terms: &self.terms };
         if let Some(named) = &class.named {
             let mut mask = vec![NO_AFFINITY; self.nodes.len()];
             for place in named.iter().filter_map(|name| self.nodes.place(name)) {
                 mask[place] = self.refusal(place, key, class);
             }
+            needs.filter(&self.nodes, &mut mask);
             return mask;
         }
         let mut mask = self.sights.of(class, snapshot.nodes, snapshot.terms).refusals.clone();
@@ -397,6 +438,7 @@ impl Scheduler {
                 *refusal = self.promised(place, key, class);
             }
         }
+        needs.filter(&self.nodes, &mut mask);
         mask
     }
 

@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use base::{Backoff, Time};
 use meta::Str;
 
+use crate::volumes;
+
 /// Pauses of a pod that was refused. The first is short: a node comes with a taint that is taken away some milliseconds
 /// later, and whoever was refused in between is placed as soon as that is known. Six refusals later they are as long as
 /// those of Kubernetes, so a pod that nothing helps is not looked at more often.
@@ -21,18 +23,24 @@ pub enum Wake {
     PodGone,
     /// A pod came to a node.
     PodCame,
+    /// A claim, a volume or a storage class changed.
+    Volume,
 }
 
 /// All of them, as numbers.
-const WAKES: [Wake; 3] = [Wake::Node, Wake::PodGone, Wake::PodCame];
+const WAKES: [Wake; 4] = [Wake::Node, Wake::PodGone, Wake::PodCame, Wake::Volume];
 
 impl Wake {
     /// Whether it may help a pod that this plugin refused.
     fn helps(self, plugin: &str) -> bool {
         match self {
             Wake::Node => true,
-            Wake::PodGone => !matches!(plugin, "NodeAffinity" | "TaintToleration" | "NodeUnschedulable" | "NodeName"),
+            Wake::PodGone => !matches!(
+                plugin,
+                "NodeAffinity" | "TaintToleration" | "NodeUnschedulable" | "NodeName" | volumes::PLUGIN
+            ),
             Wake::PodCame => matches!(plugin, "InterPodAffinity" | "PodTopologySpread"),
+            Wake::Volume => plugin == volumes::PLUGIN,
         }
     }
 }

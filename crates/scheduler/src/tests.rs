@@ -404,3 +404,92 @@ fn what_is_kept_says_the_same_as_a_look_at_all() {
         }
     }
 }
+
+#[test]
+fn goes_where_the_volumes_of_its_claims_are() {
+    use crate::volumes::Choice;
+    use api::core::volume_binding::{BIND_COMPLETED, CLAIMS, CLASSES, SELECTED_NODE, VOLUMES};
+
+    let mut lab = Lab::new();
+    for name in ["n1", "n2", "n3"] {
+        lab.node(name, "2", "z", Value::Null);
+    }
+    let on = |node: &str| {
+        json!({"required": {"nodeSelectorTerms": [{"matchExpressions": [
+            {"key": "kubernetes.io/hostname", "operator": "In", "values": [node]},
+        ]}]}})
+    };
+    let volume = |name: &str, node: &str, class: &str| {
+        json!({
+            "metadata": {"name": name}, "status": {"phase": "Available"},
+            "spec": {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "storageClassName": class,
+                "nodeAffinity": (on(node))},
+        })
+    };
+    let claim = |name: &str, class: &str| {
+        json!({
+            "metadata": {"name": name, "namespace": "ns", "uid": name}, "status": {"phase": "Pending"},
+            "spec": {"resources": {"requests": {"storage": "1Gi"}}, "accessModes": ["ReadWriteOnce"],
+                "storageClassName": class},
+        })
+    };
+    let class = |name: &str, provisioner: &str| json!({"metadata": {"name": name}, "provisioner": provisioner, "volumeBindingMode": "WaitForFirstConsumer"});
+    let mounts = |claims: &[&str]| {
+        let volume = |name: &&str| json!({"name": (*name), "persistentVolumeClaim": {"claimName": (*name)}});
+        json!({"spec": {"volumes": (claims.iter().map(volume).collect::<Vec<_>>())}})
+    };
+    let bound = |mut claim: Value, volume: &str| {
+        claim.set(&["spec", "volumeName"], volume);
+        claim.set(&["metadata", "annotations", BIND_COMPLETED], "yes");
+        claim
+    };
+    let plan = |lab: &mut Lab| lab.scheduler.plan(&lab.cache.view(), lab.now, 1000).choices;
+
+    lab.pod("p", "1", mounts(&["a"]));
+    assert_eq!(lab.run(), [r#"p!0/3 nodes are available: persistentvolumeclaim "a" not found []"#]);
+    lab.now = lab.now.plus_ms(1_000);
+    lab.put(CLAIMS, claim("a", "slow"));
+    assert_eq!(lab.run(), ["p!0/3 nodes are available: pod has unbound immediate PersistentVolumeClaims []"]);
+    lab.now = lab.now.plus_ms(1_000);
+    lab.put(VOLUMES, volume("of-a", "n2", "slow"));
+    lab.put(CLAIMS, bound(claim("a", "slow"), "of-a"));
+    assert_eq!(lab.run(), ["p>n2"]);
+
+    // A volume that exists is promised to the claim, whichever node it is on.
+    lab.put(CLASSES, class("local", "kubernetes.io/no-provisioner"));
+    lab.put(CLAIMS, claim("b", "local"));
+    lab.pod("q", "1", mounts(&["b"]));
+    let none = "node(s) didn't find available persistent volumes to bind";
+    assert_eq!(lab.run(), [format!("q!0/3 nodes are available: 3 {none} []")]);
+    lab.now = lab.now.plus_ms(1_000);
+    lab.put(VOLUMES, volume("v3", "n3", "local"));
+    let choices = plan(&mut lab);
+    let [Choice { resource: VOLUMES, name, patch, .. }] = &choices[..] else { panic!("{choices:?}") };
+    assert_eq!((name.as_str(), patch["spec"]["claimRef"]["name"].text()), ("v3", "b"));
+    let mut promised = volume("v3", "n3", "local");
+    promised.set(&["spec", "claimRef"], patch["spec"]["claimRef"].clone());
+    lab.put(VOLUMES, promised);
+    lab.now = lab.now.plus_ms(1_000);
+    assert_eq!(plan(&mut lab), [], "all is said; it waits for the binding");
+    lab.pod("thief", "2", json!({"spec": {"nodeSelector": {"kubernetes.io/hostname": "n3"}}}));
+    assert_eq!(lab.run().len(), 1, "its room is promised");
+    lab.put(CLAIMS, bound(claim("b", "local"), "v3"));
+    lab.now = lab.now.plus_ms(1_000);
+    assert_eq!(lab.run(), ["q>n3"]);
+
+    // A volume is made for the node that was chosen.
+    lab.put(CLASSES, class("made", "example.com/disks"));
+    lab.put(CLAIMS, claim("c", "made"));
+    lab.pod("r", "1", mounts(&["c"]));
+    let choices = plan(&mut lab);
+    let [Choice { resource: CLAIMS, name, patch, .. }] = &choices[..] else { panic!("{choices:?}") };
+    assert_eq!(name.as_str(), "c");
+    let node = Str::from(patch["metadata"]["annotations"][SELECTED_NODE].text());
+    let mut told = claim("c", "made");
+    told.set(&["metadata", "annotations", SELECTED_NODE], &node);
+    lab.put(CLAIMS, told);
+    lab.put(VOLUMES, volume("fresh", &node, "made"));
+    lab.put(CLAIMS, bound(claim("c", "made"), "fresh"));
+    lab.now = lab.now.plus_ms(1_000);
+    assert_eq!(lab.run(), [format!("r>{node}")]);
+}

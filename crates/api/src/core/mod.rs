@@ -29,3 +29,4 @@ pub mod service;
 pub mod service_account;
 pub mod service_alloc;
 pub mod sysctls;
+pub mod volume_binding;

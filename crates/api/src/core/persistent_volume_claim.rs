@@ -5,6 +5,7 @@ use meta::{At, Change, Column, Errors, Prepare, Quantity, Rules, Status, Value};
 
 use super::claim::{self, modes_text};
 use super::pod_update::same;
+use super::volume_binding::{OLD_CLASS, annotation};
 use crate::check;
 use crate::columns::{age, columns};
 
@@ -87,6 +88,10 @@ impl Rules for PersistentVolumeClaim {
         }
         if before["volumeName"].text().is_empty() {
             munged.take(&["volumeName"]);
+        }
+        // A claim that was made before there was a default class may get it.
+        if before["storageClassName"].is_null() && annotation(old, OLD_CLASS).is_empty() {
+            munged.take(&["storageClassName"]);
         }
         match before.get("volumeAttributesClassName") {
             Some(class) => munged.set(&["volumeAttributesClassName"], class.clone()),

@@ -54,6 +54,8 @@ pub struct PodFacts {
     pub ips: u64,
     /// A fingerprint of `spec.tolerations`.
     pub tolerations: u64,
+    /// Has volumes for which claims are made (`ephemeral`).
+    pub has_own_claims: bool,
 }
 
 impl PodFacts {
@@ -85,6 +87,7 @@ impl PodFacts {
                 ips => base::hash64(&ips.to_json()),
             },
             tolerations: base::hash64(&spec["tolerations"].to_json()),
+            has_own_claims: spec["volumes"].items().iter().any(|volume| volume.get("ephemeral").is_some()),
         }
     }
 }
@@ -108,6 +111,7 @@ pub fn of(pod: &Object) -> &PodFacts {
         restarts: 0,
         ips: 0,
         tolerations: 0,
+        has_own_claims: false,
     };
     pod.own().unwrap_or(&NONE)
 }

@@ -107,8 +107,11 @@ pub const SPREAD_LABEL: Reason = 11;
 pub const AFFINITY: Reason = 12;
 pub const ANTI_AFFINITY: Reason = 13;
 pub const EXISTING_ANTI_AFFINITY: Reason = 14;
+/// Given by [`crate::volumes`], which is about single pods, not classes.
+pub const VOLUME_ELSEWHERE: Reason = 15;
+pub const NO_VOLUME: Reason = 16;
 /// Lack of the class's first other resource; of its second, third …: one more each, [`NO_EXTENDED_LAST`] at most.
-pub const NO_EXTENDED: Reason = 15;
+pub const NO_EXTENDED: Reason = 17;
 pub const NO_EXTENDED_LAST: Reason = 200;
 
 macro_rules! rows {
@@ -133,6 +136,8 @@ pub const REASONS: &[ReasonRow] = rows! {
     "InterPodAffinity" "node(s) didn't match pod affinity rules" false "run a pod that the affinity looks for";
     "InterPodAffinity" "node(s) didn't match pod anti-affinity rules" true "add nodes in other domains";
     "InterPodAffinity" "node(s) didn't satisfy existing pods anti-affinity rules" true "add nodes in other domains";
+    "VolumeBinding" "node(s) didn't match PersistentVolume's node affinity" false "add a node that the volume can be reached from";
+    "VolumeBinding" "node(s) didn't find available persistent volumes to bind" false "add a volume that the claim can have";
     "NodeResourcesFit" "Insufficient" true "add a node that has the resource";
 };
 

@@ -7,6 +7,7 @@
 pub mod certificate_signers;
 pub mod certificate_subject;
 pub mod connect;
+pub mod default_class;
 pub mod default_tolerations;
 pub mod limit_ranger;
 pub mod matching;
@@ -82,10 +83,12 @@ pub const RULES: &[&dyn Admission] = &[
     &pod_security::PodSecurity,
     &priority::Priority,
     &default_tolerations::DefaultTolerationSeconds,
+    &default_class::STORAGE,
     &storage_protection::StorageObjectInUseProtection,
     &runtime_class::RuntimeClass,
     &certificate_signers::CertificateSigners,
     &certificate_subject::CertificateSubjectRestriction,
+    &default_class::INGRESS,
     &rbac_escalation::RbacEscalation,
     &node_ports::NodePorts,
     &policies::validating::ValidatingAdmissionPolicy,

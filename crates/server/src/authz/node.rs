@@ -3,6 +3,7 @@
 //! The rules are those of upstream's node authorizer: fixed rules for its own objects, and reads of secrets, config
 //! maps, claims and volumes only where a pod on the node refers to them.
 
+use api::core::volume_binding::{self, CLAIMS};
 use api::rbac::{Ask, PolicyRule};
 use cache::View;
 use meta::{Object, Resource, Str, Value, json};
@@ -11,7 +12,6 @@ use std::sync::LazyLock;
 use super::{Attributes, Decision};
 
 pub const PODS: Resource = Resource("pods");
-const CLAIMS: Resource = Resource("persistentvolumeclaims");
 const CERTIFICATE_REQUESTS: Resource = Resource("podcertificaterequests.certificates.k8s.io");
 const ATTACHMENTS: Resource = Resource("volumeattachments.storage.k8s.io");
 
@@ -144,16 +144,8 @@ pub fn pods_of<'a>(view: &'a View, node: &str) -> impl Iterator<Item = &'a Objec
 
 fn claims_of(view: &View, node: &str) -> impl Iterator<Item = (Str, Str)> {
     pods_of(view, node).flat_map(|pod| {
-        let value = pod.value();
-        let volumes = value.at(&["spec", "volumes"]).items().iter();
-        let claims = volumes.filter_map(|volume| match volume.at(&["persistentVolumeClaim", "claimName"]).text() {
-            "" if volume.get("ephemeral").is_some() => {
-                Some((pod.namespace().into(), format!("{}-{}", pod.name(), volume["name"].text()).into()))
-            }
-            "" => None,
-            claim => Some((pod.namespace().into(), claim.into())),
-        });
-        claims.collect::<Vec<_>>()
+        let claims = volume_binding::claims_of(pod.name(), &pod.value());
+        claims.into_iter().map(|claim| (pod.namespace().into(), claim))
     })
 }
 
