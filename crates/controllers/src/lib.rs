@@ -22,6 +22,7 @@ mod namespace;
 mod node_lifecycle;
 mod pod_certificate_cleaner;
 mod pod_gc;
+mod policy_status;
 mod replica_set;
 mod resource_quota;
 mod root_ca;
@@ -149,4 +150,5 @@ pub const CONTROLLERS: &[Make] = &[
     |_| Box::new(service_cidr::ServiceCidrs),
     |_| Box::new(volume_binder::VolumeBinder),
     |_| Box::new(ephemeral_volume::EphemeralVolumes),
+    |_| Box::new(policy_status::PolicyStatus),
 ];
