@@ -8,6 +8,7 @@ use cache::View;
 use meta::{Object, Resource, Selector, Str, Value};
 
 use crate::check::scheduler::is_welcome;
+use crate::fault::Profile;
 use crate::machine::{Machine, running};
 use crate::network;
 use crate::user::*;
@@ -20,10 +21,12 @@ type Rule = fn(&View) -> Option<String>;
 const RULES: &[Rule] = &[nodes, namespaces, deletions, owners, pods, services, budgets];
 /// The same of workloads, which have all their pods where there is room for all.
 const WITH_ROOM: &[Rule] = &[deployments, stateful_sets, daemon_sets, jobs];
+/// Where there is not, whoever waits for it says so.
+const CROWDED: &[Rule] = &[given_up];
 
 /// What is missing to rest, if anything.
-pub fn missing(view: &View, machines: &[Arc<Machine>], wants: Wants) -> Option<String> {
-    let workloads = if wants == Wants::Rank { &[] } else { WITH_ROOM };
+pub fn missing(view: &View, machines: &[Arc<Machine>], profile: &Profile) -> Option<String> {
+    let workloads = if profile.crowded { CROWDED } else { WITH_ROOM };
     let absent = || {
         let absent = machines.iter().find(|machine| view.one(NODES, "", &machine.name).is_none())?;
         Some(format!("{} is no node", absent.name))
@@ -118,9 +121,24 @@ fn is_unschedulable(pod: &Object) -> bool {
 }
 
 fn deployments(view: &View) -> Option<String> {
+    view.list(DEPLOYMENTS, "").find_map(deployment)
+}
+
+fn deployment(one: &Object) -> Option<String> {
+    let wanted = number(&one.value(), &["spec", "replicas"]);
+    counts(one, &[("replicas", wanted), ("updatedReplicas", wanted), ("availableReplicas", wanted)])
+}
+
+/// A deployment that does not get on says so after its deadline; one whose rollout was complete before has none.
+fn given_up(view: &View) -> Option<String> {
     view.list(DEPLOYMENTS, "").find_map(|one| {
-        let wanted = number(&one.value(), &["spec", "replicas"]);
-        counts(one, &[("replicas", wanted), ("updatedReplicas", wanted), ("availableReplicas", wanted)])
+        let (value, alone) = (one.value(), deployment(one));
+        let conditions = value.at(&["status", "conditions"]).items();
+        let is_over = |one: &Value| {
+            one["type"].text() == "Progressing"
+                && (one["status"].text() == "False" || one["reason"].text() == "NewReplicaSetAvailable")
+        };
+        alone.filter(|_| !conditions.iter().any(is_over))
     })
 }
 

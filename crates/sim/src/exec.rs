@@ -51,6 +51,8 @@ pub struct Author {
     pub who: Arc<str>,
     /// Verb and resource with its subresource: `create pods/eviction`.
     pub what: String,
+    /// The number of the call that asked; zero when it was none over a link.
+    pub call: u64,
     /// Which life of the process it was.
     pub life: u64,
     /// The epoch of the leader whose part it was; zero when it was none.

@@ -235,6 +235,10 @@ pub struct Profile {
     pub wants: Wants,
     /// Somebody deletes nodes that run, which come again.
     pub removes: bool,
+    /// Workloads have budgets, and somebody empties nodes as those allow.
+    pub guards: bool,
+    /// There is no room for all, or may be none: some pods may wait for ever.
+    pub crowded: bool,
     pub weather: Weather,
     pub ills: Ills,
     /// What each machine has.
@@ -363,6 +367,8 @@ const BASE: Profile = Profile {
     leashed: false,
     wants: Wants::Room,
     removes: false,
+    guards: false,
+    crowded: false,
     weather: FINE,
     ills: HEALTHY,
     cpu_milli: 2_600,
@@ -378,6 +384,9 @@ const HOUR: Profile =
 /// status, 7,000 that make, bind and end pods, 5,500 of workloads' status, 3,500 events, 1,100 of nodes' status; and 1,200
 /// reads of the user.
 const BUSY_HOUR: Profile = Profile { name: "hundred-hour-busy", steps: 360, ..HOUR };
+
+const RANKED: Profile =
+    Profile { name: "ranked", steps: 60, work_ms: 80_000, wants: Wants::Rank, cpu_milli: 1_200, crowded: true, ..BASE };
 
 /// All profiles; the first is the one of a world without faults.
 pub const PROFILES: &[Profile] = &[
@@ -395,8 +404,8 @@ pub const PROFILES: &[Profile] = &[
     Profile { name: "shared", servers: 3, weather: ROUGH, ills: SICKLY, faults: SHARED, ..BASE },
     // Servers and agents are replaced by newer ones and put back, while everything else may go wrong, too.
     Profile { name: "upgrade", servers: 3, upgrade: true, faults: &[UPGRADE], ..BASE },
-    // One small node that is always full; nothing comes to rest here, so it shows only what must not happen.
-    Profile { name: "tight", nodes: 1, steps: 60, cpu_milli: 600, ..BASE },
+    // One small node that is always full.
+    Profile { name: "tight", nodes: 1, steps: 60, cpu_milli: 600, crowded: true, ..BASE },
     Profile { name: "busy", work_ms: 120_000, steps: 150, ..BASE },
     // Pods and nodes that do not go with each other.
     Profile { name: "picky", nodes: 4, steps: 60, work_ms: 80_000, wants: Wants::Places, ..BASE },
@@ -425,18 +434,11 @@ pub const PROFILES: &[Profile] = &[
         ..BASE
     },
     // More pods than there is room for, of which some matter more than others.
-    Profile { name: "ranked", steps: 60, work_ms: 80_000, wants: Wants::Rank, cpu_milli: 1_200, ..BASE },
-    Profile {
-        name: "ranked-all",
-        steps: 60,
-        work_ms: 80_000,
-        wants: Wants::Rank,
-        cpu_milli: 1_200,
-        weather: ROUGH,
-        ills: SICKLY,
-        faults: ALL,
-        ..BASE
-    },
+    RANKED,
+    Profile { name: "ranked-all", weather: ROUGH, ills: SICKLY, faults: ALL, ..RANKED },
+    // The same with budgets that say how many of a workload may be missing.
+    Profile { name: "guarded", nodes: 4, guards: true, ..RANKED },
+    Profile { name: "guarded-all", nodes: 4, guards: true, weather: ROUGH, ills: SICKLY, faults: ALL, ..RANKED },
     // Nodes are lost for so long that others start what ran there.
     Profile {
         name: "lost",

@@ -252,7 +252,7 @@ impl Api for LinkApi {
                 let (uid, node) = (binding["metadata"]["uid"].text(), binding["target"]["name"].text());
                 self.net.truth.show(&Seen::Binds { uid, node, decided_on: request.options.decided_on });
             }
-            self.shell.spawn(Box::pin(async move { door.travel(home, request, tell).await }));
+            self.shell.spawn(Box::pin(async move { door.travel(call, home, request, tell).await }));
             let answer = tokio::select! {
                 biased;
                 answer = heard => answer.unwrap_or_else(|_| {
@@ -282,7 +282,7 @@ impl LinkApi {
     }
 
     /// Brings a request to the server and its answer back, as far as the weather allows.
-    async fn travel(self, home: usize, request: Request, tell: oneshot::Sender<Result<Answer, Status>>) {
+    async fn travel(self, call: u64, home: usize, request: Request, tell: oneshot::Sender<Result<Answer, Status>>) {
         let net = &self.net;
         let lost = net.cuts(&self.client).up || net.chance(|weather| weather.lost);
         let doubled = net.chance(|weather| weather.doubled);
@@ -297,11 +297,11 @@ impl LinkApi {
             let more_ms = travel_ms + net.travel_ms();
             self.shell.spawn(Box::pin(async move {
                 again.shell.sleep(more_ms).await;
-                drop(again.arrive(home, request));
+                drop(again.arrive(call, home, request));
             }));
         }
         self.shell.sleep(travel_ms).await;
-        let Some(answer) = self.arrive(home, request) else {
+        let Some(answer) = self.arrive(call, home, request) else {
             let refused = Status::new(Reason::ServiceUnavailable, "the server is not reachable");
             let _ = tell.send(Err(refused));
             return;
@@ -322,11 +322,12 @@ impl LinkApi {
     }
 
     /// The server takes the request in; its work goes on whatever becomes of the caller.
-    fn arrive(&self, home: usize, request: Request) -> Option<oneshot::Receiver<Result<Answer, Status>>> {
+    fn arrive(&self, call: u64, home: usize, request: Request) -> Option<oneshot::Receiver<Result<Answer, Status>>> {
         let (server, process) = self.net.server(home)?;
         let author = Arc::new(Author {
             who: self.who.clone(),
             what: what(&request),
+            call,
             life: self.shell.number(),
             epoch: Revision::ZERO,
             decided_on: request.options.decided_on,
@@ -358,7 +359,10 @@ impl LinkApi {
                     let (who, knows) = (&server_name(home), server.storage.knows());
                     net.truth.show(&Seen::Served { who, knows, at: server.storage.mirror().revision() });
                 }
-                Err(status) => net.exec.note(format!("{author} refused: {status}")),
+                Err(status) => {
+                    net.truth.show(&Seen::Refused { call });
+                    net.exec.note(format!("{author} refused: {status}"));
+                }
             }
             // The caller may have given up.
             let _ = tell.send(answer);

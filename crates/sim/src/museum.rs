@@ -144,4 +144,13 @@ pub const EXHIBITS: &[Exhibit] = &[
         story: "A node came anew while it still ran a pod that others might start: its agent had asked whether its object was \
                 there, the answer got lost, and it took that for a yes. Whoever hears nothing does not know.",
     },
+    Exhibit {
+        seed: 70_057,
+        profile: "ranked-all",
+        schedule: None,
+        story: "A set decided on a view that lacks a pod of its own, it was said: the pod had been refused, and was made after all \
+                when the message came a second time. Nobody can know that, so the judge was wrong; but with fewer pods refused \
+                the next decision would have made up for it by another name. Whoever asks again passes over the names that \
+                are there.",
+    },
 ];

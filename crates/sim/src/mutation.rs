@@ -7,13 +7,16 @@ use std::sync::Arc;
 use api::core::pod_facts::PodFacts;
 use base::Revision;
 use cache::{Change, View};
-use client::{Action, Request};
+use client::{Action, Api, PatchType, Request};
+use drive::Shell;
 use drive::leader::{BEAT_KEY, LEADER};
 use drive::servers::{ENTERED, PLACE};
-use meta::{Facts, Labels, Object, Resource, Value};
+use meta::{Facts, Labels, Object, Resource, Value, json};
 use server::pack;
 use store::{Event, Format, Op, Page, Put, Txn, Version};
 
+use crate::exec::Process;
+use crate::link::LinkApi;
 use crate::user::{BUDGETS, NODES, PODS, RESERVED};
 
 const SLICES: Resource = net::plan::SLICES;
@@ -47,6 +50,8 @@ pub enum Mutation {
     TooMuchSurge,
     /// Someone writes the same object for ever.
     Chatter,
+    /// Someone tells of the same thing for ever, seldom.
+    Mutter,
     /// Reads are answered with what was read first.
     StaleReads,
     /// The controllers' watch brings one change at the next one's revision.
@@ -156,9 +161,12 @@ pub const DEFECTS: &[(Mutation, &str, &str)] = &[
     (Mutation::LoseOwners, "ownership", "calm"),
     (Mutation::CountTwice, "jobs", "calm"),
     (Mutation::EvictFreely, "budgets", "busy"),
+    (Mutation::EvictFreely, "budgets", "guarded"),
     (Mutation::BlindScheduler, "scheduler", "tight"),
     (Mutation::NoDeployments, "liveness", "calm"),
     (Mutation::Chatter, "liveness", "calm"),
+    (Mutation::Mutter, "liveness", "calm"),
+    (Mutation::Mutter, "liveness", "servers"),
     (Mutation::StaleReads, "history", "calm"),
     (Mutation::SkipDeletion, "history", "calm"),
     (Mutation::LateEvents, "history", "calm"),
@@ -206,7 +214,7 @@ pub const DEFECTS: &[(Mutation, &str, &str)] = &[
     (Mutation::DeafShims, "identity", "lost"),
     (Mutation::ForgetSiblings, "spread", "spread"),
     (Mutation::PushOutTheFirst, "preemption", "ranked"),
-    (Mutation::HideBudgets, "preemption", "ranked"),
+    (Mutation::HideBudgets, "preemption", "guarded"),
     (Mutation::SpareVictims, "liveness", "ranked"),
     (Mutation::HastyNodes, "nodes", "removals"),
     (Mutation::LostNodes, "liveness", "removals"),
@@ -315,6 +323,15 @@ impl Mutation {
                 request
             }
             _ => request,
+        }
+    }
+
+    /// Who writes for ever.
+    pub fn talks(self) -> Option<Talks> {
+        match self {
+            Mutation::Chatter => Some(|api, shell| Box::pin(talk(api, shell, 20_000, chatter))),
+            Mutation::Mutter => Some(|api, shell| Box::pin(talk(api, shell, 200_000, mutter))),
+            _ => None,
         }
     }
 
@@ -501,16 +518,32 @@ fn node_of(pod: &Object) -> String {
     pod.own::<PodFacts>().map(|facts| facts.node.to_string()).unwrap_or_default()
 }
 
-/// Writes the same object for ever.
-pub async fn chatter(api: crate::link::LinkApi, shell: crate::exec::Process) {
-    use client::Api;
-    use drive::Shell;
-    let mut count = 0i64;
-    loop {
-        shell.sleep(20_000).await;
-        count += 1;
-        let patch = meta::json!({"metadata": {"annotations": {"count": (count.to_string())}}});
-        let request = Request::patch(Resource("namespaces"), "", "default", client::PatchType::Merge, patch);
-        let _ = api.call(request).await;
+/// Somebody who writes for ever.
+type Talks = fn(LinkApi, Process) -> drive::Task;
+
+/// Writes every so often.
+async fn talk(api: LinkApi, shell: Process, every_ms: u64, word: fn(u64) -> Request) {
+    for count in 0.. {
+        shell.sleep(every_ms).await;
+        // What is lost, or refused, is said again.
+        let _ = api.call(word(count)).await;
     }
+}
+
+/// The same object once more.
+fn chatter(count: u64) -> Request {
+    let patch = json!({"metadata": {"annotations": {"count": (count.to_string())}}});
+    Request::patch(Resource("namespaces"), "", "default", PatchType::Merge, patch)
+}
+
+/// The same event once more.
+fn mutter(count: u64) -> Request {
+    let about = json!({"apiVersion": "v1", "kind": "Namespace", "namespace": "", "name": "default"});
+    Request::create(
+        Resource("events"),
+        json!({
+            "metadata": {"name": (format!("mutter-{count}")), "namespace": "default"}, "involvedObject": about,
+            "type": "Normal", "reason": "Muttered", "message": "as before",
+        }),
+    )
 }

@@ -77,6 +77,7 @@ impl Api for Inside {
         let author = Arc::new(Author {
             who: self.who.clone(),
             what: what(&request),
+            call: 0,
             life: self.epoch.0,
             epoch: self.epoch,
             decided_on: request.options.decided_on,

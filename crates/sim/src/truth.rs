@@ -25,8 +25,9 @@ const PODS: Resource = Resource("pods");
 const PREFIX: &str = "/registry/";
 /// Sealed in the store; nothing of the worlds depends on them.
 const SECRETS: Resource = Resource("secrets");
-/// Resources that change though nothing happens: heartbeats.
-const HEARTBEATS: &[&str] = &["leases.coordination.k8s.io", "events"];
+const LEASES: Resource = Resource("leases.coordination.k8s.io");
+const EVENTS: Resource = Resource("events");
+const NODES: Resource = Resource("nodes");
 
 struct Inner {
     cache: Cache,
@@ -35,12 +36,17 @@ struct Inner {
     acknowledged: Revision,
     /// When something other than a heartbeat was written last.
     stirred: Time,
+    /// How many commits were more than heartbeats, and the last of them.
+    stirs: u64,
+    last_stir: String,
     checkers: Vec<Box<dyn Checker>>,
     writes: u64,
 }
 
 pub struct Truth {
     exec: Exec,
+    /// Somebody may wait for ever, and be told of it again and again.
+    crowded: bool,
     inner: Mutex<Inner>,
 }
 
@@ -72,13 +78,25 @@ impl Past<'_> {
 }
 
 impl Truth {
-    pub fn new(exec: &Exec, checkers: Vec<Box<dyn Checker>>) -> Arc<Truth> {
+    /// `crowded`: somebody may wait for ever, which is told of again and again.
+    pub fn new(exec: &Exec, checkers: Vec<Box<dyn Checker>>, crowded: bool) -> Arc<Truth> {
         // What was is kept by the views; a history of all changes would hold every text there ever was.
         let cache = Cache::new(by_node()).with_history(1);
         let past = VecDeque::from([(Revision::ZERO, exec.now(), cache.view())]);
         let (acknowledged, stirred) = (Revision::ZERO, exec.now());
-        let inner = Inner { cache, places: Places::default(), past, acknowledged, stirred, checkers, writes: 0 };
-        Arc::new(Truth { exec: exec.clone(), inner: Mutex::new(inner) })
+        let (stirs, last_stir) = (0, String::new());
+        let inner = Inner {
+            cache,
+            places: Places::default(),
+            past,
+            acknowledged,
+            stirred,
+            stirs,
+            last_stir,
+            checkers,
+            writes: 0,
+        };
+        Arc::new(Truth { exec: exec.clone(), crowded, inner: Mutex::new(inner) })
     }
 
     pub fn view(&self) -> View {
@@ -92,6 +110,16 @@ impl Truth {
 
     pub fn writes(&self) -> u64 {
         lock(&self.inner).writes
+    }
+
+    /// How many commits were more than heartbeats.
+    pub fn stirs(&self) -> u64 {
+        lock(&self.inner).stirs
+    }
+
+    /// The last commit that was more than a heartbeat, in words.
+    pub fn last_stir(&self) -> String {
+        lock(&self.inner).last_stir.clone()
     }
 
     /// A write up to this revision was answered.
@@ -192,8 +220,11 @@ impl Truth {
         inner.cache.apply(revision, changes.iter().cloned());
         inner.cache.advance(revision);
         let after = inner.cache.view();
-        if changes.iter().any(|change| !is_heartbeat(change)) {
-            inner.stirred = self.exec.now();
+        if let Some(change) = changes.iter().find(|change| !is_heartbeat(change, self.crowded)) {
+            let of = change.new.as_ref().or(change.old.as_ref());
+            let of = of.map(|one| format!("{} {}/{}", one.resource(), one.namespace(), one.name())).unwrap_or_default();
+            (inner.stirred, inner.stirs) = (self.exec.now(), inner.stirs + 1);
+            inner.last_stir = format!("of {of} at revision {revision} by {author}");
         }
         let now = self.exec.now();
         inner.past.push_back((revision, now, after.clone()));
@@ -231,14 +262,16 @@ pub fn objects(visible: &Visible) -> BTreeMap<Bytes, Revision> {
     page.items.into_iter().map(|(key, version)| (key, version.mod_revision)).collect()
 }
 
-/// Leases and events come and go; a node tells its status every minute.
-fn is_heartbeat(change: &Change) -> bool {
-    let Some(object) = change.new.as_ref().or(change.old.as_ref()) else { return true };
-    if HEARTBEATS.contains(&object.resource().0) {
-        return true;
+/// Leases are renewed, events go when their time is over, and a node tells its status every minute. Of who waits without end the
+/// same event tells again.
+fn is_heartbeat(change: &Change, crowded: bool) -> bool {
+    match (&change.new, &change.old) {
+        (Some(new), Some(_)) if crowded && new.resource() == EVENTS => true,
+        (Some(new), _) if new.resource() == LEASES => true,
+        (None, Some(old)) => old.resource() == LEASES || old.resource() == EVENTS,
+        (Some(new), Some(old)) => new.resource() == NODES && is_beat(&new.text(), &old.text()),
+        _ => false,
     }
-    let (Some(new), Some(old)) = (&change.new, &change.old) else { return false };
-    object.resource().0 == "nodes" && is_beat(&new.text(), &old.text())
 }
 
 /// The resource, namespace and name that a key of the store is for.

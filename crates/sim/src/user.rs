@@ -49,6 +49,9 @@ const CLASSES: [(&str, i64, bool); 3] = [("low", -100, true), ("high", 1_000, tr
 const PRIORITY_CLASSES: Resource = Resource("priorityclasses.scheduling.k8s.io");
 /// What some pods have to end where nodes are deleted while they run.
 const LONG_GRACE_SECONDS: i64 = 60;
+/// How often a drain asks those who may not go yet again, and after how long.
+const DRAIN_ROUNDS: u32 = 3;
+const DRAIN_AGAIN_MS: u64 = 5_000;
 /// Pods of one workload that want a host each: with one more for a rollout there are nodes for all.
 const APART_MAX: i64 = 3;
 
@@ -214,6 +217,43 @@ impl User {
             let view = self.mirror.view();
             let Some(node) = self.any_node(&view) else { continue };
             let _ = self.api.call(Request::delete(NODES, "", node.name())).await;
+        }
+    }
+
+    /// Gives workloads budgets, of which many let nobody go, and takes them away again, over and over.
+    pub async fn guard(mut self) {
+        loop {
+            self.rest(200..1_500).await;
+            let view = self.mirror.view();
+            let Some(object) = self.any(&view, &[DEPLOYMENTS, STATEFUL_SETS]) else { continue };
+            let app = object.labels().get("app").unwrap_or_default().to_owned();
+            let known = view.one(BUDGETS, object.namespace(), &app).is_some();
+            let spec = match self.rng.below(4) {
+                0 => json!({"minAvailable": 1i64}),
+                1 => json!({"maxUnavailable": 1i64}),
+                _ => json!({"maxUnavailable": 0i64}),
+            };
+            let request = match known {
+                true if self.rng.chance(300) => Request::delete(BUDGETS, object.namespace(), &app),
+                true => continue,
+                false => Request::create(BUDGETS, budget_of(object.namespace(), &app, spec)),
+            };
+            let _ = self.api.call(request).await;
+        }
+    }
+
+    /// Empties nodes as budgets allow, and takes them in use again, over and over.
+    pub async fn drain_nodes(mut self) {
+        loop {
+            self.rest(1_000..5_000).await;
+            let Some(node) = self.any_node(&self.mirror.view()) else { continue };
+            for _ in 0..DRAIN_ROUNDS {
+                for request in drain(&node, &self.mirror.view()) {
+                    let _ = self.api.call(request).await;
+                }
+                self.shell.sleep(DRAIN_AGAIN_MS).await;
+            }
+            let _ = self.api.call(merge(NODES, &node, json!({"spec": {"unschedulable": null}}))).await;
         }
     }
 
@@ -468,13 +508,10 @@ impl User {
     fn budget(&mut self) -> Request {
         let (space, name) = (self.space(), self.name());
         let app = format!("{}-{name}", self.pick(&["deployment", "statefulset"]));
-        let mut spec = json!({"selector": {"matchLabels": {"app": (app.as_str())}}});
-        if self.rng.chance(500) {
-            spec.set(&["minAvailable"], 1i64);
-        } else {
-            spec.set(&["maxUnavailable"], 1i64);
-        }
-        Request::create(BUDGETS, json!({"metadata": {"name": (app.as_str()), "namespace": space}, "spec": spec}))
+        let field = if self.rng.chance(500) { "minAvailable" } else { "maxUnavailable" };
+        let mut spec = json!({});
+        spec.set(&[field], 1i64);
+        Request::create(BUDGETS, budget_of(space, &app, spec))
     }
 
     /// Any object of these resources in the user's namespaces.
@@ -537,24 +574,33 @@ impl User {
         vec![merge(NODES, &node, json!({"spec": {"unschedulable": off}}))]
     }
 
-    /// Cordons a node and evicts what is on it, once.
     fn drain(&mut self, view: &View) -> Vec<Request> {
-        let Some(node) = self.any_node(view) else { return Vec::new() };
-        let mut requests = vec![merge(NODES, &node, json!({"spec": {"unschedulable": true}}))];
-        for pod in view.by(PODS, "node", node.name()) {
-            let daemon = pod.facts().controller().is_some_and(|owner| owner.kind == "DaemonSet");
-            if daemon || pod.facts().deleting.is_some() {
-                continue;
-            }
-            let mut request = Request::get(PODS, pod.namespace(), pod.name()).on("eviction");
-            request.action = Action::Create(json!({
-                "apiVersion": "policy/v1", "kind": "Eviction",
-                "metadata": {"name": (pod.name()), "namespace": (pod.namespace())},
-            }));
-            requests.push(request);
-        }
-        requests
+        self.any_node(view).map_or_else(Vec::new, |node| drain(&node, view))
     }
+}
+
+/// Cordons a node and evicts what is on it, once.
+fn drain(node: &Object, view: &View) -> Vec<Request> {
+    let mut requests = vec![merge(NODES, node, json!({"spec": {"unschedulable": true}}))];
+    for pod in view.by(PODS, "node", node.name()) {
+        let daemon = pod.facts().controller().is_some_and(|owner| owner.kind == "DaemonSet");
+        if daemon || pod.facts().deleting.is_some() {
+            continue;
+        }
+        let mut request = Request::get(PODS, pod.namespace(), pod.name()).on("eviction");
+        request.action = Action::Create(json!({
+            "apiVersion": "policy/v1", "kind": "Eviction",
+            "metadata": {"name": (pod.name()), "namespace": (pod.namespace())},
+        }));
+        requests.push(request);
+    }
+    requests
+}
+
+/// A budget for the pods of a workload.
+fn budget_of(space: &str, app: &str, mut spec: Value) -> Value {
+    spec.set(&["selector"], json!({"matchLabels": {"app": app}}));
+    json!({"metadata": {"name": app, "namespace": space}, "spec": spec})
 }
 
 /// Reserves a node, or frees it; its other taints stay, and who changed them meanwhile is not overruled.

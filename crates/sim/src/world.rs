@@ -31,6 +31,8 @@ use crate::user::{self, BUDGETS, NAMESPACES, NODES, PODS, User, Wants};
 pub const REST_WITHIN_MS: u64 = 20 * 60 * 1000;
 /// At rest nothing but heartbeats is written for this long.
 pub const SILENCE_MS: u64 = 60_000;
+/// And for this long after that: more than any pause after which somebody tries again or looks through everything.
+pub const STAYS_SILENT_MS: u64 = 400_000;
 /// How often the world is asked whether it has come to rest.
 const ASK_MS: u64 = 5_000;
 /// Time for the nodes to register before the user comes.
@@ -102,7 +104,7 @@ static KEYS: LazyLock<Keys> = LazyLock::new(|| Keys::passing().expect("this mach
 static IMAGE: LazyLock<SimDisk> = LazyLock::new(|| {
     let began = Time(start().0 - i64::try_from(IMAGE_AGE_MS).unwrap_or(0) * 1000);
     let exec = Exec::new(began, false);
-    let truth = Truth::new(&exec, Vec::new());
+    let truth = Truth::new(&exec, Vec::new(), false);
     let disk = SimDisk::new();
     let net = Net::new(&exec, &truth, Rng::new(0), 1, None);
     let mut world = World::of(exec, net, truth, disk.clone(), Settings::quiet(0), Vec::new());
@@ -151,7 +153,7 @@ pub fn run(settings: Settings) -> Report {
     let rng = Rng::new(settings.seed).fork(settings.profile.name);
     let checkers = CHECKERS.iter().map(|make| make());
     let checkers = checkers.filter(|checker| settings.only.is_none_or(|only| only == checker.name()));
-    let truth = Truth::new(&exec, checkers.collect());
+    let truth = Truth::new(&exec, checkers.collect(), settings.profile.crowded);
     let net = Net::new(&exec, &truth, rng.fork("network"), settings.profile.servers.max(1), settings.mutation);
     let machine = |number| Machine::new(&net, number, settings.profile.cpu_milli, seed_of(&rng, number));
     let machines: Vec<Arc<Machine>> = (0..settings.profile.nodes).map(machine).collect();
@@ -311,11 +313,9 @@ impl World {
                 return;
             }
             let view = self.truth.view();
-            let missing =
-                desired::missing(&view, &self.machines, self.settings.profile.wants).or_else(|| self.unraised());
+            let missing = desired::missing(&view, &self.machines, self.settings.profile).or_else(|| self.unraised());
             if missing.is_none() && self.truth.quiet_ms() >= SILENCE_MS {
-                self.truth.show(&Seen::Quiet { view: &view });
-                return;
+                return self.stay_silent();
             }
             if self.exec.now() >= limit {
                 let why = missing.unwrap_or_else(|| "someone goes on writing though all is as desired".to_owned());
@@ -325,6 +325,22 @@ impl World {
                 ));
             }
         }
+    }
+
+    /// Whoever has come to rest writes nothing more.
+    fn stay_silent(&mut self) {
+        let before = self.truth.stirs();
+        self.pass(STAYS_SILENT_MS);
+        if self.exec.failure().is_some() {
+            return;
+        }
+        let (stirs, last) = (self.truth.stirs() - before, self.truth.last_stir());
+        if stirs > 0 {
+            return self
+                .exec
+                .fail(format!("liveness: {stirs} writes after everything had come to rest, the last is {last}"));
+        }
+        self.truth.show(&Seen::Quiet { view: &self.truth.view() });
     }
 
     /// All that have a link of their own.
@@ -557,11 +573,15 @@ impl World {
         if profile.removes {
             self.user.spawn(Box::pin(self.user_of("user", mirror.clone(), "remover").remove_nodes()));
         }
+        if profile.guards {
+            self.user.spawn(Box::pin(self.user_of("user", mirror.clone(), "guard").guard()));
+            self.user.spawn(Box::pin(self.user_of("user", mirror.clone(), "drainer").drain_nodes()));
+        }
         self.user.spawn(Box::pin(self.user_of("user", mirror, "reader").look_around()));
-        if self.settings.mutation == Some(Mutation::Chatter) {
+        if let Some(talks) = self.settings.mutation.and_then(Mutation::talks) {
             let api = self.door("user", "the-chatterer", &[MASTERS], &self.user);
             let process = self.exec.process("user");
-            process.spawn(Box::pin(crate::mutation::chatter(api.from(&process), process.clone())));
+            process.spawn(Box::pin(talks(api.from(&process), process.clone())));
         }
     }
 }

@@ -55,6 +55,8 @@ pub enum Seen<'a> {
     Mirror { client: &'a str, cache: &'a Cache, life: u64, of: Option<&'a [Resource]> },
     /// A container began to run (`true`) or ended on a node.
     Container { node: &'a str, pod: &'a str, uid: &'a str, container: &'a str, runs: bool },
+    /// A server refuses a call, as its caller may hear any moment; a message of it that comes again may be carried out yet.
+    Refused { call: u64 },
     /// A client asks something of the server.
     Asked { call: u64 },
     /// A pod, by its uid, is to be bound to a node, as was decided on a revision; whether it will be is open.

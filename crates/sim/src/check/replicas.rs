@@ -1,6 +1,9 @@
 //! Replicas: every decision of a controller, judged on the very view that it rests on. It makes no more pods than that
 //! view asks for and lacks, takes no more than are too many, keeps a deployment within its stated surge and minimum, rolls
 //! sets no faster than they state, and its view shows what it wrote itself before.
+//!
+//! A write that was refused, or given up, may be done all the same, when its message comes a second time: whoever asked
+//! cannot know. What he decides next need not show it, but must not make up for it: he asks for the same pods again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -33,15 +36,24 @@ struct Decision {
     taken: BTreeSet<Str>,
     /// New sizes of sets, by name: a message that comes again makes no other set.
     sizes: BTreeMap<Str, i64>,
-    /// The newest revision that it wrote.
+    /// The newest revision that it wrote, as far as its maker can know.
     last: Revision,
+    /// Pods made of it, or of those before it, after their maker had heard otherwise; what it decides on lacks them.
+    late: BTreeMap<Str, Object>,
+    /// The most pods that the decisions asked for of which those are.
+    late_most: i64,
 }
 
 #[derive(Default)]
 pub struct Replicas {
     /// The latest decision about each owner, by uid.
     decisions: BTreeMap<Str, Decision>,
+    /// Calls that were refused, and those that nobody waits for any more.
+    over: BTreeSet<u64>,
 }
+
+/// So many calls back a message may come that nobody waits for any more.
+const CALLS_KEPT: usize = 20_000;
 
 /// What a pod of an owner is judged by: the pod, the owner and the view of the decision, and what it has made so far.
 type Rule = fn(&Object, &Object, &View, &Decision) -> Result<(), String>;
@@ -74,11 +86,14 @@ fn number(value: &Value, path: &[&str], default: i64) -> i64 {
 }
 
 fn at_most(had: usize, decision: &Decision, most: i64) -> Result<(), String> {
+    let late = decision.late.keys().filter(|name| !decision.made.contains(*name)).count() as i64;
     let (had, made) = (had as i64, decision.made.len() as i64);
-    if had + made <= most {
+    if had + made <= most && had + made + late <= most.max(decision.late_most) {
         return Ok(());
     }
-    Err(format!("{made} pods were made beside {had}, where {most} were asked for"))
+    Err(format!(
+        "{made} pods were made beside {had}, and {late} that were refused at first, where {most} were asked for"
+    ))
 }
 
 fn for_replica_set(_: &Object, set: &Object, view: &View, decision: &Decision) -> Result<(), String> {
@@ -107,7 +122,8 @@ fn for_daemon_set(pod: &Object, set: &Object, view: &View, decision: &Decision) 
         node if node.is_empty() => place(other) == wanted,
         node => *node == wanted,
     };
-    let there = active(set.uid(), view).filter(is_there).count();
+    let late = decision.late.values().filter(|late| !decision.made.contains(late.name())).filter(is_there);
+    let there = active(set.uid(), view).filter(is_there).chain(late).count();
     if there == 0 || decision.made.is_empty() {
         return Ok(());
     }
@@ -244,9 +260,15 @@ impl Replicas {
                     author.who, author.decided_on, decision.last
                 ));
             }
-            *decision = Decision { life: author.life, on: author.decided_on, ..Decision::default() };
+            let mut late = std::mem::take(&mut decision.late);
+            late.retain(|_, pod| decision.life == author.life && pod.revision() > author.decided_on);
+            let late_most = if late.is_empty() { 0 } else { decision.late_most };
+            let (life, on) = (author.life, author.decided_on);
+            *decision = Decision { life, on, late, late_most, ..Decision::default() };
         }
-        decision.last = revision;
+        if !self.over.contains(&author.call) {
+            decision.last = revision;
+        }
         Ok(Some(decision))
     }
 
@@ -257,10 +279,18 @@ impl Replicas {
         let Some(owner) = pod.facts().controller().filter(|owner| owner.kind == *kind) else { return Ok(()) };
         let named =
             |why: String| format!("{kind} {}/{}, by its controller's doing: {why}", pod.namespace(), owner.name);
+        let is_late = self.over.contains(&author.call);
         let Some(decision) = self.decision(&owner.uid, author, pod.revision()).map_err(named)? else { return Ok(()) };
         decision.made.insert(pod.name().into());
+        if is_late {
+            decision.late.insert(pod.name().into(), pod.clone());
+        }
         let Some(view) = past.at(author.decided_on) else { return Ok(()) };
         let found = view.one(*resource, pod.namespace(), &owner.name).filter(|found| found.uid() == owner.uid);
+        if let Some(found) = found.filter(|_| is_late) {
+            let asked = if *kind == "Job" { "parallelism" } else { "replicas" };
+            decision.late_most = decision.late_most.max(number(&found.value(), &["spec", asked], 1));
+        }
         match found {
             Some(found) => rule(pod, found, view, decision).map_err(named),
             None => Err(named("it is not in the view that was decided on".to_owned())),
@@ -329,6 +359,12 @@ impl Checker for Replicas {
     }
 
     fn see(&mut self, seen: &Seen<'_>, past: &Past<'_>) -> Result<(), String> {
+        if let Seen::Refused { call } | Seen::Answered { call, .. } = seen {
+            self.over.insert(*call);
+            if self.over.len() > CALLS_KEPT {
+                self.over.pop_first();
+            }
+        }
         let Seen::Commit { revision, changes, author, .. } = seen else { return Ok(()) };
         if author.decided_on == Revision::ZERO {
             return Ok(());

@@ -14,7 +14,7 @@ const BRIEF: bool = cfg!(debug_assertions);
 const WORLDS: u64 = if BRIEF { 1 } else { 50 };
 /// Seeds tried to find a planted defect.
 const TRIES: u64 = 40;
-const PROFILES: [&str; 16] = [
+const PROFILES: [&str; 17] = [
     "calm",
     "lossy",
     "crashes",
@@ -30,6 +30,7 @@ const PROFILES: [&str; 16] = [
     "picky-all",
     "spread-all",
     "ranked-all",
+    "guarded-all",
     "removals-all",
 ];
 
