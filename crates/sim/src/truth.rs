@@ -27,6 +27,8 @@ const PREFIX: &str = "/registry/";
 const SECRETS: Resource = Resource("secrets");
 const LEASES: Resource = Resource("leases.coordination.k8s.io");
 const EVENTS: Resource = Resource("events");
+/// Why an event tells of a pod for which there is no node: again as often as one is looked for.
+const UNPLACED: &str = "FailedScheduling";
 const NODES: Resource = Resource("nodes");
 
 struct Inner {
@@ -266,7 +268,7 @@ pub fn objects(visible: &Visible) -> BTreeMap<Bytes, Revision> {
 /// same event tells again.
 fn is_heartbeat(change: &Change, crowded: bool) -> bool {
     match (&change.new, &change.old) {
-        (Some(new), Some(_)) if crowded && new.resource() == EVENTS => true,
+        (Some(new), Some(_)) if new.resource() == EVENTS => crowded || new.value()["reason"].text() == UNPLACED,
         (Some(new), _) if new.resource() == LEASES => true,
         (None, Some(old)) => old.resource() == LEASES || old.resource() == EVENTS,
         (Some(new), Some(old)) => new.resource() == NODES && is_beat(&new.text(), &old.text()),
