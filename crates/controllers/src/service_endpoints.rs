@@ -93,18 +93,19 @@ pub fn protocol_of(port: &Value) -> &str {
 
 /// The services that a change of a pod touches.
 pub fn services_of(event: &Event, view: &View, out: &mut Vec<Str>) {
-    let labelled_alike = matches!((&event.old, &event.new), (Some(old), Some(new)) if old.labels() == new.labels());
-    if labelled_alike
-        && let (Some(old), Some(new)) = (&event.old, &event.new)
-        && old.facts().deleting.is_some() == new.facts().deleting.is_some()
+    let mut looks = 2;
+    if let (Some(old), Some(new)) = (&event.old, &event.new)
+        && old.labels() == new.labels()
     {
         let (a, b) = (pod_facts(old), pod_facts(new));
-        if a.ready == b.ready && a.phase == b.phase && a.node == b.node && a.ips == b.ips {
+        let same = a.ready == b.ready && a.phase == b.phase && a.node == b.node && a.ips == b.ips;
+        if same && is_deleting(old) == is_deleting(new) {
             return;
         }
+        // Whose labels are what they were is selected by whoever selected it.
+        looks = 1;
     }
-    // Whose labels are what they were is selected by whoever selected it.
-    for pod in sides(event).take(if labelled_alike { 1 } else { 2 }) {
+    for pod in sides(event).take(looks) {
         for place in selection::places_of(pod) {
             for service in view.by(SERVICES, selection::SELECTOR, &place).filter(|service| selects(service, pod)) {
                 if service.namespace() == pod.namespace() {

@@ -7,8 +7,8 @@
 //! volume is said to be bound, the claim names the volume, the claim is said to be bound.
 
 use api::core::volume_binding::{
-    self, BIND_COMPLETED, BOUND_BY_CONTROLLER, CLAIMS, CLASSES, Holder, OLD_CLASS, PROVISIONERS, SELECTED_NODE,
-    VOLUMES, annotation,
+    self, BIND_COMPLETED, BOUND_BY_CONTROLLER, CLAIMS, CLASSES, Holder, PROVISIONERS, SELECTED_NODE, VOLUMES,
+    annotation,
 };
 use api::default_class;
 use cache::{Event, View};
@@ -71,7 +71,7 @@ impl Reconciler for VolumeBinder {
                 let class = sides(event).next().map_or("", Object::name);
                 let waits = |claim: &Value| {
                     claim.at(&["spec", "volumeName"]).text().is_empty()
-                        && (volume_binding::class_of(claim) == class || asks_for_default(claim))
+                        && (volume_binding::class_of(claim) == class || volume_binding::asks_for_default(claim))
                 };
                 out.extend(view.list(CLAIMS, "").filter(|claim| waits(&claim.value())).map(key_of));
             }
@@ -137,11 +137,6 @@ fn look_at_claim(claim: &Object, value: &Value, view: &View, cx: &mut Context) {
     }
 }
 
-/// Whether a claim leaves it to others which class it gets. Who wants none says `""`.
-fn asks_for_default(claim: &Value) -> bool {
-    claim.at(&["spec", "storageClassName"]).is_null() && annotation(claim, OLD_CLASS).is_empty()
-}
-
 /// Finds a volume for a claim that names none, or has one made.
 fn find(claim: &Object, value: &Value, view: &View, cx: &mut Context) {
     let class_name = volume_binding::class_of(value);
@@ -167,7 +162,7 @@ fn find(claim: &Object, value: &Value, view: &View, cx: &mut Context) {
         record(cx, REPORTER, CLAIM, claim, "Normal", "WaitForFirstConsumer", message);
         return;
     }
-    if asks_for_default(value)
+    if volume_binding::asks_for_default(value)
         && let Some(class) = default_class::of(view.list(CLASSES, ""), default_class::STORAGE)
     {
         // There was none when the claim was made.
@@ -299,8 +294,8 @@ fn release(volume: &Object, value: &Value, cx: &mut Context) {
     }
     // Whoever made it destroys it; nobody does that for what people made.
     let is_for_us = annotation(value, PROVISIONED_BY).is_empty() && !is_deleting(volume);
-    if is_for_us && value.at(&["spec", "persistentVolumeReclaimPolicy"]).text() != "Retain" {
-        let policy = value.at(&["spec", "persistentVolumeReclaimPolicy"]).text();
+    let policy = value.at(&["spec", "persistentVolumeReclaimPolicy"]).text();
+    if is_for_us && policy != "Retain" {
         let (reason, doing) = if policy == "Delete" {
             ("VolumeFailedDelete", "deletable")
         } else {

@@ -5,7 +5,7 @@ use meta::{At, Change, Column, Errors, Prepare, Quantity, Rules, Status, Value};
 
 use super::claim::{self, modes_text};
 use super::pod_update::same;
-use super::volume_binding::{OLD_CLASS, annotation};
+use super::volume_binding::asks_for_default;
 use crate::check;
 use crate::columns::{age, columns};
 
@@ -90,7 +90,7 @@ impl Rules for PersistentVolumeClaim {
             munged.take(&["volumeName"]);
         }
         // A claim that was made before there was a default class may get it.
-        if before["storageClassName"].is_null() && annotation(old, OLD_CLASS).is_empty() {
+        if asks_for_default(old) {
             munged.take(&["storageClassName"]);
         }
         match before.get("volumeAttributesClassName") {

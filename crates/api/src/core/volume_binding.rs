@@ -46,6 +46,11 @@ pub fn class_of(object: &Value) -> &str {
     }
 }
 
+/// Whether a claim leaves it to others which class it gets. Who wants none says `""`.
+pub fn asks_for_default(claim: &Value) -> bool {
+    claim.at(&["spec", "storageClassName"]).is_null() && annotation(claim, OLD_CLASS).is_empty()
+}
+
 /// Whether claims of this class are bound only once a pod that mounts them has a node.
 pub fn waits_for_pod(class: &Value) -> bool {
     class["volumeBindingMode"].text() == "WaitForFirstConsumer"

@@ -1,5 +1,6 @@
 //! Claims and ingresses that name no class get the one that is marked as the default.
 
+use api::core::volume_binding::{CLAIMS, CLASSES, OLD_CLASS};
 use api::default_class;
 use meta::{Resource, Status, Str};
 
@@ -8,7 +9,7 @@ use super::{Admission, Review};
 /// What gets a class, and where classes are marked.
 pub struct DefaultClass {
     name: &'static str,
-    resource: &'static str,
+    resource: Resource,
     classes: Resource,
     /// The field that names the class.
     field: &'static str,
@@ -19,16 +20,16 @@ pub struct DefaultClass {
 
 pub const STORAGE: DefaultClass = DefaultClass {
     name: "DefaultStorageClass",
-    resource: "persistentvolumeclaims",
-    classes: Resource("storageclasses.storage.k8s.io"),
+    resource: CLAIMS,
+    classes: CLASSES,
     field: "storageClassName",
-    annotation: "volume.beta.kubernetes.io/storage-class",
+    annotation: OLD_CLASS,
     marks: default_class::STORAGE,
 };
 
 pub const INGRESS: DefaultClass = DefaultClass {
     name: "DefaultIngressClass",
-    resource: "ingresses.networking.k8s.io",
+    resource: Resource("ingresses.networking.k8s.io"),
     classes: Resource("ingressclasses.networking.k8s.io"),
     field: "ingressClassName",
     annotation: "kubernetes.io/ingress.class",
@@ -41,7 +42,7 @@ impl Admission for DefaultClass {
     }
 
     fn mutate(&self, review: &mut Review<'_>) -> Result<(), Status> {
-        if review.operation != "CREATE" || !review.is(self.resource, "") {
+        if review.operation != "CREATE" || !review.is(self.resource.0, "") {
             return Ok(());
         }
         let named = !review.object.at(&["spec", self.field]).is_null()

@@ -21,6 +21,7 @@ mod spread;
 mod store;
 mod watch;
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -120,6 +121,27 @@ fn bindings(changes: &[Change]) -> impl Iterator<Item = Binding<'_>> {
     })
 }
 
+/// Every key of two sequences in the order of their keys, with what stands there in each.
+fn pairs<K: Ord, V, I, J>(one: I, other: J) -> impl Iterator<Item = (K, Option<V>, Option<V>)>
+where
+    I: IntoIterator<Item = (K, V)>,
+    J: IntoIterator<Item = (K, V)>,
+{
+    let (mut one, mut other) = (one.into_iter().peekable(), other.into_iter().peekable());
+    std::iter::from_fn(move || {
+        let order = match (one.peek(), other.peek()) {
+            (Some((a, _)), Some((b, _))) => a.cmp(b),
+            (Some(_), None) => Ordering::Less,
+            (None, _) => Ordering::Greater,
+        };
+        let mine = if order == Ordering::Greater { None } else { one.next() };
+        let (key, mine) = mine.map_or((None, None), |(key, value)| (Some(key), Some(value)));
+        let theirs = if order == Ordering::Less { None } else { other.next() };
+        let (known, theirs) = theirs.map_or((None, None), |(key, value)| (Some(key), Some(value)));
+        Some((key.or(known)?, mine, theirs))
+    })
+}
+
 pub trait Checker: Send {
     fn name(&self) -> &'static str;
 
@@ -150,3 +172,16 @@ pub const CHECKERS: &[Make] = &[
     || Box::new(nodes::Nodes::default()),
     || Box::new(network::Network::default()),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_comes_once_with_what_stands_there() {
+        let found: Vec<_> = pairs([(1, 'a'), (3, 'c'), (4, 'd')], [(2, 'x'), (3, 'y')]).collect();
+        let wanted = [(1, Some('a'), None), (2, None, Some('x')), (3, Some('c'), Some('y')), (4, Some('d'), None)];
+        assert_eq!(found, wanted);
+        assert_eq!(pairs([(0, ()); 0], []).count(), 0);
+    }
+}

@@ -5,7 +5,6 @@
 //!
 //! All of it is worked out of slices, services and nodes here, without the planner. What changed is looked at, and no more.
 
-use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
@@ -17,7 +16,7 @@ use meta::{Object, Selector, Str, Value};
 use net::plan::{Changed, SLICES, address_of, cidrs_of};
 use net::{Cidr, NodeNet, Protocol, Via, Vip, VipKey};
 
-use super::{Checker, Seen, Sees};
+use super::{Checker, Seen, Sees, pairs};
 use crate::exec::Author;
 use crate::gist::has_same;
 use crate::truth::Past;
@@ -246,21 +245,9 @@ fn routes_to((address, cidrs): &Place) -> impl Iterator<Item = (Cidr, Via)> {
 /// Whether the routes to the nodes other than a machine are not the same on two days: those of most nodes are.
 fn routes_differ(machine: &str, before: &Nodes, after: &Nodes) -> bool {
     let (mut gone, mut made) = (Vec::new(), Vec::new());
-    let (mut old, mut new) = (before.iter().peekable(), after.iter().peekable());
-    loop {
-        let order = match (old.peek(), new.peek()) {
-            (Some((one, _)), Some((other, _))) => one.cmp(other),
-            (Some(_), None) => Ordering::Less,
-            (None, Some(_)) => Ordering::Greater,
-            (None, None) => break,
-        };
-        let was = if order == Ordering::Greater { None } else { old.next() };
-        let is = if order == Ordering::Less { None } else { new.next() };
-        if was != is {
-            let other = |node: &(&Str, &Place)| node.0 != machine;
-            gone.extend(was.filter(other).into_iter().flat_map(|(_, place)| routes_to(place)));
-            made.extend(is.filter(other).into_iter().flat_map(|(_, place)| routes_to(place)));
-        }
+    for (_, was, is) in pairs(before, after).filter(|(name, was, is)| *name != machine && was != is) {
+        gone.extend(was.into_iter().flat_map(routes_to));
+        made.extend(is.into_iter().flat_map(routes_to));
     }
     gone.sort_unstable();
     made.sort_unstable();

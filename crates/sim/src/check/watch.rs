@@ -1,7 +1,6 @@
 //! Watches: whatever a client's mirror shows at a revision is what the store had at that revision, no more, no less, and
 //! it never goes back.
 
-use std::cmp::Ordering;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -9,7 +8,7 @@ use base::{Revision, Time};
 use cache::{Cache, Key, View};
 use meta::{Object, Resource, Str};
 
-use super::{Checker, Seen};
+use super::{Checker, Seen, pairs};
 use crate::desired::facts;
 use crate::truth::Past;
 
@@ -83,24 +82,11 @@ fn state(object: &Object) -> (Arc<str>, Revision) {
 /// What became of `resource` between two views: the present state of every object that changed, `None` when it is gone.
 fn changes<'a>(now: &'a View, then: &'a View, resource: Resource) -> Vec<(&'a Key, Option<(&'a str, Revision)>)> {
     let (new, old) = now.unshared(then, resource);
-    let (mut new, mut old) = (new.into_iter().peekable(), old.into_iter().peekable());
-    let mut changes = Vec::new();
-    loop {
-        let order = match (new.peek(), old.peek()) {
-            (Some((key, _)), Some((known, _))) => key.cmp(known),
-            (Some(_), None) => Ordering::Less,
-            (None, Some(_)) => Ordering::Greater,
-            (None, None) => return changes,
-        };
-        let gone = if order == Ordering::Less { None } else { old.next() };
-        let made = if order == Ordering::Greater { None } else { new.next() };
-        match (made, gone) {
-            (Some((_, object)), Some((_, known))) if object.revision() == known.revision() => {}
-            (Some((key, object)), _) => changes.push((key, Some((object.uid(), object.revision())))),
-            (None, Some((key, _))) => changes.push((key, None)),
-            (None, None) => {}
-        }
-    }
+    let told = |(key, made, gone): (&'a Key, Option<&'a Object>, Option<&'a Object>)| match (made, gone) {
+        (Some(object), Some(known)) if object.revision() == known.revision() => None,
+        (made, _) => Some((key, made.map(|object| (object.uid(), object.revision())))),
+    };
+    pairs(new, old).filter_map(told).collect()
 }
 
 fn all(view: &View, resource: Resource) -> impl Iterator<Item = (&str, &str, &str, Revision)> {
